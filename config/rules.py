@@ -1,0 +1,230 @@
+"""Every rule a stack file has to meet beyond its types: what would break, said before it does."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import PurePosixPath
+
+from config import models
+from config.quantities import Request, gib, size
+from config.sections import SettingsError
+from config.settings import TAILNET, Settings
+
+SYSTEM_RESERVE = Request(1.0, 4 * 1024**3)
+"""Kept on each node for the system, Kubernetes itself and short Jobs: MicroK8s' kubelet reserves
+nothing and evicts only when 100 MiB are left."""
+
+CONTEXT_LENGTHS = range(512, 1024**2 + 1)
+"""Tokens; 0 would let Ollama choose up to 262144 by the memory it finds, and fill it."""
+
+
+def check(settings: Settings, monitoring: Request) -> None:
+    """Raise SettingsError with the first thing wrong, given what the monitoring chart requests."""
+    rules = (_names, _sizes, _numbers, _images, _models, _addresses, _access, _volumes)
+    for rule in rules:
+        for wrong in rule(settings):
+            raise SettingsError(f"homelab:{wrong}")
+    for wrong in _requests(settings, monitoring):
+        raise SettingsError(f"homelab:{wrong}")
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    if not settings.nodes:
+        yield "nodes: {} must name at least one node with its address, cpus, memory and disk"
+    for key, part in settings.parts.items():
+        if part.node is not None and part.node not in settings.nodes:
+            yield f"{key}.node: {part.node!r} must be one of the nodes: {', '.join(settings.nodes)}"
+    if settings.network.metallb not in ("helm", "addon"):
+        yield f"network.metallb: {settings.network.metallb!r} must be helm or addon"
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", settings.webui.admin_email):
+        yield (
+            f"webui.admin_email: {settings.webui.admin_email!r} must be an e-mail address,"
+            " such as me@example.com"
+        )
+    if not re.fullmatch(r"-1|(\d+[smh])+", settings.ollama.keep_alive):
+        yield (
+            f"ollama.keep_alive: {settings.ollama.keep_alive!r} must be a time such as 30m or 2h,"
+            " or -1 to keep a model loaded for ever"
+        )
+
+
+def _sizes(settings: Settings) -> Iterator[str]:
+    sizes = {"ollama.prompt_cache": settings.ollama.prompt_cache}
+    for key, part in settings.parts.items():
+        sizes[f"{key}.volume.size"] = part.volume.size
+    for key, pod in settings.pods.items():
+        sizes |= {f"{key}.memory.request": pod.memory.request}
+        sizes |= {f"{key}.memory.limit": pod.memory.limit}
+    for name, node in settings.nodes.items():
+        sizes |= {f"nodes.{name}.memory": node.memory, f"nodes.{name}.disk.size": node.disk.size}
+    for key, text in sizes.items():
+        try:
+            size(text)
+        except ValueError as error:
+            yield f"{key}: {error}"
+    for key, pod in settings.pods.items():
+        if size(pod.memory.limit) < size(pod.memory.request):
+            yield (
+                f"{key}.memory.limit: {pod.memory.limit} must be at least the request,"
+                f" {pod.memory.request}"
+            )
+
+
+def _numbers(settings: Settings) -> Iterator[str]:
+    ollama = settings.ollama
+    numbers: dict[str, float] = {
+        "ollama.parallel": ollama.parallel,
+        "ollama.loaded_models": ollama.loaded_models,
+        **{f"{key}.cpu": pod.cpu for key, pod in settings.pods.items()},
+        **{f"nodes.{name}.cpus": node.cpus for name, node in settings.nodes.items()},
+    }
+    for key, number in numbers.items():
+        if number <= 0:
+            yield f"{key}: {number:g} must be more than 0"
+    if ollama.context_length not in CONTEXT_LENGTHS:
+        yield (
+            f"ollama.context_length: {ollama.context_length} must be {CONTEXT_LENGTHS[0]} to"
+            f" {CONTEXT_LENGTHS[-1]} tokens, such as 8192"
+        )
+
+
+def _images(settings: Settings) -> Iterator[str]:
+    for key, pod in settings.pods.items():
+        # latest, main and 0.12 all move; only a full version stays what it was.
+        if not re.fullmatch(r"[^\s:@]+:v?\d+\.\d+\.\d+[\w.-]*(@sha256:[0-9a-f]{64})?", pod.image):
+            yield (
+                f"{key}.image: {pod.image!r} must name one version, as name:1.2.3"
+                " or name:1.2.3@sha256:<64 hex digits>"
+            )
+    chart = settings.observability.chart_version
+    if not re.fullmatch(r"\d+\.\d+\.\d+", chart):
+        yield f"observability.chart_version: {chart!r} must be one exact version, such as 88.5.3"
+
+
+def _models(settings: Settings) -> Iterator[str]:
+    chat = settings.ollama.models
+    if not chat:
+        yield "ollama.models: [] must name at least one model, such as llama3.2:3b"
+    named = {f"ollama.models[{index}]": name for index, name in enumerate(chat)}
+    for key, name in (named | {"webui.embedding_model": settings.webui.embedding_model}).items():
+        if problem := models.problem(name):
+            yield f"{key}: {name!r} {problem}"
+    for index, name in enumerate(chat):
+        if name in chat[:index]:
+            yield f"ollama.models[{index}]: {name!r} must be listed once"
+    task = settings.webui.task_model
+    if task is not None and task not in chat:
+        yield f"webui.task_model: {task!r} must be one of ollama.models: {', '.join(chat)}"
+
+
+def _addresses(settings: Settings) -> Iterator[str]:
+    network = settings.network
+    try:
+        lan = IPv4Network(network.lan)
+    except ValueError:
+        yield f"network.lan: {network.lan!r} must be a network such as 192.168.1.0/24"
+        return
+    first, dash, last = network.pool.partition("-")
+    if not (dash and _is_address(first) and _is_address(last)):
+        yield f"network.pool: {network.pool!r} must be a range: 192.168.1.101-192.168.1.102"
+        return
+    if IPv4Address(first) > IPv4Address(last):
+        yield f"network.pool: {network.pool} runs backwards; it must be {last}-{first}"
+    if IPv4Address(first) not in lan or IPv4Address(last) not in lan:
+        yield f"network.pool: {network.pool} must lie within network.lan, {lan}"
+    taken: dict[str, str] = {}
+    for name, node in settings.nodes.items():
+        key = f"nodes.{name}.address"
+        if not _is_address(node.address) or IPv4Address(node.address) not in lan:
+            yield f"{key}: {node.address!r} must be an address within network.lan, {lan}"
+        if IPv4Address(first) <= IPv4Address(node.address) <= IPv4Address(last):
+            yield f"network.pool: {network.pool} must not contain {node.address}, which {name} has"
+        if node.address in taken:
+            yield f"{key}: {node.address} must differ from {taken[node.address]}"
+        taken[node.address] = key
+    for part, address in (
+        ("webui", settings.webui.lan_address),
+        ("observability", settings.observability.lan_address),
+    ):
+        if address is None:
+            continue
+        key = f"{part}.lan_address"
+        if not (
+            _is_address(address) and IPv4Address(first) <= IPv4Address(address) <= IPv4Address(last)
+        ):
+            yield f"{key}: {address!r} must be an address of network.pool, {network.pool}"
+        if address in taken:
+            yield f"{key}: {address} must differ from {taken[address]}"
+        taken[address] = key
+
+
+def _access(settings: Settings) -> Iterator[str]:
+    webui = settings.webui
+    tailnet = webui.tailnet_address
+    if tailnet is not None and not (_is_address(tailnet) and IPv4Address(tailnet) in TAILNET):
+        yield (
+            f"webui.tailnet_address: {tailnet!r} must be the node's Tailscale address,"
+            f" within {TAILNET}"
+        )
+    # Whoever reaches the page directly could send the header himself and be anyone.
+    if webui.trusted_email_header and (webui.lan_address or tailnet):
+        yield (
+            f"webui.trusted_email_header: {webui.trusted_email_header!r} must not be set together"
+            " with lan_address or tailnet_address"
+        )
+    if not (webui.lan_address or tailnet or webui.trusted_email_header):
+        yield "webui.lan_address: missing; it must be an address of network.pool"
+
+
+def _volumes(settings: Settings) -> Iterator[str]:
+    for name, node in settings.nodes.items():
+        disk = PurePosixPath(node.disk.path)
+        if not disk.is_absolute() or ".." in disk.parts or len(disk.parts) < 2:
+            yield f"nodes.{name}.disk.path: {node.disk.path!r} must be where the disk is mounted"
+        planned = 0
+        taken: dict[PurePosixPath, str] = {}
+        for part_key, part in settings.parts.items():
+            if settings.node_of(part) != name:
+                continue
+            key, path = f"{part_key}.volume.path", PurePosixPath(part.volume.path)
+            if disk not in path.parents or ".." in path.parts:
+                yield f"{key}: {part.volume.path!r} must be a directory below {node.disk.path}"
+            for other, other_key in taken.items():
+                if path == other or path in other.parents or other in path.parents:
+                    yield f"{key}: {path} must not share a directory with {other_key}, {other}"
+            taken[path] = key
+            planned += size(part.volume.size)
+        if (over := planned - size(node.disk.size)) > 0:
+            yield (
+                f"nodes.{name}.disk.size: {node.disk.size} is {gib(over)} less than its volumes,"
+                f" {gib(planned)}; they must fit"
+            )
+
+
+def _requests(settings: Settings, monitoring: Request) -> Iterator[str]:
+    for name, node in settings.nodes.items():
+        wanted = SYSTEM_RESERVE
+        for pod in settings.pods.values():
+            if settings.node_of(pod) == name:
+                wanted = wanted.plus(Request(pod.cpu, size(pod.memory.request)))
+        if settings.node_of(settings.observability) == name:
+            wanted = wanted.plus(monitoring)
+        if (over := wanted.memory - size(node.memory)) > 0:
+            yield (
+                f"nodes.{name}.memory: {node.memory} is {gib(over)} less than what is requested"
+                f" on it, {gib(wanted.memory)} with {gib(SYSTEM_RESERVE.memory)} for the system;"
+                " it must fit"
+            )
+        if (short := wanted.cpu - node.cpus) > 0:
+            yield (
+                f"nodes.{name}.cpus: {node.cpus} is {short:g} less than what is requested on it,"
+                f" {wanted.cpu:g} with {SYSTEM_RESERVE.cpu:g} for the system; it must fit"
+            )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""What the owner writes in a stack file, one dataclass per section; imports no Pulumi."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from config import versions
+from config.quantities import size
+from config.sections import Section
+
+TAILNET = IPv4Network("100.64.0.0/10")
+"""Where Tailscale takes its addresses from (RFC 6598, shared address space)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk(Section):
+    """The data disk of a node: where it is mounted, and its usable size."""
+
+    path: str
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node(Section):
+    """One machine: its address on the home network and what it can give to pods."""
+
+    address: str
+    cpus: int
+    memory: str
+    disk: Disk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network(Section):
+    """The home network, the range MetalLB may use, and who runs MetalLB (`helm` or `addon`)."""
+
+    lan: str
+    pool: str
+    metallb: str = "helm"
+
+    @property
+    def metallb_chart(self) -> str | None:
+        """Version of MetalLB to install, or None where MicroK8s' addon runs it."""
+        return versions.METALLB if self.metallb == "helm" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Section):
+    """A directory on the data disk and the size it is planned with."""
+
+    path: str
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory(Section):
+    """Memory that a pod is scheduled with, and at which it is killed."""
+
+    request: str
+    limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ollama(Section):
+    """The model server: what it serves, and how much of the machine it may take."""
+
+    models: list[str]
+    memory: Memory
+    volume: Volume
+    image: str = versions.OLLAMA_IMAGE
+    cpu: float = 8.0
+    context_length: int = 8192
+    parallel: int = 1
+    loaded_models: int = 2
+    prompt_cache: str = "1Gi"
+    keep_alive: str = "30m"
+    node: str | None = None
+
+    @property
+    def prompt_cache_mib(self) -> int:
+        """The prompt cache of one loaded model in MiB, as llama.cpp takes it."""
+        return size(self.prompt_cache) // 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebUI(Section):
+    """The chat page: where it is reached, who runs it, and what helps it along."""
+
+    volume: Volume
+    memory: Memory
+    admin_email: str
+    lan_address: str | None = None
+    tailnet_address: str | None = None
+    trusted_email_header: str | None = None
+    embedding_model: str = "nomic-embed-text:v1.5"
+    task_model: str | None = None
+    image: str = versions.OPEN_WEBUI_IMAGE
+    cpu: float = 0.5
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observability(Section):
+    """Prometheus and Grafana: the address of the dashboards and the room for the history."""
+
+    lan_address: str
+    volume: Volume
+    chart_version: str = versions.KUBE_PROMETHEUS_STACK
+    node: str | None = None
+
+    @property
+    def retention_size(self) -> str:
+        """How much history Prometheus keeps: 80 % of its volume.
+
+        The limit leaves out the write-ahead log and the block being written.
+        """
+        return f"{size(self.volume.size) * 8 // 10 // 1024**2}MiB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(Section):
+    """One house: every key of a stack file under `homelab:`."""
+
+    context: str
+    nodes: dict[str, Node]
+    network: Network
+    ollama: Ollama
+    webui: WebUI
+    observability: Observability
+    protect: bool = True
+
+    @property
+    def model_set(self) -> list[str]:
+        """The models to chat with and the one that reads documents, each once."""
+        return list(dict.fromkeys([*self.ollama.models, self.webui.embedding_model]))
+
+    @property
+    def pods(self) -> dict[str, Ollama | WebUI]:
+        """The sections that are one pod with an image of its own, by key."""
+        return {"ollama": self.ollama, "webui": self.webui}
+
+    @property
+    def parts(self) -> dict[str, Ollama | WebUI | Observability]:
+        """The sections that run on a node and keep data there, by key."""
+        return {**self.pods, "observability": self.observability}
+
+    @property
+    def reached_from(self) -> list[str]:
+        """CIDRs that may open the chat page.
+
+        Callers from the tailnet may appear with their own address or with the node's.
+        """
+        lan = [self.network.lan] if self.webui.lan_address else []
+        tailnet = [str(TAILNET)] if self.webui.tailnet_address else []
+        return [*lan, *tailnet, *(f"{node.address}/32" for node in self.nodes.values())]
+
+    def node_of(self, part: Ollama | WebUI | Observability) -> str:
+        """The node that a part runs on: the one it names, or the first."""
+        return part.node or next(iter(self.nodes))
