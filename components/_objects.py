@@ -1,0 +1,73 @@
+"""What every component writes the same way: labels, Pod Security, pods and their containers."""
+
+from collections.abc import Mapping
+
+from pulumi import Input
+from pulumi_kubernetes.core.v1 import (
+    ContainerArgsDict,
+    EnvVarArgsDict,
+    PodSpecArgsDict,
+    SecurityContextArgsDict,
+    VolumeArgsDict,
+)
+
+USER = 1000
+"""The uid and gid of every pod here; both images would run as root if not told otherwise."""
+
+RESTRICTED: SecurityContextArgsDict = {
+    "allow_privilege_escalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "read_only_root_filesystem": True,
+}
+"""A container's security context: what Pod Security `restricted` asks for, and a read-only root."""
+
+
+def labels(name: str) -> dict[str, str]:
+    """The recommended labels of an object that belongs to the application `name`."""
+    return {
+        "app.kubernetes.io/name": name,
+        "app.kubernetes.io/part-of": "homelab",
+        "app.kubernetes.io/managed-by": "pulumi",
+    }
+
+
+def selector(name: str) -> dict[str, str]:
+    """The one label that selects the pods of the application `name`."""
+    return {"app.kubernetes.io/name": name}
+
+
+def pod_security(level: str) -> dict[str, str]:
+    """Namespace labels that enforce a Pod Security level and audit against `restricted`."""
+    return {
+        "pod-security.kubernetes.io/enforce": level,
+        "pod-security.kubernetes.io/audit": "restricted",
+    }
+
+
+def pod(
+    container: ContainerArgsDict, volumes: list[VolumeArgsDict], node: str | None
+) -> PodSpecArgsDict:
+    """A restricted pod spec around one container, on the named node or wherever its volume is."""
+    spec: PodSpecArgsDict = {
+        "automount_service_account_token": False,
+        "enable_service_links": False,
+        "security_context": {
+            "run_as_non_root": True,
+            "run_as_user": USER,
+            "run_as_group": USER,
+            "fs_group": USER,
+            # Otherwise the kubelet walks every file of a volume at each start.
+            "fs_group_change_policy": "OnRootMismatch",
+            "seccomp_profile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": volumes,
+    }
+    if node:
+        spec["node_selector"] = {"kubernetes.io/hostname": node}
+    return spec
+
+
+def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:
+    """A container's plain environment variables."""
+    return [{"name": name, "value": value} for name, value in values.items()]
