@@ -1,0 +1,53 @@
+"""What the address pool promises."""
+
+from harness import deploy, deploy_program
+
+from components import MetalLBPool
+
+POOL = "kubernetes:metallb.io/v1beta1:IPAddressPool::home-pool"
+ADVERTISEMENT = "kubernetes:metallb.io/v1beta1:L2Advertisement::home-advertisement"
+RELEASE = "kubernetes:helm.sh/v3:Release::home-metallb"
+
+
+def bare() -> None:
+    MetalLBPool("home", {"addresses": ["10.0.0.8-10.0.0.9"], "namespaces": ["a"]})
+
+
+def installed() -> None:
+    MetalLBPool(
+        "home",
+        {"addresses": ["10.0.0.8-10.0.0.9"], "namespaces": ["a"], "chart_version": "1.2.3"},
+    )
+
+
+def test_the_advertisement_names_the_pool() -> None:
+    lab = deploy(bare)
+
+    assert lab[ADVERTISEMENT].inputs["spec"]["ipAddressPools"] == [
+        lab[POOL].inputs["metadata"]["name"]
+    ]
+
+
+def test_an_address_is_given_only_to_who_asks_from_a_known_namespace() -> None:
+    spec = deploy(bare)[POOL].inputs["spec"]
+
+    assert spec["autoAssign"] is False
+    assert spec["serviceAllocation"]["namespaces"] == ["a"]
+
+
+def test_metallb_is_installed_only_where_a_version_is_given() -> None:
+    assert RELEASE not in deploy(bare).resources
+
+    lab = deploy(installed)
+    assert lab[RELEASE].inputs["version"] == "1.2.3"
+    assert lab[POOL].dependencies >= {"home-metallb"}
+    # The webhook is not there yet when the pool comes.
+    assert lab[RELEASE].inputs["values"]["crds"]["validationFailurePolicy"] == "Ignore"
+
+
+def test_services_wait_until_their_address_is_announced() -> None:
+    home = deploy_program("home")
+
+    for service in home.of_kind("Service"):
+        if service.inputs["spec"].get("type") == "LoadBalancer":
+            assert "homelab-advertisement" in service.dependencies
