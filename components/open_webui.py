@@ -1,0 +1,248 @@
+"""The chat page: its account, its data, and the two ways to reach it."""
+
+import json
+from typing import NotRequired, TypedDict
+
+from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
+from pulumi_kubernetes.apps.v1 import Deployment
+from pulumi_kubernetes.core.v1 import (
+    ContainerArgsDict,
+    ContainerPortArgsDict,
+    EnvVarArgsDict,
+    ProbeArgsDict,
+    Secret,
+    Service,
+    VolumeArgsDict,
+)
+from pulumi_random import RandomPassword
+
+from components._network import lan_service, policy
+from components._objects import RESTRICTED, environment, labels, pod, selector
+
+PORT = 8080
+
+
+class OpenWebUIArgs(TypedDict):
+    """What the chat page needs to know."""
+
+    namespace: Input[str]
+    """Namespace to run in."""
+    image: str
+    """Open WebUI's image, pinned."""
+    ollama_url: Input[str]
+    """Where the model server answers."""
+    pod_labels: dict[str, str]
+    """Labels that open the way to the model server."""
+    claim_name: Input[str]
+    """Claim of the volume that keeps accounts, chats and files."""
+    admin_email: str
+    """E-mail address that the first account signs in with."""
+    default_model: str
+    """Model that a new chat starts with."""
+    embedding_model: str
+    """Model on the same server that reads documents."""
+    task_model: NotRequired[str | None]
+    """Model that names chats. Default: the one that is chatted with."""
+    cpu: float
+    """Cores to be scheduled with."""
+    memory_request: str
+    """Memory to be scheduled with."""
+    memory_limit: str
+    """Memory at which the pod is killed."""
+    reached_from: list[str]
+    """CIDRs that may open the page."""
+    lan_address: NotRequired[str | None]
+    """Address on the home network. Default: none."""
+    address_pool: NotRequired[Input[str] | None]
+    """MetalLB pool that has `lan_address`."""
+    tailnet_address: NotRequired[str | None]
+    """The node's Tailscale address, where the pod itself listens. Default: none."""
+    trusted_email_header: NotRequired[str | None]
+    """Header in which a proxy names who is signed in; refused with an address. Default: none."""
+    protect: NotRequired[bool]
+    """Refuse to lose the generated secrets, which the data on the volume depends on.
+    Default: false."""
+    node: NotRequired[str | None]
+    """Host name of the machine to run on. Default: the one with the volume."""
+
+
+class OpenWebUI(ComponentResource):
+    """Open WebUI with one admin account from the first second and no sign-up."""
+
+    urls: list[str]
+    """Where the page is reached, the home network first."""
+    admin_password: Output[str]
+    """Password of the first account (secret); one changed in the page is not known here."""
+
+    def __init__(self, name: str, args: OpenWebUIArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("homelab:index:OpenWebUI", name, {}, opts)
+        child = ResourceOptions(parent=self)
+        lan, tailnet = args.get("lan_address"), args.get("tailnet_address")
+        if args.get("trusted_email_header") and (lan or tailnet):
+            # Whoever reaches the page directly could send the header himself and be anyone.
+            raise ValueError("trusted_email_header: must not be set together with an address")
+        self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
+
+        # The database knows the first password and is sealed with the first key for ever.
+        kept = ResourceOptions(parent=self, protect=args.get("protect", False))
+        self.admin_password = RandomPassword(
+            f"{name}-admin-password", length=24, special=False, opts=kept
+        ).result
+        secret_key = RandomPassword(
+            f"{name}-secret-key", length=48, special=False, opts=kept
+        ).result
+        secret = Secret(
+            f"{name}-secret",
+            metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
+            string_data={
+                "WEBUI_SECRET_KEY": secret_key,
+                "WEBUI_ADMIN_PASSWORD": self.admin_password,
+            },
+            opts=child,
+        )
+
+        policy(
+            name,
+            args["namespace"],
+            selector(name),
+            self,
+            ingress=[
+                {
+                    "from_": [{"ip_block": {"cidr": cidr}} for cidr in args["reached_from"]],
+                    "ports": [{"protocol": "TCP", "port": PORT}],
+                }
+            ],
+        )
+
+        volumes: list[VolumeArgsDict] = [
+            {"name": "data", "persistent_volume_claim": {"claim_name": args["claim_name"]}},
+            {"name": "tmp", "empty_dir": {"size_limit": "2Gi"}},
+        ]
+        container = _container(args, self.urls, secret.metadata["name"])
+        Deployment(
+            f"{name}-deployment",
+            metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
+            spec={
+                # SQLite has one writer, and a host port one listener.
+                "replicas": 1,
+                "strategy": {"type": "Recreate"},
+                "selector": {"match_labels": selector(name)},
+                "template": {
+                    "metadata": {"labels": {**labels(name), **args["pod_labels"]}},
+                    "spec": pod(container, volumes, args.get("node")),
+                },
+            },
+            # A first pull of the image, and migrations of a large history.
+            opts=ResourceOptions(
+                parent=self, custom_timeouts=CustomTimeouts(create="30m", update="30m")
+            ),
+        )
+
+        if lan:
+            lan_service(
+                f"{name}-service",
+                f"{name}-service-local",
+                args["namespace"],
+                self,
+                address=lan,
+                pool=args.get("address_pool") or "",
+                matching=selector(name),
+                port=PORT,
+                target_port="http",
+            )
+        elif not tailnet:
+            Service(
+                f"{name}-service",
+                metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
+                spec={
+                    "selector": selector(name),
+                    "ports": [{"name": "http", "port": PORT, "target_port": "http"}],
+                },
+                opts=child,
+            )
+
+        self.register_outputs({"urls": self.urls})
+
+
+def _container(args: OpenWebUIArgs, urls: list[str], secret: Input[str]) -> ContainerArgsDict:
+    """The one container; the environment is the only source of its settings."""
+    port: ContainerPortArgsDict = {"name": "http", "container_port": PORT}
+    if tailnet := args.get("tailnet_address"):
+        port["host_port"], port["host_ip"] = PORT, tailnet
+    probe: ProbeArgsDict = {"http_get": {"path": "/health", "port": "http"}, "timeout_seconds": 5}
+    secrets: list[EnvVarArgsDict] = [
+        {"name": key, "value_from": {"secret_key_ref": {"name": secret, "key": key}}}
+        for key in ("WEBUI_SECRET_KEY", "WEBUI_ADMIN_PASSWORD")
+    ]
+    return {
+        "name": "open-webui",
+        "image": args["image"],
+        "env": [*environment(_settings(args, urls)), *secrets],
+        "ports": [port],
+        # Migrations run before the port opens. Any unknown path answers 200: mind the spelling.
+        "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},
+        "readiness_probe": {**probe, "http_get": {"path": "/ready", "port": "http"}},
+        "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
+        "resources": {
+            "requests": {"cpu": f"{args['cpu']:g}", "memory": args["memory_request"]},
+            "limits": {"memory": args["memory_limit"]},
+        },
+        "security_context": RESTRICTED,
+        "volume_mounts": [
+            {"name": "data", "mount_path": "/data"},
+            {"name": "tmp", "mount_path": "/tmp"},
+        ],
+    }
+
+
+def _settings(args: OpenWebUIArgs, urls: list[str]) -> dict[str, Input[str]]:
+    """Open WebUI's environment: private, declarative, and light on a machine without a GPU."""
+    settings: dict[str, Input[str]] = {
+        # Otherwise the database wins over the environment for ever; and with the environment in
+        # charge, sign-up opens again at every start unless it is closed here.
+        "ENABLE_PERSISTENT_CONFIG": "false",
+        "ENABLE_SIGNUP": "false",
+        "DEFAULT_USER_ROLE": "pending",
+        "WEBUI_ADMIN_EMAIL": args["admin_email"],
+        "WEBUI_ADMIN_NAME": "Admin",
+        # A stolen session is good until it expires; the default is four weeks.
+        "JWT_EXPIRES_IN": "7d",
+        # Not below /app/backend/data: a volume there hides the models that the image brings.
+        "DATA_DIR": "/data",
+        "STATIC_DIR": "/tmp/static",
+        "HOME": "/tmp",
+        "OLLAMA_BASE_URL": args["ollama_url"],
+        "DEFAULT_MODELS": args["default_model"],
+        "RAG_EMBEDDING_ENGINE": "ollama",
+        "RAG_EMBEDDING_MODEL": args["embedding_model"],
+        "RAG_OLLAMA_BASE_URL": args["ollama_url"],
+        # Nothing leaves the house.
+        "OFFLINE_MODE": "true",
+        "ENABLE_OPENAI_API": "false",
+        "ENABLE_VERSION_UPDATE_CHECK": "false",
+        "ENABLE_COMMUNITY_SHARING": "false",
+        # The download of the database damages the database that is being served.
+        "ENABLE_ADMIN_EXPORT": "false",
+        # Plugins are arbitrary Python that runs as this pod.
+        "ENABLE_PLUGINS": "false",
+        "ENABLE_PIP_INSTALL_FRONTMATTER_REQUIREMENTS": "false",
+        # Four calls and 20 kB of tool descriptions for a first "hi" are minutes without a GPU.
+        "DEFAULT_MODEL_METADATA": json.dumps({"capabilities": {"builtin_tools": False}}),
+        "ENABLE_FOLLOW_UP_GENERATION": "false",
+        "ENABLE_TAGS_GENERATION": "false",
+        "ENABLE_AUTOCOMPLETE_GENERATION": "false",
+        "ENABLE_EVALUATION_ARENA_MODELS": "false",
+        "LOG_FORMAT": "json",
+        "AUDIT_LOG_LEVEL": "METADATA",
+        "ENABLE_AUDIT_STDOUT": "true",
+        "ENABLE_AUDIT_LOGS_FILE": "false",
+        # Otherwise anyone on the network names the address that the audit log shows.
+        "FORWARDED_ALLOW_IPS": "127.0.0.1",
+    }
+    if urls:
+        settings |= {"WEBUI_URL": urls[0], "CORS_ALLOW_ORIGIN": ";".join(urls)}
+    if task_model := args.get("task_model"):
+        settings["TASK_MODEL"] = task_model
+    if header := args.get("trusted_email_header"):
+        settings["WEBUI_AUTH_TRUSTED_EMAIL_HEADER"] = header
+    return settings

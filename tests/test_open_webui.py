@@ -1,0 +1,134 @@
+"""What the chat page promises."""
+
+import ipaddress
+import json
+from typing import Any
+
+import pytest
+from harness import deploy, deploy_program, stack_config
+
+from components import OpenWebUI
+from components.open_webui import OpenWebUIArgs
+
+HOME = deploy_program("home")
+PAGE = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+POD = PAGE["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+ENVIRONMENT = {entry["name"]: entry.get("value") for entry in CONTAINER["env"]}
+
+ALONE: OpenWebUIArgs = {
+    "namespace": "chat",
+    "image": "page:1.0.0",
+    "ollama_url": "http://models:11434",
+    "pod_labels": {},
+    "claim_name": "data",
+    "admin_email": "me@example.com",
+    "default_model": "a:1b",
+    "embedding_model": "b:1b",
+    "cpu": 1,
+    "memory_request": "1Gi",
+    "memory_limit": "1Gi",
+    "reached_from": ["10.0.0.1/32"],
+}
+
+
+def test_nobody_signs_up() -> None:
+    assert ENVIRONMENT["ENABLE_SIGNUP"] == "false"
+    # The database would have the last word, and keep a sign-up that was once open.
+    assert ENVIRONMENT["ENABLE_PERSISTENT_CONFIG"] == "false"
+    # Without a first admin the first stranger is it.
+    assert ENVIRONMENT["WEBUI_ADMIN_EMAIL"]
+    assert "WEBUI_ADMIN_PASSWORD" in ENVIRONMENT
+
+
+def test_the_secrets_are_generated_and_only_referred_to() -> None:
+    secret = HOME["kubernetes:core/v1:Secret::open-webui-secret"]
+    referred = {
+        entry["valueFrom"]["secretKeyRef"]["key"]: entry["valueFrom"]["secretKeyRef"]["name"]
+        for entry in CONTAINER["env"]
+        if "valueFrom" in entry
+    }
+
+    assert referred == dict.fromkeys(secret.inputs["stringData"], secret.inputs["metadata"]["name"])
+    assert secret.secrets
+    assert {"open_webui_password", "grafana_password"} == HOME.secret_outputs
+
+
+def test_one_writer_at_a_time() -> None:
+    assert PAGE["spec"]["replicas"] == 1
+    assert PAGE["spec"]["strategy"]["type"] == "Recreate"
+
+
+def test_the_tailnet_port_is_on_the_tailnet_address_only() -> None:
+    (port,) = CONTAINER["ports"]
+
+    assert ipaddress.ip_address(port["hostIP"]) in ipaddress.ip_network("100.64.0.0/10")
+    assert port["hostPort"] == 8080
+
+
+def test_without_a_tailnet_address_the_namespace_is_restricted() -> None:
+    config = stack_config("home")
+    del config["webui"]["tailnet_address"]
+    lab = deploy_program("home", config)
+    level = "pod-security.kubernetes.io/enforce"
+
+    def enforced(made: Any) -> Any:
+        return made["kubernetes:core/v1:Namespace::storage-ollama-stack"].inputs["metadata"][
+            "labels"
+        ][level]
+
+    assert (enforced(HOME), enforced(lab)) == ("privileged", "restricted")
+
+
+def test_the_page_is_reached_where_the_outputs_say() -> None:
+    service = HOME["kubernetes:core/v1:Service::open-webui-service"].inputs
+    (port,) = service["spec"]["ports"]
+    address = service["metadata"]["annotations"]["metallb.io/loadBalancerIPs"]
+
+    assert service["metadata"]["name"] == "open-webui-service-local"
+    assert HOME.outputs["open_webui_urls"] == [
+        f"http://{address}:{port['port']}",
+        f"http://{CONTAINER['ports'][0]['hostIP']}:8080",
+    ]
+    assert ENVIRONMENT["CORS_ALLOW_ORIGIN"].split(";") == HOME.outputs["open_webui_urls"]
+
+
+def test_nothing_leaves_the_house() -> None:
+    assert ENVIRONMENT["OFFLINE_MODE"] == "true"
+    assert ENVIRONMENT["ENABLE_OPENAI_API"] == "false"
+    assert ENVIRONMENT["RAG_EMBEDDING_ENGINE"] == "ollama"
+    assert ENVIRONMENT["OLLAMA_BASE_URL"] == ENVIRONMENT["RAG_OLLAMA_BASE_URL"]
+
+
+def test_a_first_hi_is_one_small_request() -> None:
+    metadata = json.loads(str(ENVIRONMENT["DEFAULT_MODEL_METADATA"]))
+
+    assert metadata["capabilities"]["builtin_tools"] is False
+    assert ENVIRONMENT["ENABLE_FOLLOW_UP_GENERATION"] == "false"
+
+
+def test_every_path_that_is_written_is_a_mount() -> None:
+    mounts = [mount["mountPath"] for mount in CONTAINER["volumeMounts"]]
+
+    for name in ("DATA_DIR", "STATIC_DIR", "HOME"):
+        assert any(str(ENVIRONMENT[name]).startswith(mount) for mount in mounts), name
+
+
+@pytest.mark.parametrize("address", ["lan_address", "tailnet_address"])
+def test_a_trusted_header_and_an_address_do_not_go_together(address: str) -> None:
+    def insecure() -> None:
+        args: Any = {**ALONE, "trusted_email_header": "X-Email", address: "10.0.0.9"}
+        OpenWebUI("chat", args)
+
+    with pytest.raises(ValueError, match="trusted_email_header"):
+        deploy(insecure)
+
+
+def test_behind_a_proxy_the_page_has_no_address_of_its_own() -> None:
+    def behind_a_proxy() -> None:
+        args: Any = {**ALONE, "trusted_email_header": "X-Email"}
+        OpenWebUI("chat", args)
+
+    lab = deploy(behind_a_proxy)
+
+    assert "type" not in lab["kubernetes:core/v1:Service::chat-service"].inputs["spec"]
