@@ -1,0 +1,189 @@
+"""Prometheus and Grafana as one Helm release, with the house's own dashboards and alerts."""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from pulumi import ComponentResource, Input, Output, ResourceOptions
+from pulumi_kubernetes.apiextensions import CustomResource
+from pulumi_kubernetes.core.v1 import ConfigMap, Secret
+from pulumi_kubernetes.helm.v3 import Release
+from pulumi_random import RandomPassword
+
+from components._network import lan_service, policy
+from components._objects import labels, selector
+
+RELEASE = "kube-prom-stack"
+
+PROMETHEUS = f"prometheus-{RELEASE}-kube-prome-prometheus"
+"""StatefulSet that the operator makes: the chart cuts its own name to 26 characters."""
+
+PROMETHEUS_CLAIM = f"{PROMETHEUS}-db-{PROMETHEUS}-0"
+"""Claim that the operator makes for Prometheus' data."""
+
+GRAFANA_PORT = 3000
+ADMIN_SECRET = "grafana-admin"
+
+
+class ObservabilityStackArgs(TypedDict):
+    """What the monitoring needs to know."""
+
+    namespace: Input[str]
+    """Namespace of the release and of everything beside it."""
+    chart_version: str
+    """Exact version of the chart kube-prometheus-stack."""
+    values: Mapping[str, Any]
+    """Helm values that do not depend on this house."""
+    class_name: Input[str]
+    """StorageClass of Prometheus' volume."""
+    volume_name: Input[str]
+    """PersistentVolume that waits for the claim `PROMETHEUS_CLAIM`."""
+    volume_size: str
+    """Size of that volume, such as `50Gi`."""
+    retention_size: str
+    """History to keep, such as `40GiB`: less than the volume, for it leaves out the newest."""
+    dashboards: Mapping[str, str]
+    """Grafana dashboards as JSON text, by name."""
+    alerts: Mapping[str, Mapping[str, Any]]
+    """PrometheusRule specs, by name."""
+    lan_address: str
+    """Address of Grafana on the home network."""
+    address_pool: Input[str]
+    """MetalLB pool that has `lan_address`."""
+    node: NotRequired[str | None]
+    """Host name of the machine to run on. Default: any, but Prometheus follows its volume."""
+
+
+class ObservabilityStack(ComponentResource):
+    """kube-prometheus-stack, Grafana on the home network, and what Grafana shows."""
+
+    grafana_url: str
+    """Where Grafana is reached."""
+    admin_password: Output[str]
+    """Password of Grafana's user `admin` (secret)."""
+
+    def __init__(
+        self, name: str, args: ObservabilityStackArgs, opts: ResourceOptions | None = None
+    ) -> None:
+        super().__init__("homelab:index:ObservabilityStack", name, {}, opts)
+        namespace = args["namespace"]
+        child = ResourceOptions(parent=self)
+        self.grafana_url = f"http://{args['lan_address']}:{GRAFANA_PORT}"
+
+        self.admin_password = RandomPassword(
+            f"{name}-admin-password", length=24, special=False, opts=child
+        ).result
+        admin = Secret(
+            f"{name}-admin",
+            metadata={"name": ADMIN_SECRET, "namespace": namespace, "labels": labels("grafana")},
+            string_data={"admin-user": "admin", "admin-password": self.admin_password},
+            opts=child,
+        )
+
+        # A Release and not a Chart: only Helm itself installs the chart's CRDs before their users.
+        release = Release(
+            f"{name}-release",
+            name=RELEASE,
+            namespace=namespace,
+            chart="oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack",
+            version=args["chart_version"],
+            values=_merged(args["values"], _values(args, self.grafana_url)),
+            # Some ten images on a first install, at the speed of a home line.
+            timeout=900,
+            max_history=5,
+            opts=ResourceOptions(parent=self, depends_on=[admin]),
+        )
+
+        for key, dashboard in args["dashboards"].items():
+            ConfigMap(
+                f"{name}-{key}-dashboard",
+                metadata={
+                    "name": f"dashboard-{key}",
+                    "namespace": namespace,
+                    # Grafana's sidecar looks for this label.
+                    "labels": {**labels("grafana"), "grafana_dashboard": "1"},
+                },
+                data={f"{key}.json": dashboard},
+                opts=child,
+            )
+        for key, spec in args["alerts"].items():
+            CustomResource(
+                f"{name}-{key}-alerts",
+                api_version="monitoring.coreos.com/v1",
+                kind="PrometheusRule",
+                metadata={
+                    "name": f"homelab-{key}",
+                    "namespace": namespace,
+                    "labels": labels("prometheus"),
+                },
+                spec=spec,
+                # The release brings the kind.
+                opts=ResourceOptions(parent=self, depends_on=[release]),
+            )
+
+        lan_service(
+            f"{name}-grafana",
+            # A name, and so labels, that the chart's own monitor for Grafana does not match.
+            "grafana-external",
+            namespace,
+            self,
+            address=args["lan_address"],
+            pool=args["address_pool"],
+            matching={**selector("grafana"), "app.kubernetes.io/instance": RELEASE},
+            port=GRAFANA_PORT,
+            target_port="grafana",
+        )
+        # What is pushed to Prometheus is believed: its receiver asks for no password.
+        policy(
+            f"{name}-prometheus",
+            namespace,
+            selector("prometheus"),
+            self,
+            ingress=[{"from_": [{"pod_selector": {}}]}],
+        )
+
+        self.register_outputs({"grafana_url": self.grafana_url})
+
+
+def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
+    """The Helm values that depend on this house."""
+    node = args.get("node")
+    on_node = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return {
+        "prometheus": {
+            "prometheusSpec": {
+                **on_node,
+                "retentionSize": args["retention_size"],
+                "storageSpec": {
+                    "volumeClaimTemplate": {
+                        "spec": {
+                            "storageClassName": args["class_name"],
+                            "volumeName": args["volume_name"],
+                            "accessModes": ["ReadWriteOnce"],
+                            "resources": {"requests": {"storage": args["volume_size"]}},
+                        }
+                    }
+                },
+            }
+        },
+        "prometheusOperator": on_node,
+        "alertmanager": {"alertmanagerSpec": on_node},
+        "kube-state-metrics": on_node,
+        "grafana": {
+            **on_node,
+            "admin": {
+                "existingSecret": ADMIN_SECRET,
+                "userKey": "admin-user",
+                "passwordKey": "admin-password",
+            },
+            "grafana.ini": {"server": {"root_url": grafana_url}},
+        },
+    }
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees of values in one; where both have a leaf, `own` has the word."""
+    merged = {**base}
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

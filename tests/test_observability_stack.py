@@ -1,0 +1,95 @@
+"""What the monitoring promises."""
+
+import json
+import re
+
+import yaml
+from harness import ROOT, deploy_program
+
+from config import alerts
+from config.quantities import size
+
+HOME = deploy_program("home")
+RELEASE = HOME["kubernetes:helm.sh/v3:Release::monitoring-release"].inputs
+VALUES = RELEASE["values"]
+PROMETHEUS = VALUES["prometheus"]["prometheusSpec"]
+
+
+def test_the_release_is_named_and_pinned() -> None:
+    assert RELEASE["name"] == "kube-prom-stack"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", RELEASE["version"])
+    assert RELEASE["chart"].startswith("oci://")
+
+
+def test_the_values_of_the_house_are_added_to_those_of_the_file() -> None:
+    base = yaml.safe_load((ROOT / "config/kube-prometheus-stack.yaml").read_text())
+
+    assert base["prometheus"]["prometheusSpec"].items() <= PROMETHEUS.items()
+    assert (
+        base["grafana"]["grafana.ini"]["analytics"] == VALUES["grafana"]["grafana.ini"]["analytics"]
+    )
+    assert "server" in VALUES["grafana"]["grafana.ini"]
+
+
+def test_every_monitor_and_rule_is_found() -> None:
+    kinds = ("podMonitor", "probe", "rule", "scrapeConfig", "serviceMonitor")
+
+    assert {PROMETHEUS[f"{kind}SelectorNilUsesHelmValues"] for kind in kinds} == {False}
+
+
+def test_the_history_fits_the_volume() -> None:
+    volume = HOME["kubernetes:core/v1:PersistentVolume::storage-prometheus-volume"].inputs["spec"]
+    kept = size(PROMETHEUS["retentionSize"].removesuffix("B"))
+
+    assert 0.75 <= kept / size(volume["capacity"]["storage"]) <= 0.85
+
+
+def test_grafana_takes_the_generated_password() -> None:
+    admin = VALUES["grafana"]["admin"]
+    secret = HOME["kubernetes:core/v1:Secret::monitoring-admin"].inputs
+
+    assert admin["existingSecret"] == secret["metadata"]["name"]
+    assert {admin["userKey"], admin["passwordKey"]} == set(secret["stringData"])
+    assert "adminPassword" not in VALUES["grafana"]
+    # With a database of its own, Grafana would keep the first password whatever the Secret says.
+    assert VALUES["grafana"]["persistence"]["enabled"] is False
+
+
+def test_grafana_is_reached_where_the_output_says() -> None:
+    service = HOME["kubernetes:core/v1:Service::monitoring-grafana"].inputs
+    (port,) = service["spec"]["ports"]
+    address = service["metadata"]["annotations"]["metallb.io/loadBalancerIPs"]
+
+    assert service["metadata"]["name"] == "grafana-external"
+    assert HOME.outputs["grafana_url"] == f"http://{address}:{port['port']}"
+    assert VALUES["grafana"]["grafana.ini"]["server"]["root_url"] == HOME.outputs["grafana_url"]
+    # The chart's monitor for Grafana selects Services by these two labels.
+    assert service["metadata"]["labels"]["app.kubernetes.io/name"] != "grafana"
+
+
+def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
+    (dashboard,) = [made for made in HOME.of_kind("ConfigMap") if "dashboard" in made.name]
+    (alert,) = HOME.of_kind("PrometheusRule")
+    (text,) = dashboard.inputs["data"].values()
+    queries = [
+        target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]
+    ]
+    rules = [rule["expr"] for group in alert.inputs["spec"]["groups"] for rule in group["rules"]]
+
+    assert dashboard.inputs["metadata"]["labels"]["grafana_dashboard"] == "1"
+    for expression in queries + rules:
+        assert 'mountpoint=~"/mnt/evo4t"' in expression
+    assert "monitoring-release" in alert.dependencies
+
+
+def test_only_grafana_and_its_neighbours_reach_prometheus() -> None:
+    policy = HOME["kubernetes:networking.k8s.io/v1:NetworkPolicy::monitoring-prometheus-policy"]
+
+    assert PROMETHEUS["enableOTLPReceiver"] is True
+    assert policy.inputs["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}]
+
+
+def test_disks_of_several_nodes_are_watched() -> None:
+    text = json.dumps(alerts(["/mnt/b", "/mnt/a", "/mnt/a"]))
+
+    assert 'mountpoint=~\\"/mnt/a|/mnt/b\\"' in text
