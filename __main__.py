@@ -1,0 +1,148 @@
+"""The house: one call for each part, what it needs flowing down from the settings."""
+
+import pulumi
+from pulumi import ResourceOptions
+from pulumi_kubernetes import Provider
+
+import config
+from components import (
+    PROMETHEUS_CLAIM,
+    LocalStorage,
+    MetalLBPool,
+    ObservabilityStack,
+    OllamaStack,
+    OpenWebUI,
+)
+
+settings = config.load()
+ollama, webui, monitoring = settings.ollama, settings.webui, settings.observability
+disks = [node.disk.path for node in settings.nodes.values()]
+
+cluster = Provider(
+    "cluster",
+    context=settings.context,
+    # Empty, not unset: unset reads $KUBECONFIG into the state, so that laptop and CI would differ.
+    kubeconfig="",
+    # Otherwise the same cluster, reached by another address, is another one: all is replaced.
+    cluster_identifier=pulumi.get_stack(),
+    enable_config_map_mutable=True,
+)
+on_cluster = ResourceOptions(provider=cluster)
+
+storage = LocalStorage(
+    "storage",
+    {
+        "namespaces": {
+            # A port on the node's tailnet address is all that needs more than `restricted`.
+            "ollama-stack": "privileged" if webui.tailnet_address else "restricted",
+            # node-exporter reads the host.
+            "observability": "privileged",
+        },
+        "volumes": {
+            "models": {
+                "namespace": "ollama-stack",
+                "path": ollama.volume.path,
+                "size": ollama.volume.size,
+                "node": settings.node_of(ollama),
+            },
+            "open-webui": {
+                "namespace": "ollama-stack",
+                "path": webui.volume.path,
+                "size": webui.volume.size,
+                "node": settings.node_of(webui),
+            },
+            "prometheus": {
+                "namespace": "observability",
+                "path": monitoring.volume.path,
+                "size": monitoring.volume.size,
+                "node": settings.node_of(monitoring),
+                "claim": PROMETHEUS_CLAIM,
+            },
+        },
+    },
+    ResourceOptions(provider=cluster, protect=settings.protect),
+)
+
+addresses = MetalLBPool(
+    "homelab",
+    {
+        "addresses": [settings.network.pool],
+        "namespaces": ["ollama-stack", "observability"],
+        "chart_version": settings.network.metallb_chart,
+    },
+    on_cluster,
+)
+
+models = OllamaStack(
+    "ollama",
+    {
+        "namespace": storage.namespaces["ollama-stack"],
+        "image": ollama.image,
+        "models": settings.model_set,
+        "claim_name": storage.claims["models"],
+        "job_image": webui.image,
+        "job_program": config.workload("pull_models.py"),
+        "cpu": ollama.cpu,
+        "memory_request": ollama.memory.request,
+        "memory_limit": ollama.memory.limit,
+        "context_length": ollama.context_length,
+        "parallel": ollama.parallel,
+        "loaded_models": ollama.loaded_models,
+        "prompt_cache_mib": ollama.prompt_cache_mib,
+        "keep_alive": ollama.keep_alive,
+        "node": settings.node_of(ollama),
+    },
+    on_cluster,
+)
+
+chat = OpenWebUI(
+    "open-webui",
+    {
+        "namespace": storage.namespaces["ollama-stack"],
+        "image": webui.image,
+        "ollama_url": models.url,
+        "pod_labels": models.client_labels,
+        "claim_name": storage.claims["open-webui"],
+        "admin_email": webui.admin_email,
+        "default_model": ollama.models[0],
+        "embedding_model": webui.embedding_model,
+        "task_model": webui.task_model,
+        "cpu": webui.cpu,
+        "memory_request": webui.memory.request,
+        "memory_limit": webui.memory.limit,
+        "reached_from": settings.reached_from,
+        "lan_address": webui.lan_address,
+        "address_pool": addresses.pool_name,
+        "tailnet_address": webui.tailnet_address,
+        "trusted_email_header": webui.trusted_email_header,
+        "protect": settings.protect,
+        "node": settings.node_of(webui),
+    },
+    on_cluster,
+)
+
+dashboards = ObservabilityStack(
+    "monitoring",
+    {
+        "namespace": storage.namespaces["observability"],
+        "chart_version": monitoring.chart_version,
+        "values": config.chart_values(),
+        "class_name": storage.class_name,
+        "volume_name": storage.volume_names["prometheus"],
+        "volume_size": monitoring.volume.size,
+        "retention_size": monitoring.retention_size,
+        "dashboards": config.dashboards(disks),
+        "alerts": config.alerts(disks),
+        "lan_address": monitoring.lan_address,
+        "address_pool": addresses.pool_name,
+        "node": settings.node_of(monitoring),
+    },
+    on_cluster,
+)
+
+pulumi.export("models", settings.model_set)
+pulumi.export("open_webui_urls", chat.urls)
+pulumi.export("open_webui_email", webui.admin_email)
+pulumi.export("open_webui_password", chat.admin_password)
+pulumi.export("grafana_url", dashboards.grafana_url)
+pulumi.export("grafana_password", dashboards.admin_password)
