@@ -1,0 +1,153 @@
+"""Builds the Pulumi CLI and the parts of a Kubernetes cluster from pinned Go modules."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.processes import locked
+from sandbox.toolchain import MODULES, ask_version, find_go, numbers, pinned, run
+
+FOLDER = Path(__file__).parent.parent / ".sandbox"
+PULUMI = "github.com/pulumi/pulumi/pkg/v3"
+KWOK = "sigs.k8s.io/kwok"
+METALLB = "go.universe.tf/metallb"
+OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+# Where the manifests go, the folder whose go.mod pins their module, the module, the place in it.
+MANIFESTS = (
+    ("crds/metallb", "metallb", METALLB, "config/crd/bases"),
+    ("crds/prometheus-operator", "crds", OPERATOR, "example/prometheus-operator-crd"),
+    ("stages/node-fast", "cluster", KWOK, "kustomize/stage/node/fast"),
+    ("stages/node-heartbeat", "cluster", KWOK, "kustomize/stage/node/heartbeat"),
+    ("stages/pod-fast", "cluster", KWOK, "kustomize/stage/pod/fast"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program: the Go `package`, built in the folder `module` that pins it."""
+
+    name: str
+    module: Path
+    package: str
+    stamps: tuple[str, ...] = ()
+    """What the linker sets, as `variable=value`."""
+
+    def arguments(self) -> list[str]:
+        """Give what follows `go build`, less the output."""
+        link = " ".join(["-s -w", *(f"-X {stamp}" for stamp in self.stamps)])
+        return ["-trimpath", "-buildvcs=false", f"-ldflags={link}", self.package]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """All that a cluster starts from; neither Go nor its module cache is needed any more."""
+
+    folder: Path
+    """Holds the programs `kube`, `kwok` and `metallb-controller` in `bin`."""
+    pulumi: Path
+    """The CLI: the one found on PATH, or the one built here."""
+
+    def program(self, name: str) -> Path:
+        """Give the path of the built program `name`."""
+        return self.folder / "bin" / name
+
+    def crds(self) -> list[Path]:
+        """Give the definitions of MetalLB and the Prometheus Operator, as `group_plural.yaml`."""
+        return sorted(self.folder.glob("crds/*/*.yaml"))
+
+    def stages(self) -> list[Path]:
+        """Give the files that tell KWOK how nodes and pods behave."""
+        return sorted(self.folder.glob("stages/*/*.yaml"))
+
+
+def build(folder: Path = FOLDER) -> Tools:
+    """Build into `folder` what is missing or changed, and raise SandboxError if that fails."""
+    folder = folder.absolute()
+    found = find_pulumi()
+    with locked(folder):
+        for tool in TOOLS:
+            if tool.name != "pulumi" or not found:
+                build_tool(tool, folder)
+        for target, pinned_in, module, source in MANIFESTS:
+            _copy_manifests(folder / target, pinned_in, module, source, folder)
+    return Tools(folder, found or folder / "bin" / "pulumi")
+
+
+def build_tool(tool: Tool, folder: Path) -> Path:
+    """Build one tool into `folder/bin` unless it is there, made from the same; give its path."""
+    program, stamp = folder / "bin" / tool.name, folder / "bin" / f".{tool.name}.key"
+    sources = [tool.module / "go.mod", tool.module / "go.sum", *sorted(tool.module.glob("*.go"))]
+    key = _digest(sources, *tool.arguments())
+    if program.exists() and stamp.exists() and stamp.read_text() == key:
+        return program
+
+    program.parent.mkdir(parents=True, exist_ok=True)
+    for rest in program.parent.glob(f".{tool.name}.*.partial"):
+        rest.unlink()
+    # Named after this process: a build whose launcher was killed may go on for a while.
+    partial = program.parent / f".{tool.name}.{os.getpid()}.partial"
+    command: list[str | Path] = [find_go(folder), "build", "-o", partial, *tool.arguments()]
+    run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module)
+    stamp.unlink(missing_ok=True)
+    partial.replace(program)
+    stamp.write_text(key)
+    return program
+
+
+def find_pulumi() -> Path | None:
+    """Give the `pulumi` on PATH if it is at least as new as the one pinned here."""
+    found = shutil.which("pulumi")
+    needed = numbers(pinned("pulumi", PULUMI))
+    return Path(found) if found and ask_version(found, "version") >= needed else None
+
+
+def _copy_manifests(target: Path, pinned_in: str, module: str, source: str, folder: Path) -> None:
+    home = MODULES / pinned_in
+    key = _digest([home / "go.mod", home / "go.sum"], source)
+    stamp = target / ".key"
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    # The version is named although go.mod has it: without, Go wants the module's whole graph.
+    wanted = f"{module}@{pinned(pinned_in, module)}"
+    log = folder / "logs" / f"build-{target.name}.log"
+    run(target.name, [find_go(folder), "mod", "download", "-json", wanted], log, home)
+    found = json.loads(log.read_text()[log.read_text().index("{") :])
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for sheet in Path(found["Dir"], source).glob("*.yaml"):
+        if sheet.name != "kustomization.yaml":
+            shutil.copyfile(sheet, partial / sheet.name)
+    (partial / ".key").write_text(key)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def _digest(files: Sequence[Path], *words: str) -> str:
+    digest = hashlib.sha256("\0".join([platform.system(), platform.machine(), *words]).encode())
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _list_tools() -> list[Tool]:
+    version = pinned("cluster", "k8s.io/kubernetes")
+    major, minor, _ = version.removeprefix("v").split(".")
+    # Unstamped it calls itself v0.0.0-master, which charts that ask for a version refuse.
+    git = "k8s.io/component-base/version.git"
+    kube = (f"{git}Version={version}", f"{git}Major={major}", f"{git}Minor={minor}")
+    cli = f"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned('pulumi', PULUMI)}"
+    return [
+        Tool("kube", MODULES / "cluster", ".", kube),
+        Tool("kwok", MODULES / "cluster", f"{KWOK}/cmd/kwok"),
+        Tool("metallb-controller", MODULES / "metallb", f"{METALLB}/controller"),
+        Tool("pulumi", MODULES / "pulumi", f"{PULUMI}/cmd/pulumi", (cli,)),
+    ]
+
+
+TOOLS = _list_tools()

@@ -1,0 +1,215 @@
+"""A Kubernetes cluster of plain processes on 127.0.0.1, with simulated nodes."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
+from sandbox.build import Tools
+from sandbox.objects import METALLB, NODES, Node, definition, metallb
+from sandbox.processes import (
+    Processes,
+    SandboxError,
+    kept_ports,
+    locked,
+    write_private,
+)
+
+__all__ = ["Cluster", "Node"]
+
+# In the order of starting.
+NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "metallb")
+PORTS = ("etcd", "peers", "apiserver", "metrics", "metallb")
+PATIENCE = 60.0
+"""Seconds that one step of the start may take; all of them together take about ten."""
+
+
+class Cluster:
+    """One cluster whose whole state lies in `folder`; each folder is a cluster of its own."""
+
+    context = "homelab-sandbox"
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        self.folder = folder.absolute()
+        self.kubeconfig = self.folder / "kubeconfig"
+        self._tools = tools
+        self._processes = Processes(self.folder)
+        self._certificates = self.folder / "certificates"
+        self._data = self.folder / "data"
+        # Written when a start is complete: from then on what etcd holds is worth keeping.
+        self._ready = self.folder / "ready.json"
+
+    def start(self, nodes: Sequence[Node]) -> None:
+        """Make the cluster run with exactly these nodes; raise SandboxError if it will not."""
+        wanted = json.dumps([node.manifest() for node in nodes])
+        with locked(self.folder):
+            if self.running():
+                if self._ready.read_text() == wanted:
+                    return
+                self._place(nodes)
+            else:
+                self._stop()
+                if not self._ready.exists():
+                    shutil.rmtree(self._data, ignore_errors=True)
+                try:
+                    self._start(nodes)
+                except BaseException:
+                    # Whatever the reason, nothing half-started is left running.
+                    self._stop()
+                    raise
+            write_private(self._ready, wanted)
+
+    def stop(self) -> None:
+        """End all processes; what the cluster held is there again after the next start."""
+        with locked(self.folder):
+            self._stop()
+
+    def remove(self) -> None:
+        """End all processes and delete what the folder holds."""
+        with locked(self.folder):
+            self._stop()
+            for entry in self.folder.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                # Another command may be waiting for it.
+                elif entry.name != "lock":
+                    entry.unlink()
+
+    def running(self) -> bool:
+        """Say whether a start was completed, all processes live and the API server is ready."""
+        if not self._ready.exists() or None in self.status().values():
+            return False
+        with contextlib.suppress(*FAILURES):
+            return bool(self._api().ask("GET", "/readyz"))
+        return False
+
+    def status(self) -> dict[str, int | None]:
+        """Give the pid of each process by name, None where it does not run."""
+        alive = self._processes.alive()
+        return {name: alive[name].pid if name in alive else None for name in NAMES}
+
+    def memory(self) -> int:
+        """Add up the resident memory of all processes, in bytes."""
+        return self._processes.memory()
+
+    def _start(self, nodes: Sequence[Node]) -> None:
+        ports = kept_ports(self.folder / "ports.json", PORTS)
+        etcd = f"http://127.0.0.1:{ports['etcd']}"
+        kube = self._tools.program("kube")
+        peers = f"http://127.0.0.1:{ports['peers']}"
+        self._data.mkdir(exist_ok=True)
+        self._run("etcd", [kube, "etcd", self._data / "etcd", etcd, peers])
+        self._until("etcd", lambda: probe(ports["etcd"], "/health"))
+
+        # Made anew each time: the server's own certificate is good for one year.
+        shutil.rmtree(self._certificates, ignore_errors=True)
+        token = secrets.token_hex(32)
+        write_private(self.folder / "token", f'{token},admin,admin,"system:masters"\n')
+        serve = [
+            f"--etcd-servers={etcd}",
+            f"--secure-port={ports['apiserver']}",
+            # Asked for none, it looks for a default route, and ends without one.
+            f"--advertise-address={nodes[0].address}",
+            f"--token-auth-file={self.folder / 'token'}",
+        ]
+        self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
+        self._until("apiserver", lambda: self._api().ask("GET", "/readyz"))
+        write_private(self.kubeconfig, self._api().kubeconfig(self.context))
+
+        client = [f"--kubeconfig={self.kubeconfig}"]
+        quiet = ["--leader-elect=false", "--secure-port=0"]
+        authority = f"--root-ca-file={self._certificates / 'apiserver.crt'}"
+        signing = f"--service-account-private-key-file={self._certificates / 'apiserver.key'}"
+        self._run("controllers", [kube, "controllers", *client, *quiet, authority, signing])
+        self._run("scheduler", [kube, "scheduler", *client, *quiet])
+        for path, content in metallb().items():
+            self._until("apiserver", partial(self._api().apply, path, content))
+        self._place(nodes)
+        stages = [f"--config={stage}" for stage in self._tools.stages()]
+        # MicroK8s' own range, too.
+        simulate = ["--manage-all-nodes=true", "--cidr=10.1.0.0/16", *stages]
+        self._run("kwok", [self._tools.program("kwok"), *client, *simulate])
+        self._define()
+        # It is placed by the scheduler and run by KWOK, so now all of them work.
+        self._until("kwok", lambda: self._api().expect(f"{METALLB}/pods/controller", "Ready"))
+        self._run(
+            "metallb",
+            [
+                self._tools.program("metallb-controller"),
+                *client,
+                "--namespace=metallb-system",
+                "--pod-name=controller",
+                "--webhook-mode=disabled",
+                f"--port={ports['metrics']}",
+                f"--health-probe-port={ports['metallb']}",
+            ],
+        )
+        self._until("metallb", lambda: probe(ports["metallb"], "/readyz"))
+
+    def _define(self) -> None:
+        sheets, api = self._tools.crds(), self._api()
+        made = sha256(b"".join(sheet.read_bytes() for sheet in sheets)).hexdigest()
+        # Beside etcd's data, so that both go together. Applying takes longer than all the rest.
+        done = self._data / "definitions"
+        if done.exists() and done.read_text() == made:
+            return
+
+        def add(sheet: Path) -> None:
+            self._until("apiserver", lambda: api.apply(definition(sheet), sheet.read_bytes()))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(add, sheets))
+        for sheet in sheets:
+            self._until("apiserver", partial(api.expect, definition(sheet), "Established"))
+        done.write_text(made)
+
+    def _place(self, nodes: Sequence[Node]) -> None:
+        api = self._api()
+        for node in nodes:
+            path = f"{NODES}/{node.name}"
+            # The first takes effect on a new node's status, the second on an old one's.
+            for at in (path, f"{path}/status"):
+                self._until("apiserver", partial(api.apply, at, node.manifest()))
+        names = {item["metadata"]["name"] for item in api.read(NODES)["items"]}
+        for name in names - {node.name for node in nodes}:
+            self._until("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
+
+    def _api(self) -> ApiServer:
+        ports = json.loads((self.folder / "ports.json").read_text())
+        token = (self.folder / "token").read_text().partition(",")[0]
+        return ApiServer(ports["apiserver"], self._certificates / "apiserver.crt", token)
+
+    def _run(self, name: str, command: Sequence[str | Path]) -> None:
+        # Nothing of the caller's environment: no proxy, no other kubeconfig.
+        self._processes.start(name, command, {"PATH": os.defpath, "HOME": str(self.folder)})
+
+    def _until(self, name: str, step: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                step()
+            except FAILURES as error:
+                alive = name in self._processes.alive()
+                if alive and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                log, line = self._processes.log(name), self._processes.last_line(name)
+                what = f"did not get ready ({error})" if alive else "ended"
+                hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
+                message = f"{name} {what}; {log} ends with: {line}{hint}"
+                raise SandboxError(message) from error
+            return
+
+    def _stop(self) -> None:
+        self._processes.stop(NAMES[2:])
+        # Before etcd, without which its own end takes more than a minute. It has nothing to save.
+        self._processes.stop(["apiserver"], grace=1)
+        self._processes.stop(["etcd"])

