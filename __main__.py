@@ -26,6 +26,8 @@ cluster = Provider(
     # Otherwise the same cluster, reached by another address, is another one: all is replaced.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
+    # What somebody changed by hand is put back, instead of left as a conflict of two owners.
+    enable_patch_force=True,
 )
 on_cluster = ResourceOptions(provider=cluster)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pulumi import Input, Resource, ResourceOptions
-from pulumi_kubernetes.core.v1 import Service
+from pulumi_kubernetes.core.v1 import Service, ServiceSpecArgsDict
 from pulumi_kubernetes.networking.v1 import (
     NetworkPolicy,
     NetworkPolicyEgressRuleArgsDict,
@@ -93,38 +93,44 @@ def policy(
     )
 
 
-def lan_service(
+def service(
     logical_name: str,
     name: str,
     namespace: Input[str],
+    matching: dict[str, str],
+    ports: tuple[int, str],
     parent: Resource,
     *,
-    address: str,
-    pool: Input[str],
-    matching: dict[str, str],
-    port: int,
-    target_port: str,
+    address: str | None = None,
+    pool: Input[str] = "",
 ) -> Service:
-    """A Service at one address of the home network, given out by MetalLB."""
+    """A Service inside the cluster or, given an address of MetalLB's `pool`, on the home network.
+
+    `ports` are its own and the name of the pods' one.
+    """
+    port, target_port = ports
+    asked: dict[str, Input[str]] = {
+        "metallb.io/loadBalancerIPs": address or "",
+        "metallb.io/address-pool": pool,
+    }
+    spec: ServiceSpecArgsDict = {
+        "type": "LoadBalancer" if address else "ClusterIP",
+        "selector": matching,
+        "ports": [{"name": "http", "port": port, "target_port": target_port}],
+    }
+    if address:
+        # MetalLB needs no node port, and one would be open on every address of the node.
+        spec["allocate_load_balancer_node_ports"] = False
+        # The pod sees who calls instead of the node.
+        spec["external_traffic_policy"] = "Local"
     return Service(
         logical_name,
         metadata={
             "name": name,
             "namespace": namespace,
             "labels": labels(name),
-            "annotations": {
-                "metallb.io/loadBalancerIPs": address,
-                "metallb.io/address-pool": pool,
-            },
+            "annotations": asked if address else {},
         },
-        spec={
-            "type": "LoadBalancer",
-            # MetalLB needs no node port, and one would be open on every address of the node.
-            "allocate_load_balancer_node_ports": False,
-            # The pod sees who calls instead of the node.
-            "external_traffic_policy": "Local",
-            "selector": matching,
-            "ports": [{"name": "http", "port": port, "target_port": target_port}],
-        },
+        spec=spec,
         opts=ResourceOptions(parent=parent),
     )

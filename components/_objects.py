@@ -1,12 +1,14 @@
 """What every component writes the same way: labels, Pod Security, pods and their containers."""
 
 from collections.abc import Mapping
+from typing import NotRequired, TypedDict
 
 from pulumi import Input
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     EnvVarArgsDict,
     PodSpecArgsDict,
+    ResourceRequirementsArgsDict,
     SecurityContextArgsDict,
     VolumeArgsDict,
 )
@@ -20,6 +22,25 @@ RESTRICTED: SecurityContextArgsDict = {
     "read_only_root_filesystem": True,
 }
 """A container's security context: what Pod Security `restricted` asks for, and a read-only root."""
+
+
+class PodArgs(TypedDict):
+    """What every pod with a volume needs to know."""
+
+    namespace: Input[str]
+    """Namespace to run in."""
+    image: str
+    """Image of its one container, pinned."""
+    claim_name: Input[str]
+    """Claim of the volume that keeps its data."""
+    cpu: float
+    """Cores to be scheduled with; there is no limit."""
+    memory_request: str
+    """Memory to be scheduled with."""
+    memory_limit: str
+    """Memory at which the pod is killed."""
+    node: NotRequired[str | None]
+    """Host name of the machine to run on. Default: the one with the volume."""
 
 
 def labels(name: str) -> dict[str, str]:
@@ -71,3 +92,16 @@ def pod(
 def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:
     """A container's plain environment variables."""
     return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def resources(args: PodArgs) -> ResourceRequirementsArgsDict:
+    """What a container asks for, and the memory that it may not exceed."""
+    return {
+        "requests": {"cpu": f"{args['cpu']:g}", "memory": args["memory_request"]},
+        "limits": {"memory": args["memory_limit"]},
+    }
+
+
+def volume(name: str, claim: Input[str]) -> VolumeArgsDict:
+    """A pod's volume that is a claim."""
+    return {"name": name, "persistent_volume_claim": {"claim_name": claim}}

@@ -9,7 +9,7 @@ from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.helm.v3 import Release
 from pulumi_random import RandomPassword
 
-from components._network import lan_service, policy
+from components._network import policy, service
 from components._objects import labels, selector
 
 RELEASE = "kube-prom-stack"
@@ -120,17 +120,16 @@ class ObservabilityStack(ComponentResource):
                 opts=ResourceOptions(parent=self, depends_on=[release]),
             )
 
-        lan_service(
+        service(
             f"{name}-grafana",
             # A name, and so labels, that the chart's own monitor for Grafana does not match.
             "grafana-external",
             namespace,
+            {**selector("grafana"), "app.kubernetes.io/instance": RELEASE},
+            (GRAFANA_PORT, "grafana"),
             self,
             address=args["lan_address"],
             pool=args["address_pool"],
-            matching={**selector("grafana"), "app.kubernetes.io/instance": RELEASE},
-            port=GRAFANA_PORT,
-            target_port="grafana",
         )
         # What is pushed to Prometheus is believed: its receiver asks for no password.
         policy(

@@ -1,47 +1,42 @@
 """The model server, the way to it, and the Job that gives it its models."""
 
 import hashlib
-from typing import NotRequired, TypedDict
 
-from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
+from pulumi import ComponentResource, CustomTimeouts, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
 from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import (
     ConfigMap,
     ContainerArgsDict,
     ProbeArgsDict,
-    Service,
     VolumeArgsDict,
 )
 
-from components._network import DNS, INTERNET, from_pods, policy, to_pods
-from components._objects import RESTRICTED, environment, labels, pod, selector
+from components._network import DNS, INTERNET, from_pods, policy, service, to_pods
+from components._objects import (
+    RESTRICTED,
+    PodArgs,
+    environment,
+    labels,
+    pod,
+    resources,
+    selector,
+    volume,
+)
 
 PORT = 11434
 CLIENT = {"homelab/ollama-client": "true"}
 
 
-class OllamaStackArgs(TypedDict):
+class OllamaStackArgs(PodArgs):
     """What the model server needs to know."""
 
-    namespace: Input[str]
-    """Namespace to run in; everything in it is cut off but for what is opened here."""
-    image: str
-    """Ollama's image, pinned."""
     models: list[str]
     """Models to have, as `family:tag`; a changed list is a new Job."""
-    claim_name: Input[str]
-    """Claim of the volume that keeps the models."""
     job_image: str
     """An image with Python 3.11 or newer that the node has anyway, for the model Job."""
     job_program: str
     """Text of the program that pulls the models given as its arguments."""
-    cpu: float
-    """Cores to be scheduled with; there is no limit, because the server counts the machine's."""
-    memory_request: str
-    """Memory to be scheduled with."""
-    memory_limit: str
-    """Memory at which the pod is killed."""
     context_length: int
     """Tokens of context for each request."""
     parallel: int
@@ -52,8 +47,6 @@ class OllamaStackArgs(TypedDict):
     """MiB of old prompts that each loaded model keeps, beside its context."""
     keep_alive: str
     """How long a model stays loaded without a request, such as `30m`; `-1` is for ever."""
-    node: NotRequired[str | None]
-    """Host name of the machine to run on. Default: the one with the volume."""
 
 
 class OllamaStack(ComponentResource):
@@ -89,24 +82,12 @@ class OllamaStack(ComponentResource):
             egress=[DNS, to_pods(selector(name), PORT)],
         )
 
-        service = Service(
-            f"{name}-service",
-            metadata={"name": f"{name}-service", "namespace": namespace, "labels": labels(name)},
-            spec={
-                "type": "ClusterIP",
-                "selector": selector(name),
-                "ports": [{"name": "http", "port": PORT, "target_port": "http"}],
-            },
-            opts=child,
-        )
+        label = f"{name}-service"
+        made = service(label, label, namespace, selector(name), (PORT, "http"), self)
         self.url = Output.concat(
-            "http://", service.metadata["name"], ".", service.metadata["namespace"], f":{PORT}"
+            "http://", made.metadata["name"], ".", made.metadata["namespace"], f":{PORT}"
         )
 
-        models: VolumeArgsDict = {
-            "name": "models",
-            "persistent_volume_claim": {"claim_name": args["claim_name"]},
-        }
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
             f"{name}-deployment",
@@ -119,7 +100,11 @@ class OllamaStack(ComponentResource):
                 "template": {
                     "metadata": {"labels": labels(name)},
                     "spec": {
-                        **pod(_server(args), [models, scratch], args.get("node")),
+                        **pod(
+                            _server(args),
+                            [volume("models", args["claim_name"]), scratch],
+                            args.get("node"),
+                        ),
                         "termination_grace_period_seconds": 60,
                     },
                 },
@@ -200,10 +185,7 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
         # The server cuts running answers when told to stop; new ones stop coming first.
         "lifecycle": {"pre_stop": {"sleep": {"seconds": 10}}},
-        "resources": {
-            "requests": {"cpu": f"{args['cpu']:g}", "memory": args["memory_request"]},
-            "limits": {"memory": args["memory_limit"]},
-        },
+        "resources": resources(args),
         "security_context": RESTRICTED,
         "volume_mounts": [
             {"name": "models", "mount_path": "/data"},

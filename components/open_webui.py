@@ -1,7 +1,7 @@
 """The chat page: its account, its data, and the two ways to reach it."""
 
 import json
-from typing import NotRequired, TypedDict
+from typing import NotRequired
 
 from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
@@ -11,30 +11,33 @@ from pulumi_kubernetes.core.v1 import (
     EnvVarArgsDict,
     ProbeArgsDict,
     Secret,
-    Service,
     VolumeArgsDict,
 )
+from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
-from components._network import lan_service, policy
-from components._objects import RESTRICTED, environment, labels, pod, selector
+from components._network import policy, service
+from components._objects import (
+    RESTRICTED,
+    PodArgs,
+    environment,
+    labels,
+    pod,
+    resources,
+    selector,
+    volume,
+)
 
 PORT = 8080
 
 
-class OpenWebUIArgs(TypedDict):
+class OpenWebUIArgs(PodArgs):
     """What the chat page needs to know."""
 
-    namespace: Input[str]
-    """Namespace to run in."""
-    image: str
-    """Open WebUI's image, pinned."""
     ollama_url: Input[str]
     """Where the model server answers."""
     pod_labels: dict[str, str]
     """Labels that open the way to the model server."""
-    claim_name: Input[str]
-    """Claim of the volume that keeps accounts, chats and files."""
     admin_email: str
     """E-mail address that the first account signs in with."""
     default_model: str
@@ -43,12 +46,6 @@ class OpenWebUIArgs(TypedDict):
     """Model on the same server that reads documents."""
     task_model: NotRequired[str | None]
     """Model that names chats. Default: the one that is chatted with."""
-    cpu: float
-    """Cores to be scheduled with."""
-    memory_request: str
-    """Memory to be scheduled with."""
-    memory_limit: str
-    """Memory at which the pod is killed."""
     reached_from: list[str]
     """CIDRs that may open the page."""
     lan_address: NotRequired[str | None]
@@ -62,8 +59,6 @@ class OpenWebUIArgs(TypedDict):
     protect: NotRequired[bool]
     """Refuse to lose the generated secrets, which the data on the volume depends on.
     Default: false."""
-    node: NotRequired[str | None]
-    """Host name of the machine to run on. Default: the one with the volume."""
 
 
 class OpenWebUI(ComponentResource):
@@ -88,34 +83,25 @@ class OpenWebUI(ComponentResource):
         self.admin_password = RandomPassword(
             f"{name}-admin-password", length=24, special=False, opts=kept
         ).result
-        secret_key = RandomPassword(
-            f"{name}-secret-key", length=48, special=False, opts=kept
-        ).result
+        key = RandomPassword(f"{name}-secret-key", length=48, special=False, opts=kept)
         secret = Secret(
             f"{name}-secret",
             metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
             string_data={
-                "WEBUI_SECRET_KEY": secret_key,
+                "WEBUI_SECRET_KEY": key.result,
                 "WEBUI_ADMIN_PASSWORD": self.admin_password,
             },
             opts=child,
         )
 
-        policy(
-            name,
-            args["namespace"],
-            selector(name),
-            self,
-            ingress=[
-                {
-                    "from_": [{"ip_block": {"cidr": cidr}} for cidr in args["reached_from"]],
-                    "ports": [{"protocol": "TCP", "port": PORT}],
-                }
-            ],
-        )
+        callers: NetworkPolicyIngressRuleArgsDict = {
+            "from_": [{"ip_block": {"cidr": cidr}} for cidr in args["reached_from"]],
+            "ports": [{"protocol": "TCP", "port": PORT}],
+        }
+        policy(name, args["namespace"], selector(name), self, ingress=[callers])
 
         volumes: list[VolumeArgsDict] = [
-            {"name": "data", "persistent_volume_claim": {"claim_name": args["claim_name"]}},
+            volume("data", args["claim_name"]),
             {"name": "tmp", "empty_dir": {"size_limit": "2Gi"}},
         ]
         container = _container(args, self.urls, secret.metadata["name"])
@@ -138,28 +124,16 @@ class OpenWebUI(ComponentResource):
             ),
         )
 
-        if lan:
-            lan_service(
-                f"{name}-service",
-                f"{name}-service-local",
-                args["namespace"],
-                self,
-                address=lan,
-                pool=args.get("address_pool") or "",
-                matching=selector(name),
-                port=PORT,
-                target_port="http",
-            )
-        elif not tailnet:
-            Service(
-                f"{name}-service",
-                metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
-                spec={
-                    "selector": selector(name),
-                    "ports": [{"name": "http", "port": PORT, "target_port": "http"}],
-                },
-                opts=child,
-            )
+        service(
+            f"{name}-service",
+            f"{name}-service-local",
+            args["namespace"],
+            selector(name),
+            (PORT, "http"),
+            self,
+            address=lan,
+            pool=args.get("address_pool") or "",
+        )
 
         self.register_outputs({"urls": self.urls})
 
@@ -183,10 +157,7 @@ def _container(args: OpenWebUIArgs, urls: list[str], secret: Input[str]) -> Cont
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},
         "readiness_probe": {**probe, "http_get": {"path": "/ready", "port": "http"}},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
-        "resources": {
-            "requests": {"cpu": f"{args['cpu']:g}", "memory": args["memory_request"]},
-            "limits": {"memory": args["memory_limit"]},
-        },
+        "resources": resources(args),
         "security_context": RESTRICTED,
         "volume_mounts": [
             {"name": "data", "mount_path": "/data"},

@@ -1,8 +1,10 @@
 """The house as its owner describes it: read and checked once, before any resource."""
 
-from dataclasses import fields
+import json
+from collections.abc import Mapping
 
 import pulumi
+from pulumi.runtime.config import CONFIG, get_config_env
 
 from config import rules
 from config.files import alerts, chart_values, dashboards, workload
@@ -10,18 +12,42 @@ from config.quantities import requested
 from config.sections import SettingsError
 from config.settings import Settings
 
-__all__ = ["Settings", "SettingsError", "alerts", "chart_values", "dashboards", "load", "workload"]
+__all__ = [
+    "Settings",
+    "SettingsError",
+    "alerts",
+    "chart_values",
+    "dashboards",
+    "load",
+    "read",
+    "workload",
+]
+
+
+PREFIX = "homelab:"
+
+
+def read(raw: Mapping[str, object]) -> Settings:
+    """Check a stack file's `homelab:` keys, given without the prefix; raises SettingsError."""
+    settings = Settings.parse(PREFIX, raw)
+    rules.check(settings, requested(chart_values()))
+    return settings
 
 
 def load() -> Settings:
-    """Read this stack's `homelab:` keys and check them; raises RunError with one clear line."""
-    config = pulumi.Config("homelab")
-    keys = [field.name for field in fields(Settings)]
-    # The only text among the keys; every other one is JSON.
-    raw = {key: config.get(key) if key == "context" else config.get_object(key) for key in keys}
+    """Read the settings of the stack that is being run; raises RunError with one clear line."""
+    # Not pulumi.Config: it has no list of the keys there are, and would overlook a misspelt one.
+    stack = {**get_config_env(), **CONFIG.get()}
+    own = {key.removeprefix(PREFIX): stack[key] for key in stack if key.startswith(PREFIX)}
     try:
-        settings = Settings.parse("homelab:", {k: v for k, v in raw.items() if v is not None})
-        rules.check(settings, requested(chart_values()))
+        return read({key: _plain(key, text) for key, text in own.items()})
     except SettingsError as error:
         raise pulumi.RunError(str(error)) from None
-    return settings
+
+
+def _plain(key: str, text: str) -> object:
+    """The value of a key, which the engine hands over as text, or as JSON where it is not one."""
+    try:
+        return text if key == "context" else json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,18 +1,13 @@
-"""Every rule a stack file has to meet beyond its types: what would break, said before it does."""
+"""What a stack file has to be beyond its types, told in one line where it is not."""
 
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import PurePosixPath
 
-from config import models
-from config.quantities import Request, gib, size
+from config import models, room
+from config.quantities import Request, size
 from config.sections import SettingsError
 from config.settings import TAILNET, Settings
-
-SYSTEM_RESERVE = Request(1.0, 4 * 1024**3)
-"""Kept on each node for the system, Kubernetes itself and short Jobs: MicroK8s' kubelet reserves
-nothing and evicts only when 100 MiB are left."""
 
 CONTEXT_LENGTHS = range(512, 1024**2 + 1)
 """Tokens; 0 would let Ollama choose up to 262144 by the memory it finds, and fill it."""
@@ -20,11 +15,11 @@ CONTEXT_LENGTHS = range(512, 1024**2 + 1)
 
 def check(settings: Settings, monitoring: Request) -> None:
     """Raise SettingsError with the first thing wrong, given what the monitoring chart requests."""
-    rules = (_names, _sizes, _numbers, _images, _models, _addresses, _access, _volumes)
+    rules = (_names, _sizes, _numbers, _images, _models, _addresses, _access, room.volumes)
     for rule in rules:
         for wrong in rule(settings):
             raise SettingsError(f"homelab:{wrong}")
-    for wrong in _requests(settings, monitoring):
+    for wrong in room.requests(settings, monitoring):
         raise SettingsError(f"homelab:{wrong}")
 
 
@@ -174,52 +169,6 @@ def _access(settings: Settings) -> Iterator[str]:
         )
     if not (webui.lan_address or tailnet or webui.trusted_email_header):
         yield "webui.lan_address: missing; it must be an address of network.pool"
-
-
-def _volumes(settings: Settings) -> Iterator[str]:
-    for name, node in settings.nodes.items():
-        disk = PurePosixPath(node.disk.path)
-        if not disk.is_absolute() or ".." in disk.parts or len(disk.parts) < 2:
-            yield f"nodes.{name}.disk.path: {node.disk.path!r} must be where the disk is mounted"
-        planned = 0
-        taken: dict[PurePosixPath, str] = {}
-        for part_key, part in settings.parts.items():
-            if settings.node_of(part) != name:
-                continue
-            key, path = f"{part_key}.volume.path", PurePosixPath(part.volume.path)
-            if disk not in path.parents or ".." in path.parts:
-                yield f"{key}: {part.volume.path!r} must be a directory below {node.disk.path}"
-            for other, other_key in taken.items():
-                if path == other or path in other.parents or other in path.parents:
-                    yield f"{key}: {path} must not share a directory with {other_key}, {other}"
-            taken[path] = key
-            planned += size(part.volume.size)
-        if (over := planned - size(node.disk.size)) > 0:
-            yield (
-                f"nodes.{name}.disk.size: {node.disk.size} is {gib(over)} less than its volumes,"
-                f" {gib(planned)}; they must fit"
-            )
-
-
-def _requests(settings: Settings, monitoring: Request) -> Iterator[str]:
-    for name, node in settings.nodes.items():
-        wanted = SYSTEM_RESERVE
-        for pod in settings.pods.values():
-            if settings.node_of(pod) == name:
-                wanted = wanted.plus(Request(pod.cpu, size(pod.memory.request)))
-        if settings.node_of(settings.observability) == name:
-            wanted = wanted.plus(monitoring)
-        if (over := wanted.memory - size(node.memory)) > 0:
-            yield (
-                f"nodes.{name}.memory: {node.memory} is {gib(over)} less than what is requested"
-                f" on it, {gib(wanted.memory)} with {gib(SYSTEM_RESERVE.memory)} for the system;"
-                " it must fit"
-            )
-        if (short := wanted.cpu - node.cpus) > 0:
-            yield (
-                f"nodes.{name}.cpus: {node.cpus} is {short:g} less than what is requested on it,"
-                f" {wanted.cpu:g} with {SYSTEM_RESERVE.cpu:g} for the system; it must fit"
-            )
 
 
 def _is_address(text: str) -> bool:

@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 from harness import Deployment, Registration, deploy_program, stack_config
 
-from config import rules
+from config import room
 from config.quantities import size
 from config.settings import Settings
 
@@ -162,4 +162,4 @@ def test_what_is_checked_against_the_node_is_what_is_requested() -> None:
     checked = sum(size(pod.memory.request) for pod in settings.pods.values())
 
     # The model Job is short, and counted in the reserve.
-    assert 0 <= asked - checked < rules.SYSTEM_RESERVE.memory / 8
+    assert 0 <= asked - checked < room.SYSTEM_RESERVE.memory / 8

@@ -131,4 +131,5 @@ def test_behind_a_proxy_the_page_has_no_address_of_its_own() -> None:
 
     lab = deploy(behind_a_proxy)
 
-    assert "type" not in lab["kubernetes:core/v1:Service::chat-service"].inputs["spec"]
+    service = lab["kubernetes:core/v1:Service::chat-service"].inputs
+    assert service["spec"]["type"] == "ClusterIP"

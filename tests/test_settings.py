@@ -7,12 +7,8 @@ import pytest
 from harness import deploy_program, stack_config
 from pulumi import RunError
 
-from config import chart_values, models, rules
+from config import SettingsError, models, read
 from config.quantities import Request, requested, size
-from config.sections import SettingsError
-from config.settings import Settings
-
-MONITORING = requested(chart_values())
 
 TWO_NODES = {
     "evo4t": {
@@ -28,12 +24,6 @@ TWO_NODES = {
         "disk": {"path": "/mnt/spare", "size": "100Gi"},
     },
 }
-
-
-def read(raw: dict[str, Any]) -> Settings:
-    settings = Settings.parse("homelab:", raw)
-    rules.check(settings, MONITORING)
-    return settings
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
