@@ -1,0 +1,138 @@
+"""`python -m sandbox up|down|status|output`: the program on a cluster of its own."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from pulumi.automation import CommandError
+
+from config import Settings, SettingsError, read
+from sandbox.build import FOLDER, build
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import PROJECT, Engine
+from sandbox.processes import SandboxError, readable_errors
+from sandbox.report import report
+
+STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
+
+
+def main() -> int:
+    """Run one command; 0 is success, 1 an error told in one line, 130 an interruption."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER / "run", help="where its state lies")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="build the tools, start the cluster, run pulumi up")
+    commands.add_parser("down", help="destroy the stack, end the processes, forget the state")
+    commands.add_parser("status", help="what runs, and what is there")
+    commands.add_parser("output", help="print one output of the stack, secret or not").add_argument(
+        "name"
+    )
+    options = parser.parse_args()
+    try:
+        with readable_errors(options.folder):
+            return {"up": up, "down": down, "status": status, "output": output}[options.command](
+                options
+            )
+    except (SandboxError, SettingsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except CommandError:
+        print("error: pulumi stopped; its own messages are above", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command takes up where it was", file=sys.stderr)
+        return 130
+    return 1
+
+
+def up(options: argparse.Namespace) -> int:
+    """Bring everything up, and print what there is."""
+    began = time.monotonic()
+    # Before anything is built or started.
+    settings = _settings()
+    tools = build()
+    cluster = Cluster(options.folder, tools)
+    print("  cluster: starting", flush=True)
+    cluster.start(
+        [
+            Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
+            for name, node in settings.nodes.items()
+        ]
+    )
+    print(f"  cluster: ready after {time.monotonic() - began:.0f} s", flush=True)
+    engine = Engine(cluster, tools)
+    changes = engine.up(_say)
+    print(f"\n{_report(cluster, engine)}\n")
+    same = changes.pop("same", 0)
+    told = ", ".join(f"{count} {name}" for name, count in changes.items()) or "no changes"
+    print(f"{told}; {same} unchanged; {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def down(options: argparse.Namespace) -> int:
+    """Destroy the stack, end exactly the processes that were started, and forget the state."""
+    cluster = Cluster(options.folder, build())
+    failed = None
+    if cluster.running():
+        try:
+            Engine(cluster, build()).destroy(_say)
+        except (CommandError, SandboxError) as error:
+            failed = error
+    # A cluster that is thrown away takes with it what could not be destroyed in order.
+    cluster.remove()
+    print("sandbox: stopped, and its state is gone")
+    if failed:
+        raise failed
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the processes and, if they run, what there is; 1 if the cluster does not run."""
+    cluster = Cluster(options.folder, build())
+    pids = ", ".join(f"{name} {pid or 'not running'}" for name, pid in cluster.status().items())
+    print(f"  processes: {pids}; {cluster.memory() / 1024**2:.0f} MiB")
+    if not cluster.running():
+        print("sandbox: not running; start it with: make up")
+        return 1
+    print(f"\n{_report(cluster, Engine(cluster, build()))}")
+    return 0
+
+
+def output(options: argparse.Namespace) -> int:
+    """Print one output of the stack in clear."""
+    cluster = Cluster(options.folder, build())
+    if not cluster.running():
+        raise SandboxError("the sandbox is not running; start it with: make up")
+    outputs = Engine(cluster, build()).outputs()
+    if options.name not in outputs:
+        raise SandboxError(f"output {options.name!r} must be one of {', '.join(sorted(outputs))}")
+    print(outputs[options.name][0])
+    return 0
+
+
+def _settings() -> Settings:
+    try:
+        keys = yaml.safe_load(STACK_FILE.read_text())["config"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise SettingsError(f"{STACK_FILE.name}: not a stack file: {line}") from error
+    prefix = "homelab:"
+    return read({key[len(prefix) :]: keys[key] for key in keys if key.startswith(prefix)})
+
+
+def _report(cluster: Cluster, engine: Engine) -> str:
+    reading = "make output NAME="
+    unrendered = engine.unrendered_releases()
+    return report(cluster.kubeconfig, cluster.context, engine.outputs(), unrendered, reading)
+
+
+def _say(line: str) -> None:
+    """Print a line of the engine's, unless it only says that something goes on."""
+    idle = ("@", "pulumi:pulumi:Stack", "Diagnostics:", "If you want to remove", "The resources in")
+    plugin = "using pulumi-resource-" in line
+    if line.strip() and not (plugin or line.strip().startswith(idle) or line.endswith("ing (0s)")):
+        print(f"  {line}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The real Pulumi engine on a stack of its own, with state, secrets and plugins in one folder."""
+
+import contextlib
+import os
+import runpy
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pulumi import automation as auto
+
+from sandbox import stand_in
+from sandbox.build import Tools
+from sandbox.cluster import Cluster
+from sandbox.plugins import have_official
+from sandbox.processes import SandboxError, locked, write_private
+
+PROJECT = Path(__file__).parent.parent
+DRIFT = 7
+"""The CLI's exit code for "changes were found" under `--expect-no-changes`."""
+
+
+class Engine:
+    """One stack of the program in `project`, applied to `cluster`."""
+
+    def __init__(
+        self, cluster: Cluster, tools: Tools, project: Path = PROJECT, stack: str = "sandbox"
+    ) -> None:
+        self._cluster, self._tools = cluster, tools
+        self._project, self._stack = project, stack
+        self._folder = cluster.folder / "engine"
+        self._work = self._folder / "project"
+        self.official_plugins = False
+
+    def up(self, say: Callable[[str], None]) -> dict[str, int]:
+        """Apply the program, telling `say` each line of progress; count resources by operation."""
+        with self._opened() as stack:
+            self._repair(stack, say)
+            result = stack.up(on_output=say, on_error=say, color="never", suppress_outputs=True)
+            return {str(op): n for op, n in (result.summary.resource_changes or {}).items()}
+
+    def preview(self) -> dict[str, int]:
+        """Count what an `up` would do, by operation."""
+        with self._opened() as stack:
+            return {str(op): count for op, count in stack.preview().change_summary.items()}
+
+    def destroy(self, say: Callable[[str], None]) -> None:
+        """Delete everything that the stack made."""
+        with self._opened() as stack:
+            self._repair(stack, say)
+            stack.destroy(on_output=say, on_error=say, color="never")
+
+    def outputs(self) -> dict[str, tuple[Any, bool]]:
+        """The stack's outputs by name, each with whether it is secret."""
+        with self._opened() as stack:
+            return {name: (out.value, out.secret) for name, out in stack.outputs().items()}
+
+    def unrendered_releases(self) -> list[str]:
+        """Names of the Helm releases that the stand-in only recorded."""
+        with self._opened() as stack:
+            resources = (stack.export_stack().deployment or {}).get("resources", [])
+        releases = [made for made in resources if made["type"] == "kubernetes:helm.sh/v3:Release"]
+        return [] if self.official_plugins else [made["inputs"]["name"] for made in releases]
+
+    def drifted(self) -> bool:
+        """Say whether the cluster is not what the state says; the state is not written."""
+        done = self.cli("refresh", "--preview-only", "--expect-no-changes")
+        if done.returncode not in (0, DRIFT):
+            raise SandboxError(f"could not look for drift: {done.stderr.strip() or done.stdout}")
+        return done.returncode == DRIFT
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the CLI itself on the stack; a command that needs no program."""
+        command = [str(self._tools.pulumi), *arguments, "--stack", self._stack]
+        return subprocess.run(
+            [*command, "--non-interactive", "--color=never"],
+            cwd=self._work,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """The environment of every CLI call: all state here, no other cluster in sight."""
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "KUBE"))},
+            "KUBECONFIG": str(self._cluster.kubeconfig),
+            "PULUMI_BACKEND_URL": (self._folder / "state").as_uri(),
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._folder / "passphrase"),
+            # Shared by all sandboxes: downloaded plugins are large.
+            "PULUMI_HOME": str(self._tools.folder / "pulumi-home"),
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_ERROR_OUTPUT_STRING": "true",
+        }
+        if not self.official_plugins:
+            path = f"{self._folder / 'plugins'}{os.pathsep}{environment['PATH']}"
+            environment |= {"PATH": path, "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
+        return environment
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[auto.Stack]:
+        """Hold the stack, made if missing, with a fresh copy of the project's files."""
+        with locked(self._folder):
+            self._prepare()
+            with _only(self._environment()):
+                yield auto.create_or_select_stack(
+                    stack_name=self._stack,
+                    project_name=self._settings("Pulumi.yaml")["name"],
+                    program=self._program,
+                    opts=auto.LocalWorkspaceOptions(
+                        work_dir=str(self._work), pulumi_command=self._command()
+                    ),
+                )
+
+    def _prepare(self) -> None:
+        (self._folder / "state").mkdir(exist_ok=True)
+        self._work.mkdir(exist_ok=True)
+        if not (self._folder / "passphrase").exists():
+            write_private(self._folder / "passphrase", secrets.token_hex(32))
+        # Copies, because the CLI writes the salt of the secrets into the stack's file.
+        shutil.copyfile(self._project / "Pulumi.yaml", self._work / "Pulumi.yaml")
+        name = f"Pulumi.{self._stack}.yaml"
+        kept = (
+            yaml.safe_load((self._work / name).read_text()) if (self._work / name).exists() else {}
+        )
+        salt = {k: v for k, v in kept.items() if k == "encryptionsalt"}
+        (self._work / name).write_text(yaml.safe_dump({**self._settings(name), **salt}))
+
+        plugins = self._folder / "plugins"
+        # One cluster's objects are all made by the same plugins.
+        self.official_plugins = not plugins.exists() and have_official(
+            self._tools, self._environment()
+        )
+        if not self.official_plugins:
+            stand_in.install(plugins, self._cluster.kubeconfig)
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.safe_load((self._project / name).read_text())
+        return settings
+
+    def _command(self) -> auto.PulumiCommand:
+        built = self._tools.pulumi.is_relative_to(self._tools.folder)
+        return auto.PulumiCommand(str(self._tools.folder) if built else None)
+
+    def _program(self) -> None:
+        if str(self._project) not in sys.path:
+            sys.path.insert(0, str(self._project))
+        runpy.run_path(str(self._project / "__main__.py"), run_name="__main__")
+
+    def _repair(self, stack: auto.Stack, say: Callable[[str], None]) -> None:
+        """Take up what an engine that was killed left: its lock, and objects it was making."""
+        # Whoever held it is gone: this folder is locked for us.
+        for _ in (self._folder / "state").glob(".pulumi/locks/**/*.json"):
+            self.cli("cancel", "--yes")
+            break
+        state = stack.export_stack()
+        deployment = dict(state.deployment or {})
+        pending = deployment.pop("pending_operations", None)
+        if not pending:
+            return
+        say(f"an earlier run was cut off in {len(pending)} operations; looking what came of them")
+        # As if they had been made: the refresh that begins every run drops what is not there.
+        deployment["resources"] += [
+            {**started["resource"], "id": identity}
+            for started in pending
+            if started["type"] == "creating" and (identity := _identity(started["resource"]))
+        ]
+        state.deployment = deployment
+        stack.import_stack(state)
+
+
+def _identity(resource: dict[str, Any]) -> str | None:
+    """The id that a Kubernetes object has or would have; None for anything else."""
+    metadata = resource.get("inputs", {}).get("metadata", {})
+    if not resource["type"].startswith("kubernetes:") or not metadata.get("name"):
+        return None
+    return "/".join(filter(None, (metadata.get("namespace"), metadata["name"])))
+
+
+@contextlib.contextmanager
+def _only(environment: dict[str, str]) -> Iterator[None]:
+    """Let this process have exactly this environment: the CLI is started with what we have."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

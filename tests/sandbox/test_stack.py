@@ -1,0 +1,331 @@
+"""The program itself, applied by the real engine to a real API server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes import config as kubeconfig
+from kubernetes.client import ApiException
+from pulumi.automation import CommandError
+
+from sandbox.build import Tools
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import PROJECT, Engine
+
+NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
+SMALL = Node(name="evo4t", cpus=24, memory="8Gi", address="192.168.1.100")
+# A Deployment may take half an hour at home; this module outlives one run of the program.
+PATIENCE = """
+import pulumi
+from components import ollama_stack
+ollama_stack.CustomTimeouts = {timeouts}
+"""
+
+
+def quiet(_: str) -> None:
+    """Take a line of progress and keep silent."""
+
+
+class House:
+    """One stack of the program on a cluster of its own, with a stack file that a test may edit."""
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        self.project = folder / "project"
+        self.project.mkdir()
+        (self.project / "Pulumi.yaml").write_text((PROJECT / "Pulumi.yaml").read_text())
+        self.write_program()
+        self.cluster = Cluster(folder / "cluster", tools)
+        self.cluster.start([NODE])
+        self.engine = Engine(self.cluster, tools, self.project)
+        self.reset()
+        path = str(self.cluster.kubeconfig)
+        api = kubeconfig.new_client_from_config(path, "homelab-sandbox")  # type: ignore[no-untyped-call]
+        # The client's types say of every field that it may be missing.
+        self.core: Any = client.CoreV1Api(api)
+        self.apps: Any = client.AppsV1Api(api)
+        self.batch: Any = client.BatchV1Api(api)
+
+    def write_program(self, *, impatient: bool = False) -> None:
+        """Put the program in place, waiting no longer than 15 seconds for Ollama if `impatient`."""
+        short = "lambda **_: pulumi.CustomTimeouts(create='15s', update='15s')"
+        patience = PATIENCE.format(timeouts=short if impatient else "pulumi.CustomTimeouts")
+        (self.project / "__main__.py").write_text(
+            f"import runpy, sys\nsys.path.insert(0, {str(PROJECT)!r})\n{patience}"
+            f"runpy.run_path({str(PROJECT / '__main__.py')!r}, run_name='__main__')\n"
+        )
+
+    def reset(self) -> None:
+        """Go back to the stack file as it is in the project."""
+        (self.project / "Pulumi.sandbox.yaml").write_text(
+            (PROJECT / "Pulumi.sandbox.yaml").read_text()
+        )
+
+    def edit(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the configuration in the stack file."""
+        path = self.project / "Pulumi.sandbox.yaml"
+        stack = yaml.safe_load(path.read_text())
+        change(stack["config"])
+        path.write_text(yaml.safe_dump(stack))
+
+    def up(self) -> dict[str, int]:
+        """Apply the program; give the operations, less what stayed the same."""
+        changes = self.engine.up(quiet)
+        changes.pop("same", None)
+        return changes
+
+    def bound(self) -> dict[str, tuple[str, str]]:
+        """Give volume and directory by claim, for every claim there is."""
+        paths = {
+            volume.metadata.name: volume.spec.local.path
+            for volume in self.core.list_persistent_volume().items
+        }
+        return {
+            f"{claim.metadata.namespace}/{claim.metadata.name}": (
+                claim.spec.volume_name,
+                paths[claim.spec.volume_name],
+            )
+            for claim in self.core.list_persistent_volume_claim_for_all_namespaces().items
+            if claim.status.phase == "Bound"
+        }
+
+    def jobs(self) -> list[str]:
+        """The uids of the model Jobs."""
+        return [job.metadata.uid for job in self.batch.list_namespaced_job("ollama-stack").items]
+
+    def uids(self) -> set[str]:
+        """The uids of everything else that the program makes in the namespaces."""
+        found: list[Any] = []
+        for namespace in ("ollama-stack", "observability"):
+            found += self.core.list_namespaced_service(namespace).items
+            found += self.core.list_namespaced_config_map(namespace).items
+            found += self.apps.list_namespaced_deployment(namespace).items
+        return {made.metadata.uid for made in found}
+
+
+@pytest.fixture(scope="module")
+def house(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The house, up."""
+    house = House(tmp_path_factory.mktemp("house"), tools)
+    house.up()
+    yield house
+    house.cluster.remove()
+
+
+@pytest.fixture(autouse=True)
+def as_in_the_project(house: House) -> Iterator[None]:
+    """Leave the stack file as it was found."""
+    yield
+    house.reset()
+
+
+def test_every_claim_is_bound_to_its_own_volume(house: House) -> None:
+    assert house.bound() == {
+        "ollama-stack/models": ("ollama-stack-models", "/mnt/evo4t/models"),
+        "ollama-stack/open-webui": ("ollama-stack-open-webui", "/mnt/evo4t/open-webui"),
+    }
+
+
+def test_both_addresses_are_exactly_as_configured(house: House) -> None:
+    given = {
+        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress]
+        for service in house.core.list_service_for_all_namespaces().items
+        if service.spec.type == "LoadBalancer"
+    }
+
+    assert given == {
+        "open-webui-service-local": ["192.168.1.101"],
+        "grafana-external": ["192.168.1.102"],
+    }
+
+
+def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
+    pods = house.core.list_namespaced_pod("ollama-stack").items
+
+    assert {pod.spec.node_name for pod in pods} == {"evo4t"}
+    assert {pod.status.phase for pod in pods} == {"Running", "Succeeded"}
+    assert len(pods) == 3
+    (node,) = house.core.list_node().items
+    assert node.status.capacity["cpu"] == "24"
+
+
+def test_a_second_up_changes_nothing(house: House) -> None:
+    assert house.up() == {}
+    assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
+    assert not house.engine.drifted()
+
+
+def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
+    house: House,
+) -> None:
+    level = {"pod-security.kubernetes.io/enforce": "restricted"}
+    house.core.create_namespace({"metadata": {"name": "strict", "labels": level}})
+    refused = []
+    for pod in house.core.list_namespaced_pod("ollama-stack").items:
+        spec = house.core.api_client.sanitize_for_serialization(pod.spec)
+        # What admission added on the way in.
+        spec = {key: spec[key] for key in ("containers", "securityContext", "volumes")}
+        try:
+            house.core.create_namespaced_pod(
+                "strict", {"metadata": {"name": pod.metadata.name}, "spec": spec}, dry_run="All"
+            )
+        except ApiException as error:
+            refused.append((pod.metadata.labels["app.kubernetes.io/name"], error.body))
+    house.core.delete_namespace("strict")
+
+    assert [name for name, _ in refused] == ["open-webui"]
+    violations = json.loads(str(refused[0][1]))["message"].partition("restricted:latest")[2]
+    assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
+
+
+def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(
+    house: House, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
+    (waiting,) = [
+        volume
+        for volume in house.core.list_persistent_volume().items
+        if volume.spec.claim_ref.namespace == "observability"
+    ]
+    name = waiting.spec.claim_ref.name
+    # As Prometheus' operator makes it, but for the volume's name: that it binds without is the
+    # stronger proof.
+    house.core.create_namespaced_persistent_volume_claim(
+        "observability",
+        {
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "local-path",
+                "resources": {"requests": {"storage": "50Gi"}},
+            },
+        },
+    )
+
+    assert eventually(lambda: f"observability/{name}" in house.bound())
+    assert house.bound()[f"observability/{name}"] == (
+        waiting.metadata.name,
+        "/mnt/evo4t/prometheus",
+    )
+
+
+def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
+    jobs, others = house.jobs(), house.uids()
+    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("llama3.1:8b"))
+
+    assert house.up() == {"replace": 1}
+    assert len(house.jobs()) == 1
+    assert house.jobs() != jobs
+    assert house.uids() == others
+
+    house.reset()
+    assert house.up() == {"replace": 1}
+
+
+def test_an_object_deleted_by_hand_is_drift_and_is_healed(house: House) -> None:
+    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+
+    assert house.engine.drifted()
+    assert house.up() == {"create": 1}
+    assert not house.engine.drifted()
+
+
+def test_an_object_edited_by_hand_is_drift_and_is_healed(house: House) -> None:
+    patch = {"metadata": {"annotations": {"metallb.io/loadBalancerIPs": "192.168.1.102"}}}
+    house.core.patch_namespaced_service("open-webui-service-local", "ollama-stack", patch)
+
+    assert house.engine.drifted()
+    assert house.up() == {"update": 1}
+    assert not house.engine.drifted()
+
+
+def test_an_engine_killed_in_the_middle_is_finished_by_the_next_up(house: House) -> None:
+    house.engine.destroy(quiet)
+    script = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from sandbox.build import build; from sandbox.cluster import Cluster\n"
+        "from sandbox.engine import Engine\n"
+        f"tools = build(); cluster = Cluster(Path({str(house.cluster.folder)!r}), tools)\n"
+        f"Engine(cluster, tools, Path({str(house.project)!r})).up(lambda line: None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as launcher:
+        deadline = time.monotonic() + 60
+        # Some objects are made, and others are not yet.
+        while time.monotonic() < deadline and not house.core.list_persistent_volume().items:
+            time.sleep(0.02)
+        family = psutil.Process(launcher.pid).children(recursive=True)
+        for process in family:
+            if process.name() == "pulumi":
+                process.kill()
+        os.kill(launcher.pid, signal.SIGKILL)
+
+    house.up()
+    assert len(house.bound()) == 2
+    assert house.up() == {}
+    assert not house.engine.drifted()
+
+
+def test_destroy_and_up_bind_the_same_directories_again(house: House) -> None:
+    before = house.bound()
+    assert before
+
+    house.engine.destroy(quiet)
+    assert house.core.list_persistent_volume().items == []
+    assert "ollama-stack" not in {n.metadata.name for n in house.core.list_namespace().items}
+    house.up()
+
+    own = {claim: at for claim, at in before.items() if claim.startswith("ollama-stack/")}
+    assert house.bound() == own
+
+
+def test_a_request_that_does_not_fit_fails_and_names_the_shortage(house: House) -> None:
+    # The settings refuse it first, so the node is made smaller than they say.
+    house.cluster.start([SMALL])
+    house.edit(lambda keys: keys["homelab:ollama"].update(parallel=2))
+    house.write_program(impatient=True)
+    lines: list[str] = []
+    with pytest.raises(CommandError):
+        house.engine.up(lines.append)
+    assert "Insufficient memory" in "\n".join(lines)
+
+    house.cluster.start([NODE])
+    house.write_program()
+    house.up()
+    assert not house.engine.drifted()
+    house.reset()
+    house.up()
+
+
+def test_bad_input_is_one_line_and_touches_nothing(house: House) -> None:
+    before = house.uids()
+    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("gemma2:4b"))
+    lines: list[str] = []
+
+    with pytest.raises(CommandError):
+        house.engine.up(lines.append)
+
+    told = [line.strip() for line in lines if "gemma2" in line]
+    assert told
+    assert all("homelab:ollama.models[3]: 'gemma2:4b' does not exist" in line for line in told)
+    assert not [line for line in lines if "Traceback" in line]
+    assert house.uids() == before
+
+
+def test_a_key_that_nobody_reads_is_refused(house: House) -> None:
+    house.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
+    lines: list[str] = []
+
+    with pytest.raises(CommandError):
+        house.engine.up(lines.append)
+
+    assert "homelab:webuii: unknown key; known are context, nodes" in "\n".join(lines)
