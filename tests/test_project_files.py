@@ -1,0 +1,129 @@
+"""The files around the program agree with it: keys, pins, documents."""
+
+import re
+from dataclasses import fields
+from importlib.metadata import version
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+from harness import ROOT
+
+from config.sections import Section
+from config.settings import Settings
+
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def keys(section: type[Section], above: str = "") -> set[str]:
+    """Every key that a stack file may have, as the README writes it."""
+    found = set()
+    hints = get_type_hints(section)
+    for field in fields(section):
+        name, hint = f"{above}{field.name}", hints[field.name]
+        inner = [arg for arg in (hint, *get_args(hint)) if isinstance(arg, type)]
+        sections = [arg for arg in inner if issubclass(arg, Section)]
+        if not sections:
+            found.add(name)
+        elif get_args(hint):
+            found |= keys(sections[0], f"{name}.<name>.")
+        else:
+            found |= keys(sections[0], f"{name}.")
+    return found
+
+
+def table(title: str) -> dict[str, str]:
+    """The key of each row of the README's table below `title`, with its default."""
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", README.partition(title)[2], re.MULTILINE)
+    return {key: default for cell, default in rows for key in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_the_readme_explains_every_key_and_no_other() -> None:
+    documented = {
+        key for key in table("## Settings") if "<" in key or "." in key or key in "context protect"
+    }
+
+    assert documented == keys(Settings)
+
+
+def test_the_readme_states_the_defaults_that_there_are() -> None:
+    hints: dict[str, Any] = get_type_hints(Settings)
+    for key, told in table("## Settings").items():
+        name, _, inner = key.partition(".")
+        default = re.fullmatch(r"`(.+)`", told)
+        if not inner or "." in inner or not default:
+            continue
+        (field,) = [field for field in fields(hints[name]) if field.name == inner]
+        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        assert default[1] == shown, key
+
+
+def test_every_key_is_declared_with_type_and_description() -> None:
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    own = {
+        name.removeprefix("homelab:"): what for name, what in declared.items() if "homelab:" in name
+    }
+
+    assert set(own) == {field.name for field in fields(Settings)}
+    assert [name for name, what in own.items() if not (what["type"] and what["description"])] == []
+
+
+@pytest.mark.parametrize("stack", ["home", "sandbox"])
+def test_no_secret_is_in_a_stack_file(stack: str) -> None:
+    text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
+
+    assert not re.search(r"password|token|secret_key", text, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_package_is_pinned_and_installed_as_pinned(name: str) -> None:
+    for line in (ROOT / name).read_text().splitlines():
+        requirement = line.partition("#")[0].strip()
+        if requirement and not requirement.startswith("-r"):
+            package, _, pinned = requirement.partition("==")
+            assert version(package) == pinned
+
+
+def test_the_cli_that_is_built_is_as_new_as_the_sdk() -> None:
+    built = re.search(r"pulumi/pkg/v3 v([\d.]+)", (ROOT / "sandbox/go/pulumi/go.mod").read_text())
+    needed = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["requiredPulumiVersion"]
+
+    assert built
+    assert built[1] == version("pulumi")
+    assert needed == f">={version('pulumi')}"
+
+
+def test_an_update_bot_finds_every_pin() -> None:
+    pins = (ROOT / "config/versions.py").read_text()
+
+    assert len(re.findall(r"^# renovate: ", pins, re.MULTILINE)) == len(
+        re.findall(r"^[A-Z_]+ = ", pins, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Any) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_and_test_that_a_page_names_exists(page: Any) -> None:
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z./]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+
+    assert set(re.findall(r"`make ([a-z./]+)", text)) <= targets
+    assert [name for name in re.findall(r"\b(test_\w+)\b(?!\.py)", text) if name not in tests] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_no_file_of_the_program_is_long() -> None:
+    files = [*ROOT.glob("components/*.py"), *ROOT.glob("config/*.py"), *ROOT.glob("workloads/*.py")]
+
+    assert [path.name for path in files if len(path.read_text().splitlines()) > 220] == []
