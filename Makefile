@@ -4,14 +4,9 @@ RUN := .venv/bin/python
 
 .PHONY: up down status output test lint bench
 
-# The real house is changed by the CLI itself, with its own question before it does.
 ifeq ($(STACK),sandbox)
 up: .venv/ready
 	@$(RUN) -m sandbox up
-else
-up: .venv/ready
-	@pulumi up --stack $(STACK)
-endif
 
 down: .venv/ready
 	@$(RUN) -m sandbox down
@@ -21,6 +16,15 @@ status: .venv/ready
 
 output: .venv/ready
 	@$(RUN) -m sandbox output $(NAME)
+else
+# A real house is changed by the CLI itself, which asks before it does.
+up: .venv/ready
+	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
+	@pulumi up --stack $(STACK)
+
+down status output:
+	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
+endif
 
 lint: .venv/ready
 	@.venv/bin/ruff format --check --quiet .

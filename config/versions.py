@@ -1,4 +1,4 @@
-"""Every image and chart the house runs, pinned; an update bot reads the comment above each."""
+"""Every image and chart the house runs, pinned; Renovate reads the comment above each."""
 
 # The digest is the one that the Umbrel app store pins; confirm it once on the first pull.
 # renovate: datasource=docker depName=ollama/ollama

@@ -59,8 +59,10 @@ def mocked() -> None:
 def unit_tests() -> None:
     """All tests that need no cluster."""
     command = [sys.executable, "-m", "pytest", "-q", "--ignore=tests/sandbox"]
-    took = seconds(lambda: subprocess.run(command, cwd=ROOT, capture_output=True, check=True))
-    row("all unit tests", f"{took:.0f} s", "20 s")
+    began = time.perf_counter()
+    green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    took = time.perf_counter() - began
+    row("all unit tests", f"{took:.0f} s{'' if green else ', but red'}", "20 s")
 
 
 def tools_from_nothing(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What holds for the whole program, whatever it is made of."""
 
 import pytest
-from harness import Deployment, Registration, deploy_program
+from harness import Deployment, Registration, deploy_program, stack_config
 
 STACKS = {stack: deploy_program(stack) for stack in ("home", "sandbox")}
 COMPONENTS = {"LocalStorage", "MetalLBPool", "OllamaStack", "OpenWebUI", "ObservabilityStack"}
@@ -85,3 +85,32 @@ def test_the_sandbox_runs_the_same_objects_as_the_house() -> None:
 
     assert {home[key].parent for key in only_home} <= {"homelab"}
     assert set(sandbox) <= set(home)
+
+
+def test_every_pod_runs_on_the_node_that_has_its_volume() -> None:
+    config = stack_config("home")
+    disk = {"path": "/mnt/spare", "size": "200Gi"}
+    config["nodes"]["spare"] = {
+        "address": "192.168.1.99",
+        "cpus": 8,
+        "memory": "16Gi",
+        "disk": disk,
+    }
+    config["webui"] |= {"node": "spare", "volume": {"path": "/mnt/spare/chat", "size": "9Gi"}}
+    lab = deploy_program("home", config)
+
+    placed = {}
+    for volume in lab.of_kind("PersistentVolume"):
+        (term,) = volume.inputs["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+        placed[volume.inputs["spec"]["claimRef"]["name"]] = term["matchExpressions"][0]["values"]
+    chosen = {
+        volume["persistentVolumeClaim"]["claimName"]: [
+            made.inputs["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"]
+        ]
+        for made in lab.of_kind("Deployment")
+        for volume in made.inputs["spec"]["template"]["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+
+    assert chosen == {"models": ["evo4t"], "open-webui": ["spare"]}
+    assert chosen.items() <= placed.items()

@@ -1,14 +1,18 @@
 """The files around the program agree with it: keys, pins, documents."""
 
+import json
 import re
+import subprocess
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from harness import ROOT
 
+from config import versions
 from config.sections import Section
 from config.settings import Settings
 
@@ -94,12 +98,16 @@ def test_the_cli_that_is_built_is_as_new_as_the_sdk() -> None:
     assert needed == f">={version('pulumi')}"
 
 
-def test_an_update_bot_finds_every_pin() -> None:
-    pins = (ROOT / "config/versions.py").read_text()
+def test_the_update_bot_finds_every_pin() -> None:
+    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    (pattern,) = manager["matchStrings"]
+    text = (ROOT / "config/versions.py").read_text()
+    # The same expression, as Python writes named groups.
+    found = [m["currentValue"] for m in re.finditer(pattern.replace("(?<", "(?P<"), text)]
+    pins = [value for name, value in vars(versions).items() if name.isupper()]
 
-    assert len(re.findall(r"^# renovate: ", pins, re.MULTILINE)) == len(
-        re.findall(r"^[A-Z_]+ = ", pins, re.MULTILINE)
-    )
+    assert len(found) == len(pins)
+    assert [pin for pin, value in zip(pins, found, strict=True) if value not in pin] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -117,6 +125,23 @@ def test_every_make_target_and_test_that_a_page_names_exists(page: Any) -> None:
 
     assert set(re.findall(r"`make ([a-z./]+)", text)) <= targets
     assert [name for name in re.findall(r"\b(test_\w+)\b(?!\.py)", text) if name not in tests] == []
+
+
+def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path) -> None:
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
+    pulumi.chmod(0o755)
+
+    def make(target: str, path: str) -> subprocess.CompletedProcess[str]:
+        # Up to date: nothing is to be installed here.
+        command = ["make", "-o", ".venv/ready", target, "STACK=home"]
+        return subprocess.run(
+            command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
+        )
+
+    assert make("up", f"{tmp_path}:/usr/bin:/bin").stdout == "asked for: up --stack home\n"
+    assert make("up", "/usr/bin:/bin").stderr.startswith("error: pulumi: not on PATH")
+    assert make("down", f"{tmp_path}:/usr/bin:/bin").stderr.startswith("error: make down is for")
 
 
 def test_the_readme_is_short() -> None:

@@ -165,6 +165,21 @@ def test_a_second_up_changes_nothing(house: House) -> None:
     assert not house.engine.drifted()
 
 
+def test_no_password_lies_in_the_open(house: House) -> None:
+    secret = [str(value) for value, hidden in house.engine.outputs().values() if hidden]
+    assert len(secret) == 2
+
+    found = [
+        path
+        for path in house.cluster.folder.rglob("*")
+        # What the API server keeps in etcd is not encrypted, there as on MicroK8s.
+        if path.is_file() and "data" not in path.relative_to(house.cluster.folder).parts
+        for word in secret
+        if word.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
 def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     house: House,
 ) -> None:
