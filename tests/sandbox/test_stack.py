@@ -33,6 +33,30 @@ ollama_stack.CustomTimeouts = {timeouts}
 """
 
 
+TWO_STORAGES = """
+from pulumi import ResourceOptions
+from pulumi_kubernetes import Provider
+from components import LocalStorage
+
+cluster = Provider("cluster", context="homelab-sandbox", kubeconfig="", cluster_identifier="two")
+on_cluster = ResourceOptions(provider=cluster)
+for owner in ("one", "two"):
+    volume = {"size": "10Gi", "namespace": owner, "node": "evo4t"}
+    LocalStorage(
+        owner,
+        {
+            "volumes": {
+                "data": {**volume, "path": f"/mnt/evo4t/{owner}/data"},
+                "late": {**volume, "path": f"/mnt/evo4t/{owner}/late", "claim": "made-by-another"},
+            },
+            "namespaces": {owner: "restricted"},
+            "class_name": f"local-{owner}",
+        },
+        on_cluster,
+    )
+"""
+
+
 def quiet(_: str) -> None:
     """Take a line of progress and keep silent."""
 
@@ -301,6 +325,42 @@ def test_destroy_and_up_bind_the_same_directories_again(house: House) -> None:
 
     own = {claim: at for claim, at in before.items() if claim.startswith("ollama-stack/")}
     assert house.bound() == own
+
+
+def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
+    house: House,
+    tools: Tools,
+    tmp_path: Path,
+    eventually: Callable[[Callable[[], Any]], Any],
+) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: volumes\nruntime: python\n")
+    (tmp_path / "Pulumi.volumes.yaml").write_text("config: {}\n")
+    path = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
+    (tmp_path / "__main__.py").write_text(path + TWO_STORAGES)
+    engine = Engine(house.cluster, tools, tmp_path, "volumes")
+
+    def claim_as_an_operator_does(owner: str) -> None:
+        spec = {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": f"local-{owner}",
+            "resources": {"requests": {"storage": "10Gi"}},
+        }
+        body = {"metadata": {"name": "made-by-another"}, "spec": spec}
+        house.core.create_namespaced_persistent_volume_claim(owner, body)
+
+    wanted = {
+        f"{owner}/{claim}": (f"{owner}-{name}", f"/mnt/evo4t/{owner}/{name}")
+        for owner in ("one", "two")
+        for claim, name in (("data", "data"), ("made-by-another", "late"))
+    }
+    for _ in range(2):
+        engine.up(quiet)
+        for owner in ("one", "two"):
+            claim_as_an_operator_does(owner)
+        assert eventually(lambda: wanted.items() <= house.bound().items())
+        # The claims that nobody here made go with their namespaces, or this would never end.
+        engine.destroy(quiet)
+        assert not wanted.keys() & house.bound().keys()
 
 
 def test_a_request_that_does_not_fit_fails_and_names_the_shortage(house: House) -> None:
