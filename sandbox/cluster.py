@@ -128,7 +128,10 @@ class Cluster:
         quiet = ["--leader-elect=false", "--secure-port=0"]
         authority = f"--root-ca-file={self._certificates / 'apiserver.crt'}"
         signing = f"--service-account-private-key-file={self._certificates / 'apiserver.key'}"
-        self._run("controllers", [kube, "controllers", *client, *quiet, authority, signing])
+        # After a suspend KWOK brings back the node, but not the pods that were given up with it.
+        patient = "--node-monitor-grace-period=24h"
+        command = [kube, "controllers", *client, *quiet, patient, authority, signing]
+        self._run("controllers", command)
         self._run("scheduler", [kube, "scheduler", *client, *quiet])
         for path, content in metallb().items():
             self._until("apiserver", partial(self._api().apply, path, content))

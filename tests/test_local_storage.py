@@ -98,6 +98,11 @@ def test_two_stacks_share_no_name() -> None:
 def test_what_holds_data_is_protected_where_the_stack_says_so() -> None:
     holding = ("PersistentVolume", "PersistentVolumeClaim", "StorageClass")
     open_ones = deploy_program("sandbox")
+    # Made once, and known to the database for ever.
+    secrets = [r for r in HOME.of_kind("RandomPassword") if r.parent == "open-webui"]
+
+    assert [made.name for made in secrets if not made.protect] == []
+    assert len(secrets) == 2
 
     assert [made.name for kind in holding for made in HOME.of_kind(kind) if not made.protect] == []
     assert [
