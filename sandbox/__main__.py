@@ -38,7 +38,7 @@ def main() -> int:
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CommandError:
-        print("error: pulumi stopped; its own messages are above", file=sys.stderr)
+        print("error: pulumi stopped; it says above why; to go on: make up", file=sys.stderr)
     except KeyboardInterrupt:
         print("error: interrupted; the same command takes up where it was", file=sys.stderr)
         return 130

@@ -28,6 +28,8 @@ __all__ = ["Cluster", "Node"]
 # In the order of starting.
 NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "metallb")
 PORTS = ("etcd", "peers", "apiserver", "metrics", "metallb")
+ROOM = 512 * 1024**2
+"""Bytes that must be free: a stack that has just come up takes 135 MiB, and its history grows."""
 PATIENCE = 60.0
 """Seconds that one step of the start may take; all of them together take about ten."""
 
@@ -51,6 +53,9 @@ class Cluster:
         """Make the cluster run with exactly these nodes; raise SandboxError if it will not."""
         wanted = json.dumps([node.manifest() for node in nodes])
         with locked(self.folder):
+            if (free := shutil.disk_usage(self.folder).free) < ROOM:
+                message = f"{self.folder}: {free // 1024**2} MiB free; it must be 512 MiB or more"
+                raise SandboxError(message)
             if self.running():
                 if self._ready.read_text() == wanted:
                     return
@@ -130,8 +135,8 @@ class Cluster:
         signing = f"--service-account-private-key-file={self._certificates / 'apiserver.key'}"
         # After a suspend KWOK brings back the node, but not the pods that were given up with it.
         patient = "--node-monitor-grace-period=24h"
-        command = [kube, "controllers", *client, *quiet, patient, authority, signing]
-        self._run("controllers", command)
+        watching = [*client, *quiet, patient]
+        self._run("controllers", [kube, "controllers", *watching, authority, signing])
         self._run("scheduler", [kube, "scheduler", *client, *quiet])
         for path, content in metallb().items():
             self._until("apiserver", partial(self._api().apply, path, content))

@@ -5,6 +5,7 @@ import os
 import runpy
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,7 +109,7 @@ class Engine:
         """Hold the stack, made if missing, with a fresh copy of the project's files."""
         with locked(self._folder):
             self._prepare()
-            with _only(self._environment()):
+            with _only(self._environment()), _left_to_the_cli():
                 yield auto.create_or_select_stack(
                     stack_name=self._stack,
                     project_name=self._settings("Pulumi.yaml")["name"],
@@ -194,3 +195,13 @@ def _only(environment: dict[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _left_to_the_cli() -> Iterator[None]:
+    """Let an interrupt end the CLI, which gets it too and stops in good order, and not us."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import signal
 import ssl
 import time
@@ -243,3 +244,13 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(
             Cluster(folder, tools).start([home])
         assert str(failure.value).startswith(f"{folder}: ")
         assert "\n" not in str(failure.value)
+
+
+def test_a_full_disk_is_said_before_anything_starts(
+    second: Cluster, home: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = shutil.disk_usage("/")._replace(free=1024**2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+    with pytest.raises(SandboxError, match=r"1 MiB free; it must be 512 MiB or more"):
+        second.start([home])
