@@ -89,7 +89,8 @@ class _Monitor(mocks.MockMonitor):
             type=request.type,
             name=request.name,
             parent=request.parent.rpartition("::")[2],
-            provider=request.provider,
+            # Less the names of project and stack, which a run of the real engine leaves behind.
+            provider=request.provider.rpartition("$")[2],
             protect=request.protect,
             inputs=inputs,
             secrets=frozenset(secrets),
