@@ -21,6 +21,7 @@ from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
+NO_PROGRAMS = ("--ignore=tests/sandbox", "--ignore=tests/dataplane")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -57,8 +58,8 @@ def mocked() -> None:
 
 
 def unit_tests() -> None:
-    """All tests that need no cluster."""
-    command = [sys.executable, "-m", "pytest", "-q", "--ignore=tests/sandbox"]
+    """All tests that need neither a cluster nor a server of ours."""
+    command = [sys.executable, "-m", "pytest", "-q", *NO_PROGRAMS]
     began = time.perf_counter()
     green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     took = time.perf_counter() - began

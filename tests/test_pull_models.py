@@ -17,11 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+import pull_models
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from workloads import pull_models
 
 PROGRAM = Path(pull_models.__file__)
 QUICK = {

@@ -1,0 +1,306 @@
+"""A gateway in a thread, between a server that follows a script and a plain client."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, IncompleteRead
+from typing import Any, NamedTuple
+
+from gateway import Gateway
+from gateway_rules import Settings
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+TOKEN = "the-token-of-the-model-job"
+KEY = "the-key-of-the-pseudonyms"
+SIZE = 2_000_000_000
+BANDWIDTH = 80e9
+MODELS = [
+    {"name": "llama3.2:3b", "model": "llama3.2:3b", "size": SIZE, "digest": "a8" * 32},
+    {"name": "codellama:latest", "model": "codellama:latest", "size": SIZE, "digest": "8f" * 32},
+]
+LOADED = {
+    "name": "llama3.2:3b",
+    "size": 3_227_894_413,
+    "size_vram": 0,
+    "expires_at": "2318-09-17T10:11:12.123456789+02:00",
+    "context_length": 8192,
+}
+
+Reply = Callable[["Connection"], None]
+
+
+def lines(*events: dict[str, Any]) -> bytes:
+    """Write events as Ollama does."""
+    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in events)
+
+
+def head(status: str = "200 OK", kind: str = "application/x-ndjson", length: int = -1) -> bytes:
+    """Write the head of an answer, chunked when it has no length."""
+    framing = f"Content-Length: {length}" if length >= 0 else "Transfer-Encoding: chunked"
+    start = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n"
+    return f"{start}{framing}\r\n\r\n".encode()
+
+
+def chunk(raw: bytes) -> bytes:
+    """Write one chunk of a chunked answer."""
+    return f"{len(raw):x}\r\n".encode() + raw + b"\r\n"
+
+
+def stream(*pieces: bytes, pause: float = 0, kind: str = "application/x-ndjson") -> Reply:
+    """Answer with these pieces, each a chunk and a packet of its own."""
+
+    def reply(connection: "Connection") -> None:
+        connection.send(head(kind=kind))
+        for piece in pieces:
+            connection.send(chunk(piece))
+            time.sleep(pause)
+        connection.send(b"0\r\n\r\n")
+
+    return reply
+
+
+def whole(body: object, status: str = "200 OK") -> Reply:
+    """Answer with one body of a known length."""
+    raw = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
+    return lambda to: to.send(head(status, "application/json", len(raw)) + raw)
+
+
+class Connection:
+    """One request as it came, and the way back."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.closed_after = sock, -1.0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with sock.makefile("rb") as file:
+            self.head = b"".join(iter(file.readline, b"\r\n"))
+            fields = self.head.lower()
+            self.body = b""
+            if b"content-length:" in fields:
+                length = int(fields.partition(b"content-length:")[2].split(b"\r\n")[0])
+                self.body = file.read(length)
+            elif b"transfer-encoding: chunked" in fields:
+                while size := int(file.readline(), 16):
+                    self.body += file.read(size)
+                    file.readline()
+                file.readline()
+
+    @property
+    def path(self) -> str:
+        """Return what was asked for."""
+        return self.head.split(b" ")[1].decode()
+
+    def send(self, raw: bytes) -> None:
+        """Send bytes as they are; of an answer to HEAD only the head."""
+        if self.head.startswith(b"HEAD "):
+            raw = raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+        self.sock.sendall(raw)
+
+    def wait_closed(self, seconds: float = 5) -> bool:
+        """Wait until the other side is gone, and note how long that took."""
+        start = time.monotonic()
+        self.sock.settimeout(seconds)
+        try:
+            gone = self.sock.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            gone = True
+        self.closed_after = time.monotonic() - start
+        return gone
+
+
+class Upstream:
+    """What stands for Ollama: it plays the reply of a path, byte for byte."""
+
+    def __init__(self) -> None:
+        self.replies: dict[str, Reply] = {
+            "/": whole(b"Ollama is running"),
+            "/api/version": whole({"version": "0.33.3"}),
+            "/api/tags": whole({"models": MODELS}),
+            "/api/ps": whole({"models": [LOADED]}),
+        }
+        self.seen: list[Connection] = []
+        self.server = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        """Serve each connection in a thread of its own."""
+        with suppress(OSError):
+            while True:
+                sock, _ = self.server.accept()
+                threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer one request."""
+        with sock, suppress(OSError, ValueError, IndexError):
+            connection = Connection(sock)
+            self.seen.append(connection)
+            path = connection.path.partition("?")[0]
+            self.replies.get(path, whole({"error": "no such page"}, "404 Not Found"))(connection)
+            sock.shutdown(socket.SHUT_WR)
+
+    def got(self, path: str) -> list[Connection]:
+        """Return the requests for a path."""
+        return [one for one in self.seen if one.path == path]
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        with suppress(OSError):
+            self.server.shutdown(socket.SHUT_RDWR)
+        self.server.close()
+
+
+class Answer(NamedTuple):
+    """What a client got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+
+class Point(NamedTuple):
+    """One series."""
+
+    labels: dict[str, str]
+    value: Any
+
+
+def ask(
+    port: int, path: str, body: object = None, headers: dict[str, str] | None = None, how: str = ""
+) -> Answer:
+    """Send a request and read all of the answer."""
+    raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as client:
+        client.request(how or ("GET" if raw is None else "POST"), path, raw, headers or {})
+        response = client.getresponse()
+        try:
+            got, complete = response.read(), True
+        except IncompleteRead as error:
+            got, complete = error.partial, False
+        return Answer(response.status, dict(response.headers), got, complete)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5) -> Any:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+    return result
+
+
+class Lab:
+    """A gateway with its upstream, and a count of what was sent to it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.upstream = Upstream()
+        self.sent = 0
+        self.reader = InMemoryMetricReader()
+        base: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "upstream": f"http://127.0.0.1:{self.upstream.port}",
+            "manage_token": TOKEN,
+            "bandwidth": BANDWIDTH,
+            "poll_seconds": 0.2,
+            "grace_seconds": 5,
+        }
+        self.settings = Settings(**base | settings)
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.gateway = self.run(self.make())
+        self.port: int = self.run(self.gateway.start())
+        wait_for(lambda: self.gateway.poller.values["ollama.up"][""])
+
+    async def make(self) -> Gateway:
+        """Build the gateway inside its loop."""
+        return Gateway(self.settings, [self.reader])
+
+    def run(self, work: Any) -> Any:
+        """Do something in the gateway's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def ask(self, *args: Any, **kwargs: Any) -> Answer:
+        """Send a request through the gateway."""
+        self.sent += 1
+        return ask(self.port, *args, **kwargs)
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are and read until the gateway closes."""
+        self.sent += 1
+        with socket.create_connection(("127.0.0.1", self.port), 10) as sock:
+            sock.sendall(request)
+            return b"".join(iter(lambda: sock.recv(65536), b""))
+
+    def connect(self, body: object, path: str = "/api/chat") -> socket.socket:
+        """Send a request and leave the answer to the test."""
+        self.sent += 1
+        raw = json.dumps(body).encode()
+        sock = socket.create_connection(("127.0.0.1", self.port), 10)
+        start = f"POST {path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {len(raw)}\r\n\r\n"
+        sock.sendall(start.encode() + raw)
+        return sock
+
+    def metric(self, name: str) -> list[Point]:
+        """Read all series of an instrument."""
+        data = self.reader.get_metrics_data()
+        points = [
+            point
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
+        return [
+            Point(
+                {key: str(text) for key, text in (one.attributes or {}).items()},
+                one.value if hasattr(one, "value") else one,
+            )
+            for one in points
+        ]
+
+    def outcomes(self) -> dict[str, int]:
+        """Count the requests by outcome, once all that were sent have one."""
+
+        def count() -> dict[str, int]:
+            found: dict[str, int] = {}
+            for labels, value in self.metric("ollama.requests"):
+                found[labels["ollama.outcome"]] = found.get(labels["ollama.outcome"], 0) + value
+            return found
+
+        wait_for(lambda: sum(count().values()) >= self.sent)
+        return count()
+
+    def close(self) -> None:
+        """Stop, and hold what must hold after every test: all counted, nothing left in flight."""
+        try:
+            assert sum(self.outcomes().values()) == self.sent
+            flying = [one for one in self.metric("ollama.requests.in_flight") if one.value]
+            assert flying == []
+        finally:
+            self.run(self.gateway.stop())
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join()
+            self.loop.close()
+            self.upstream.close()
+
+
+@contextmanager
+def lab(**settings: Any) -> Iterator[Lab]:
+    """Run a gateway for as long as a test needs it."""
+    one = Lab(settings)
+    try:
+        yield one
+    except BaseException:
+        one.sent = 0  # the test's own failure is the one to show
+        with suppress(AssertionError):
+            one.close()
+        raise
+    one.close()

@@ -1,0 +1,838 @@
+"""The gateway between clients and Ollama: what it passes on, what it refuses, what it counts."""
+
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gateway
+import pytest
+from gateway_lab import (
+    BANDWIDTH,
+    KEY,
+    SIZE,
+    TOKEN,
+    Connection,
+    Lab,
+    Reply,
+    Upstream,
+    ask,
+    chunk,
+    head,
+    lab,
+    lines,
+    stream,
+    wait_for,
+    whole,
+)
+from gateway_meters import GONE, Tee, seconds_until
+from gateway_rules import ROUTES, Settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+MODEL = "llama3.2:3b"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+def say(text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "created_at": "2026-09-17T08:00:00.1Z",
+        "message": {"role": "assistant", "content": text} | more,
+        "done": False,
+    }
+
+
+# The last line as recorded on 0.33.3, with other numbers.
+FINAL = say("") | {
+    "done": True,
+    "done_reason": "stop",
+    "total_duration": 7_000_000_000,
+    "load_duration": 3_000_000_000,
+    "prompt_eval_count": 120,
+    "prompt_eval_cached_count": 20,
+    "prompt_eval_duration": 500_000_000,
+    "eval_count": 40,
+    "eval_duration": 2_000_000_000,
+}
+RECORDED = [say("Hé"), say("llo"), FINAL]
+
+
+def sse(*events: dict[str, Any] | str) -> bytes:
+    texts = (one if isinstance(one, str) else json.dumps(one) for one in events)
+    return "".join(f"data: {text}\n\n" for text in texts).encode()
+
+
+def delta(**parts: Any) -> dict[str, Any]:
+    choices = [{"index": 0, "delta": parts, "finish_reason": None}]
+    return {"object": "chat.completion.chunk", "model": MODEL, "choices": choices}
+
+
+USAGE = {"prompt_tokens": 120, "completion_tokens": 40, "total_tokens": 160}
+RECORDED_SSE: list[dict[str, Any] | str] = [
+    delta(content="He"),
+    delta(content="llo"),
+    {"choices": [], "usage": USAGE},
+    "[DONE]",
+]
+
+
+@pytest.fixture
+def home() -> Iterator[Lab]:
+    with lab() as one:
+        yield one
+
+
+# What is passed on
+
+
+@pytest.mark.parametrize("pause", [0, 0.01])
+def test_an_answer_arrives_byte_for_byte(home: Lab, pause: float) -> None:
+    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED), pause=pause)
+
+    answer = home.ask("/api/chat", CHAT)
+
+    assert (answer.status, answer.body, answer.whole) == (200, lines(*RECORDED), True)
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    assert home.outcomes() == {"ok": 1}
+
+
+@given(
+    body=st.binary(max_size=300) | st.just(lines(*RECORDED)),
+    cuts=st.lists(st.integers(0, 500), max_size=12),
+    length=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_goes_in_comes_out_however_it_is_cut(
+    one_lab: Lab, body: bytes, cuts: list[int], length: bool
+) -> None:
+    edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+    pieces = [body[a:b] for a, b in pairwise(edges) if a < b]
+
+    def with_length(to: Connection) -> None:
+        to.send(head(length=len(body)))
+        for piece in pieces:
+            to.send(piece)
+
+    one_lab.upstream.replies["/api/chat"] = with_length if length else stream(*pieces)
+
+    answer = one_lab.ask("/api/chat", body)
+
+    assert (answer.body, answer.whole) == (body, True)
+    assert one_lab.upstream.got("/api/chat")[-1].body == body
+
+
+@pytest.fixture(scope="module")
+def one_lab() -> Iterator[Lab]:
+    with lab() as one:
+        yield one
+
+
+def test_each_piece_is_passed_on_before_the_next_exists(home: Lab) -> None:
+    next_one = threading.Event()
+
+    def reply(to: Connection) -> None:
+        to.send(head())
+        for event in RECORDED:
+            to.send(chunk(lines(event)))
+            assert next_one.wait(5)
+            next_one.clear()
+        to.send(b"0\r\n\r\n")
+
+    home.upstream.replies["/api/chat"] = reply
+    with closing(home.connect(CHAT)) as client:
+        got = b""
+        for event in RECORDED:
+            while lines(event) not in got:
+                got += client.recv(4096)
+            next_one.set()
+        while not got.endswith(b"0\r\n\r\n"):
+            got += client.recv(4096)
+
+
+def test_head_query_and_headers_are_passed_on(home: Lab) -> None:
+    hop = {"Connection": "X-Mine", "X-Mine": "1", "TE": "trailers", "Keep-Alive": "5"}
+    home.ask("/api/tags?a=%2F&b", headers=hop | {"X-Kept": "2", "Origin": "http://here"})
+    answer = home.ask("/", how="HEAD")
+
+    sent = home.upstream.got("/api/tags?a=%2F&b")[0].head.decode()
+    assert "X-Kept: 2\r\n" in sent
+    assert "Origin: http://here\r\n" in sent
+    assert f"Host: 127.0.0.1:{home.upstream.port}\r\n" in sent  # Ollama checks it on loopback
+    assert [name for name in ("X-Mine", "TE:", "Keep-Alive") if name in sent] == []
+    assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "17")
+
+
+def test_a_chunked_request_arrives_whole(home: Lab) -> None:
+    home.upstream.replies["/api/chat"] = whole(FINAL)
+    start = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"
+    body = chunk(b'{"model":') + chunk(b'"llama3.2:3b"}') + b"0\r\n\r\n"
+
+    got = home.raw(start + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+
+    assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert home.upstream.got("/api/chat")[0].body == b'{"model":"llama3.2:3b"}'
+
+
+def test_requests_behind_one_another_each_get_their_answer(home: Lab) -> None:
+    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED))
+    body = json.dumps(CHAT).encode()
+    start = f"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    last = b"GET /api/version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+    got = home.raw((start + body) * 2 + last)
+
+    home.sent += 2
+    assert (got.count(b"HTTP/1.1 200 OK"), got.count(b"0\r\n\r\n")) == (3, 2)
+    assert got.endswith(b'{"version":"0.33.3"}')
+    assert home.outcomes() == {"ok": 3}
+
+
+def test_a_connection_that_ollama_has_left_is_not_used_again(home: Lab) -> None:
+    def reply(to: Connection) -> None:  # promises to stay, and goes
+        to.send(head(length=2).replace(b"Connection: close\r\n", b"") + b"{}")
+
+    home.upstream.replies["/api/chat"] = reply
+    for _ in range(3):
+        assert home.ask("/api/chat", CHAT).body == b"{}"
+        time.sleep(0.05)
+
+
+def test_an_old_client_gets_no_chunks(home: Lab) -> None:
+    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED))
+    body = json.dumps(CHAT).encode()
+    start = f"POST /api/chat HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    got = home.raw(start + body)
+
+    assert got.partition(b"\r\n\r\n")[2] == lines(*RECORDED)
+
+
+def test_a_line_of_10_mb_passes(home: Lab) -> None:
+    long = lines(say("x" * 10_000_000))
+    home.upstream.replies["/api/chat"] = stream(long[:5_000_000], long[5_000_000:], lines(FINAL))
+
+    answer = home.ask("/api/chat", CHAT)
+
+    assert answer.body == long + lines(FINAL)
+    assert tokens(home) == {"input": 120, "output": 40}
+
+
+def test_what_is_no_utf8_passes(home: Lab) -> None:
+    odd = b'{"message":{"content":"\xff\xfe"}}\n\x80\n[1]\n{"error":\n' + lines(FINAL)
+    home.upstream.replies["/api/chat"] = stream(odd)
+
+    assert home.ask("/api/chat", b'{"model": "\xff"}').body == odd
+    assert home.outcomes() == {"ok": 1}
+
+
+def test_a_slow_reader_gets_all_and_slows_the_sender(home: Lab) -> None:
+    line, count, sent = lines(say("x" * 60_000)), 400, [0]
+
+    def reply(to: Connection) -> None:
+        to.send(head())
+        for _ in range(count):
+            to.send(chunk(line))
+            sent[0] += 1
+        to.send(b"0\r\n\r\n")
+
+    home.upstream.replies["/api/chat"] = reply
+    with closing(home.connect(CHAT)) as client:
+        time.sleep(0.5)
+        assert sent[0] < count  # 24 MB are not kept in memory
+        got = b""
+        while not got.endswith(b"\r\n0\r\n\r\n"):
+            got = got[-10:] + client.recv(1 << 20)
+    assert home.outcomes() == {"ok": 1}
+
+
+# What goes wrong
+
+
+def test_a_client_that_leaves_ends_the_work(home: Lab) -> None:
+    left: list[bool] = []
+
+    def mid_answer(to: Connection) -> None:
+        to.send(head() + chunk(lines(RECORDED[0])))
+        left.append(to.wait_closed())
+
+    home.upstream.replies["/api/chat"] = mid_answer
+    home.upstream.replies["/api/generate"] = lambda to: left.append(to.wait_closed())
+    for path in ("/api/chat", "/api/generate"):
+        with closing(home.connect(CHAT, path)) as client:
+            if path == "/api/chat":
+                client.recv(10)
+            wait_for(partial(home.upstream.got, path))
+            time.sleep(0.05)
+        wait_for(lambda: left)
+        assert left.pop()
+        assert home.upstream.got(path)[0].closed_after < 1
+
+    assert home.outcomes() == {"client_cancel": 2}
+
+
+@pytest.mark.parametrize("length", [-1, 1000])
+def test_an_answer_cut_short_is_not_made_to_look_whole(home: Lab, length: int) -> None:
+    part = lines(RECORDED[0]) + b'{"model":"llama'
+    home.upstream.replies["/api/chat"] = lambda to: to.send(
+        head(length=length) + (part if length > 0 else chunk(part))
+    )
+
+    answer = home.ask("/api/chat", CHAT)
+
+    assert (answer.body, answer.whole) == (part, False)
+    assert home.outcomes() == {"upstream_error": 1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "outcome"),
+    [
+        (whole({"error": "server busy, please try again"}, "503 Service Unavailable"), 503, "busy"),
+        (whole({"error": "model 'x' not found"}, "404 Not Found"), 404, "not_found"),
+        (whole({"error": "invalid"}, "400 Bad Request"), 400, "bad_request"),
+        (whole({"error": "boom"}, "500 Internal Server Error"), 500, "upstream_error"),
+        (stream(lines(RECORDED[0], {"error": "an error was encountered"})), 200, "in_stream_error"),
+        (stream(sse({"error": {"message": "boom"}})), 200, "in_stream_error"),
+        (stream(lines(say('{"error":"no"}'), say("error"), FINAL)), 200, "ok"),
+        (lambda to: to.sock.close(), 502, "upstream_error"),
+        (lambda to: to.send(b"not http\r\n\r\n"), 502, "upstream_error"),
+    ],
+)
+def test_every_outcome_is_counted(home: Lab, reply: Reply, status: int, outcome: str) -> None:
+    home.upstream.replies["/api/chat"] = reply
+
+    assert home.ask("/api/chat", CHAT).status == status
+    assert home.outcomes() == {outcome: 1}
+    [duration] = home.metric("gen_ai.server.request.duration")
+    assert duration.labels.get("error.type", "ok") == outcome
+
+
+def test_without_ollama_it_says_so_in_the_shape_of_the_path(home: Lab) -> None:
+    home.upstream.close()
+
+    assert home.ask("/").status == 502
+    assert json.loads(home.ask("/api/chat", CHAT).body) == {"error": "Ollama does not answer"}
+    wrapped = json.loads(home.ask("/v1/chat/completions", CHAT).body)
+    assert wrapped["error"]["message"] == "Ollama does not answer"
+    assert home.outcomes() == {"upstream_error": 3}
+
+
+# What is refused
+
+SMUGGLED = {
+    "both lengths": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    "the same length twice": b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+    "a list of lengths": b"Content-Length: 4, 4\r\n\r\nabcd",
+    "a signed length": b"Content-Length: +4\r\n\r\nabcd",
+    "a folded header": b"X: a\r\n b\r\nContent-Length: 4\r\n\r\nabcd",
+    "a bare line feed": b"X: a\nContent-Length: 4\r\n\r\nabcd",
+    "a bare carriage return": b"X: a\rContent-Length: 4\r\n\r\nabcd",
+    "a space before the colon": b"Content-Length : 4\r\n\r\nabcd",
+    "an unknown coding": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "two codings": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a chunk size without return": b"Transfer-Encoding: chunked\r\n\r\n4\nabcd\r\n0\r\n\r\n",
+    "a negative chunk": b"Transfer-Encoding: chunked\r\n\r\n-4\r\nabcd\r\n0\r\n\r\n",
+    "a NUL": b"X: a\x00b\r\nContent-Length: 4\r\n\r\nabcd",
+    "two hosts": b"Host: b\r\nContent-Length: 4\r\n\r\nabcd",
+    "a long header": b"X: " + b"a" * 20_000 + b"\r\n\r\n",
+    "many headers": b"X: a\r\n" * 200 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("attempt", SMUGGLED.values(), ids=SMUGGLED)
+def test_a_request_of_two_readings_is_refused(one_lab: Lab, attempt: bytes) -> None:
+    before = one_lab.outcomes().get("bad_request", 0)
+
+    got = one_lab.raw(b"POST /api/embed HTTP/1.1\r\nHost: a\r\n" + attempt)
+
+    assert re.match(rb"HTTP/1.[01] 400 ", got)
+    assert got.count(b"HTTP/1.") == 1
+    assert one_lab.outcomes()["bad_request"] == before + 1
+    assert one_lab.upstream.got("/api/embed") == []
+
+
+def test_the_old_version_cannot_bring_chunks(home: Lab) -> None:
+    got = home.raw(b"POST /api/chat HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+
+    assert b" 400 " in got.split(b"\r\n")[0]
+    assert home.outcomes() == {"bad_request": 1}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "/api/me", "/api/signout", "/api/chat/", "//api/pull", "/API/pull"),
+        *("/api/../api/pull", "/api%2Fpull", "/api/pull;x", "/v1/models/../../api/pull"),
+        *("/api/blobs/sha256:zz", "http://x/api/pull", "/api/experimental/web_search"),
+    ],
+)
+def test_an_unknown_path_is_refused(one_lab: Lab, path: str) -> None:
+    before = one_lab.outcomes().get("refused", 0)
+
+    with_token = {"Authorization": f"Bearer {TOKEN}"}
+    answer = one_lab.ask(path, b'{"model":"x"}', with_token)
+
+    assert answer.status == 404
+    assert one_lab.outcomes()["refused"] == before + 1
+    assert one_lab.upstream.got(path) == []
+
+
+@pytest.mark.parametrize("path", [path for path, route in ROUTES.items() if route.manages])
+def test_only_the_token_manages_models(
+    home: Lab, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ROUTES[path].methods[-1]
+    path = path.replace("{digest}", "sha256:" + "0a" * 32)
+    home.upstream.replies[path] = stream(lines({"status": "success"}))
+    wrong = "a-wrong-token"
+    given = [None, "", f"Bearer {wrong}", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"]
+
+    refused = [
+        home.ask(path, b"{}", {"Authorization": one} if one is not None else {}, how=how).status
+        for one in given
+    ]
+    assert refused == [401] * len(given)
+    assert home.upstream.got(path) == []
+    assert home.ask(path, b"{}", {"Authorization": f"Bearer {TOKEN}"}, how=how).status == 200
+
+    assert home.outcomes() == {"refused": len(given), "ok": 1}
+    [passed] = home.upstream.got(path)
+    assert passed.body == b"{}"
+    assert b"uthorization" not in passed.head
+    printed = capsys.readouterr().out
+    assert "refused with 401" in printed
+    assert wrong not in printed
+    assert TOKEN not in printed
+
+
+def test_without_a_token_of_its_own_it_lets_nobody_manage() -> None:
+    with lab(manage_token="") as home:
+        for given in ("Bearer ", "Bearer", "Bearer x"):
+            headers = {"Authorization": given}
+            assert home.ask("/api/pull", b"{}", headers).status == 403
+        assert home.ask("/api/chat", CHAT, how="DELETE").status == 405
+        assert home.outcomes() == {"refused": 4}
+
+
+def test_bodies_are_bounded() -> None:
+    with lab(body_bytes=1000, blob_bytes=2000) as home:
+        assert home.ask("/api/chat", b"x" * 1001).status == 413
+        start = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert b" 413 " in home.raw(start + chunk(b"x" * 1001) + b"0\r\n\r\n")[:20]
+
+        blob, token = "/api/blobs/sha256:" + "0a" * 32, f"Authorization: Bearer {TOKEN}\r\n"
+        home.upstream.replies[blob] = whole(b"")
+        assert home.ask(blob, b"x" * 2000, {"Authorization": f"Bearer {TOKEN}"}).status == 200
+        assert home.upstream.got(blob)[0].body == b"x" * 2000
+        put = f"POST {blob} HTTP/1.1\r\nHost: a\r\n{token}Transfer-Encoding: chunked\r\n\r\n"
+        assert b" 4" in home.raw(put.encode() + chunk(b"x" * 2001) + b"0\r\n\r\n")[:20]
+        assert home.outcomes() == {"bad_request": 3, "ok": 1}
+
+
+# What is measured
+
+
+def tokens(one: Lab) -> dict[str, int]:
+    """Sum the tokens by type, when all requests are counted."""
+    one.outcomes()
+    points = one.metric("gen_ai.client.token.usage")
+    return {point.labels["gen_ai.token.type"]: point.value.sum for point in points}
+
+
+def sums(one: Lab, name: str) -> list[float]:
+    return [round(point.value.sum, 6) for point in one.metric(name)]
+
+
+@pytest.mark.parametrize("raw", [lines(*RECORDED), sse(*RECORDED_SSE)], ids=["native", "v1"])
+def test_lines_are_understood_wherever_they_are_split(raw: bytes) -> None:
+    wrong = []
+    for cut in range(len(raw) + 1):
+        tee = Tee(10_000)
+        tee.feed(raw[:cut])
+        tee.feed(raw[cut:])
+        tee.end()
+        counts = tee.final.get("eval_count") or tee.usage.get("completion_tokens")
+        if tee.first is None or tee.error or counts != 40:
+            wrong.append(cut)
+    assert wrong == []
+
+
+def test_a_line_too_long_is_forgotten_and_the_next_is_read() -> None:
+    tee = Tee(500)
+    for _ in range(1000):
+        tee.feed(b'{"message":{"content":"' + b"x" * 100)
+        assert len(tee.part) <= 500
+    tee.feed(b"\n" + lines(FINAL))
+    assert tee.final["eval_count"] == 40
+
+
+def test_an_answer_is_measured(home: Lab) -> None:
+    thinking = say("", thinking="hm")
+    home.upstream.replies["/api/chat"] = stream(
+        lines(say("")), lines(thinking), lines(FINAL), pause=0.1
+    )
+
+    home.ask("/api/chat", CHAT)
+
+    assert tokens(home) == {"input": 120, "output": 40}
+    assert sums(home, "gen_ai.server.time_per_output_token") == [0.05]
+    assert sums(home, "ollama.load.duration") == [3]
+    assert sums(home, "ollama.queue.duration") == [1.5]
+    assert sums(home, "ollama.prefill.tokens") == [200]  # the 20 from the cache are not read
+    [first] = home.metric("gen_ai.server.time_to_first_token")
+    assert 0.1 <= first.value.sum < 0.19
+    assert first.labels == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "ollama",
+        "gen_ai.request.model": MODEL,
+    }
+    [duration] = home.metric("gen_ai.server.request.duration")
+    assert duration.value.sum >= 0.3
+    assert duration.value.explicit_bounds[-1] == 600
+    [per_token] = home.metric("gen_ai.server.time_per_output_token")
+    bounds = per_token.value.explicit_bounds
+    assert sum(1 / 60 <= bound <= 1 / 5 for bound in bounds) >= 10
+
+
+def test_v1_is_measured_from_outside(home: Lab) -> None:
+    pieces = [sse(one) for one in RECORDED_SSE]
+    home.upstream.replies["/v1/chat/completions"] = stream(*pieces, pause=0.05)
+
+    home.ask("/v1/chat/completions", CHAT | {"stream": True})
+
+    assert tokens(home) == {"input": 120, "output": 40}
+    [per_token] = sums(home, "gen_ai.server.time_per_output_token")
+    assert 0.1 / 39 <= per_token < 0.4 / 39
+    assert home.metric("ollama.queue.duration") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "streams"),
+    [
+        ("/api/chat", {}, True),
+        ("/api/chat", {"stream": False}, False),
+        ("/api/generate", {}, True),
+        ("/v1/chat/completions", {}, False),
+        ("/v1/chat/completions", {"stream": True}, True),
+        ("/api/embed", {}, False),
+    ],
+)
+def test_an_absent_stream_means_what_the_route_means(
+    home: Lab, path: str, body: dict[str, Any], streams: bool
+) -> None:
+    home.upstream.replies[path] = stream(lines(*RECORDED))
+
+    home.ask(path, CHAT | body)
+
+    assert home.outcomes() == {"ok": 1}
+    assert bool(home.metric("gen_ai.server.time_to_first_token")) == streams
+
+
+@pytest.mark.parametrize(
+    ("changes", "loads", "prefill"),
+    [
+        ({"load_duration": 40_000_000}, [], [200.0]),  # it was in memory already
+        ({"load_duration": 0}, [], [200.0]),
+        ({"prompt_eval_cached_count": 120}, [3.0], []),
+        ({"prompt_eval_cached_count": None}, [3.0], [240.0]),
+        # Before 0.33: ten times what this memory allows must have come from the cache.
+        ({"prompt_eval_cached_count": None, "prompt_eval_duration": 5_000_000}, [3.0], []),
+        ({"prompt_eval_duration": 0}, [3.0], []),
+    ],
+)
+def test_only_what_happened_is_measured(
+    home: Lab, changes: dict[str, Any], loads: list[float], prefill: list[float]
+) -> None:
+    final = {key: value for key, value in (FINAL | changes).items() if value is not None}
+    home.upstream.replies["/api/chat"] = whole(final)
+
+    home.ask("/api/chat", CHAT)
+
+    assert home.outcomes() == {"ok": 1}
+    assert (sums(home, "ollama.load.duration"), sums(home, "ollama.prefill.tokens")) == (
+        loads,
+        prefill,
+    )
+
+
+def test_only_known_models_become_labels(home: Lab) -> None:
+    home.upstream.replies["/api/chat"] = whole(FINAL)
+    names = [MODEL, "codellama", "CodeLlama:latest", "library/llama3.2:3b", "x1", "x2", "", 7, None]
+
+    for name in names:
+        home.ask("/api/chat", {"model": name})
+    home.ask("/api/chat", b"no json")
+
+    assert home.outcomes() == {"ok": 10}
+    points = home.metric("ollama.requests")
+    assert {one.labels["gen_ai.request.model"]: one.value for one in points} == {
+        MODEL: 2,
+        "codellama:latest": 2,
+        "other": 6,
+    }
+
+
+def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
+    go = threading.Event()
+
+    def reply(to: Connection) -> None:
+        assert go.wait(5)
+        go.clear()
+        to.send(head() + chunk(lines(RECORDED[0])))
+        assert go.wait(5)
+        to.send(b"0\r\n\r\n")
+
+    def flying() -> dict[str, int]:
+        points = home.metric("ollama.requests.in_flight")
+        return {one.labels["ollama.phase"]: one.value for one in points if one.value}
+
+    home.upstream.replies["/api/chat"] = reply
+    with closing(home.connect(CHAT)) as client:
+        wait_for(lambda: flying() == {"waiting": 1})
+        go.set()
+        client.recv(1)
+        wait_for(lambda: flying() == {"answering": 1})
+        go.set()
+        wait_for(lambda: flying() == {})
+
+
+def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
+    def value(name: str) -> float:
+        [point] = home.metric(name)
+        return float(point.value)
+
+    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
+    assert value("ollama.models.available") == 2
+    assert value("ollama.model.loaded.size") == 3_227_894_413
+    assert value("ollama.model.loaded.gpu.size") == 0
+    assert value("ollama.model.expires_in") == 7 * 86400
+    [version] = home.metric("ollama.version.info")
+    assert version.labels == {"ollama.version": "0.33.3"}
+    ceilings = home.metric("ollama.ceiling.tokens")
+    assert {one.value for one in ceilings} == {BANDWIDTH / SIZE}
+
+    home.upstream.close()
+    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
+    gone = [one.value for one in home.metric("ollama.model.loaded.size")]
+    assert [struct.pack("<d", one) for one in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
+    assert home.metric("ollama.model.loaded.size") == []
+    assert home.gateway.poller.known  # a label does not change because Ollama is away
+
+
+def test_a_mixture_of_experts_reads_less_than_its_file() -> None:
+    with lab(read_bytes="codellama=1e9") as home:
+        points = home.metric("ollama.ceiling.tokens")
+        assert {one.labels["gen_ai.request.model"]: one.value for one in points} == {
+            MODEL: 40,
+            "codellama:latest": 80,
+        }
+
+
+def test_an_expiry_is_clamped() -> None:
+    assert seconds_until("2001-01-01T00:00:00Z") == 0
+    assert seconds_until("22826-01-01T00:00:00Z") == seconds_until(None) == 7 * 86400
+
+
+def test_users_have_pseudonyms_and_a_cap() -> None:
+    header = "X-OpenWebUI-User-Id"
+    with lab(user_label="on", user_key=KEY, user_cap=2) as home:
+        home.upstream.replies["/api/chat"] = whole(FINAL)
+        for who in ("anna", "bert", "anna", "carl", "dora"):
+            home.ask("/api/chat", CHAT, {header: who})
+        home.ask("/api/chat", CHAT)
+        home.outcomes()
+
+        points = home.metric("gen_ai.client.token.usage")
+        output = [one for one in points if one.labels["gen_ai.token.type"] == "output"]
+        counts = {one.labels["ollama.user"]: one.value.sum for one in output}
+        assert sorted(counts.values()) == [40, 40, 80, 80]
+        assert (counts.pop("other"), counts.pop("none")) == (80, 40)
+        assert [who for who in counts if not re.fullmatch("[0-9a-f]{8}", who)] == []
+
+
+def test_users_leave_no_trace_by_default(home: Lab) -> None:
+    home.upstream.replies["/api/chat"] = whole(FINAL)
+    home.ask("/api/chat", CHAT, {"X-OpenWebUI-User-Id": "anna"})
+    home.outcomes()
+    names = ("gen_ai.client.token.usage", "ollama.requests")
+    points = [point for name in names for point in home.metric(name)]
+    assert [point for point in points if "ollama.user" in point.labels] == []
+
+
+# The settings
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("GATEWAY_BANDWITH", "1"),
+        ("GATEWAY_BANDWIDTH", "fast"),
+        ("GATEWAY_USER_LABEL", "yes"),
+        ("GATEWAY_USER_LABEL", "on"),
+        ("GATEWAY_READ_BYTES", "a=b"),
+    ],
+)
+def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"GATEWAY_\w+: "):
+        Settings.parse({variable: text})
+
+
+def test_secrets_are_not_in_the_text_of_the_settings() -> None:
+    assert TOKEN not in repr(Settings(manage_token=TOKEN, user_key=TOKEN))
+
+
+# The program as the pod runs it
+
+
+@contextmanager
+def program(upstream: Upstream, **settings: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the program by itself and wait until it listens."""
+    own = {
+        "GATEWAY_LISTEN": "127.0.0.1:0",
+        "GATEWAY_UPSTREAM": f"http://127.0.0.1:{upstream.port}",
+        "GATEWAY_PUSH_SECONDS": "0.2",
+        "PATH": os.environ["PATH"],
+    }
+    command = [sys.executable, "-u", str(Path(gateway.__file__))]
+    with subprocess.Popen(
+        command, env=own | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            listening = next(line for line in process.stdout if line.startswith("port "))
+            yield process, int(listening.split()[1])
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("grace", ["5", "0.3"])
+def test_sigterm_lets_answers_finish_within_the_grace(grace: str) -> None:
+    upstream, body = Upstream(), json.dumps(CHAT).encode()
+    upstream.replies["/api/chat"] = stream(*map(lines, RECORDED), pause=0.4)
+    with program(upstream, GATEWAY_GRACE_SECONDS=grace) as (process, port):
+        with (
+            socket.create_connection(("127.0.0.1", port), 5),  # idle: must not hold it up
+            socket.create_connection(("127.0.0.1", port), 5) as client,
+        ):
+            start = f"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(start.encode() + body)
+            got, begin = client.recv(10), time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), 1)
+            try:
+                got += b"".join(iter(lambda: client.recv(4096), b""))
+            except ConnectionResetError:
+                got += b" reset"
+        assert process.wait(5) == 0
+        assert got.endswith(b"0\r\n\r\n") == (grace == "5")
+        assert time.monotonic() - begin < 2
+    upstream.close()
+
+
+class Receiver(ThreadingHTTPServer):
+    """What stands for Prometheus' OTLP receiver."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.pushed: list[ExportMetricsServiceRequest] = []
+        super().__init__(("127.0.0.1", 0), Push)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def requests(self) -> int:
+        """Count what the last push holds of `ollama.requests`."""
+        resources = self.pushed[-1].resource_metrics if self.pushed else []
+        return sum(
+            point.as_int
+            for resource in resources
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "ollama.requests"
+            for point in metric.sum.data_points
+        )
+
+
+class Push(BaseHTTPRequestHandler):
+    """One push."""
+
+    server: Receiver
+
+    def log_message(self, *_args: object) -> None:
+        """Keep the test's output clean."""
+
+    def do_POST(self) -> None:
+        """Keep it if it came to the right place."""
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/v1/otlp/v1/metrics":
+            self.server.pushed.append(ExportMetricsServiceRequest.FromString(raw))
+        self.send_response(200)
+        self.end_headers()
+
+
+def test_metrics_are_pushed_and_the_last_ones_at_the_end() -> None:
+    upstream, receiver = Upstream(), Receiver()
+    upstream.replies["/api/chat"] = stream(lines(*RECORDED))
+    url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
+    with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="60") as (process, port):
+        ask(port, "/api/chat", CHAT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert receiver.requests() == 1
+    attributes = receiver.pushed[-1].resource_metrics[0].resource.attributes
+    named = {one.key: one.value.string_value for one in attributes}
+    assert named["service.name"] == "ollama-gateway"
+    assert named["service.instance.id"] == "ollama"
+    receiver.shutdown()
+    receiver.server_close()
+    upstream.close()
+
+
+def test_a_receiver_that_hangs_or_is_away_slows_nobody() -> None:
+    upstream = Upstream()
+    upstream.replies["/api/chat"] = stream(lines(*RECORDED))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, never answers
+        for port_of_receiver in (hanging.getsockname()[1], 1):
+            url = f"http://127.0.0.1:{port_of_receiver}/"
+            with program(upstream, GATEWAY_OTLP_URL=url) as (_, port):
+                took = []
+                for _ in range(30):
+                    begin = time.monotonic()
+                    assert ask(port, "/api/chat", CHAT).status == 200
+                    took.append(time.monotonic() - begin)
+                    time.sleep(0.02)
+                assert sorted(took)[-3] < 0.2
+    upstream.close()
+
+
+def test_prompts_and_answers_are_never_printed(
+    home: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.upstream.replies["/api/chat"] = lambda to: to.send(head() + b"broken SECRET")
+    home.ask("/api/chat", CHAT | {"prompt": "SECRET"})
+    home.raw(b"POST /api/chat HTTP/1.1\r\nHost: a\r\nX SECRET\r\n\r\nSECRET")
+    home.ask("/unknown?prompt=SECRET")
+    home.outcomes()
+    assert "SECRET" not in "".join(capsys.readouterr())
+
+
+def test_the_stale_marker_is_the_one_of_prometheus() -> None:
+    assert struct.pack("<d", GONE) == struct.pack("<Q", 0x7FF0000000000002)
