@@ -15,6 +15,7 @@ status: .venv/ready
 	@$(RUN) -m sandbox status
 
 output: .venv/ready
+	@test -n "$(NAME)" || { echo "error: NAME: missing; it must be an output, as in NAME=grafana_password" >&2; exit 1; }
 	@$(RUN) -m sandbox output $(NAME)
 else
 # A real house is changed by the CLI itself, which asks before it does.

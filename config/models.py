@@ -24,7 +24,8 @@ _NAME = re.compile(r"(?P<path>(?:[\w.-]+/)*)(?P<family>[\w.-]+):(?P<tag>[\w.-]+)
 def problem(name: str) -> str | None:
     """Say what is wrong with a model's name and what would be right; None if it can be pulled."""
     if not (match := _NAME.fullmatch(name)):
-        return f"must be family:tag, such as {name}:{SIZES.get(name, ('7b',))[0]}"
+        example = f"{name}:{SIZES[name][0]}" if name in SIZES else "llama3.2:3b"
+        return f"must be family:tag, such as {example}"
     family, tag = match["family"], match["tag"]
     if tag == "latest":
         return "must name a fixed tag, not latest"

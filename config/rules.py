@@ -1,5 +1,6 @@
 """What a stack file has to be beyond its types, told in one line where it is not."""
 
+import math
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -26,6 +27,9 @@ def check(settings: Settings, monitoring: Request) -> None:
 def _names(settings: Settings) -> Iterator[str]:
     if not settings.nodes:
         yield "nodes: {} must name at least one node with its address, cpus, memory and disk"
+    for name in settings.nodes:
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+            yield f"nodes.{name}: {name!r} must be a node's name, as kubectl get nodes prints it"
     for key, part in settings.parts.items():
         if part.node is not None and part.node not in settings.nodes:
             yield f"{key}.node: {part.node!r} must be one of the nodes: {', '.join(settings.nodes)}"
@@ -74,7 +78,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
         **{f"nodes.{name}.cpus": node.cpus for name, node in settings.nodes.items()},
     }
     for key, number in numbers.items():
-        if number <= 0:
+        if not 0 < number < math.inf:
             yield f"{key}: {number:g} must be more than 0"
     if ollama.context_length not in CONTEXT_LENGTHS:
         yield (

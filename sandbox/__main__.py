@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from pulumi.automation import CommandError
+from urllib3.exceptions import HTTPError
 
 from config import Settings, SettingsError, read
 from sandbox.build import FOLDER, build
@@ -39,6 +40,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
     except CommandError:
         print("error: pulumi stopped; it says above why; to go on: make up", file=sys.stderr)
+    except HTTPError as error:
+        print(f"error: the cluster stopped answering: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("error: interrupted; the same command takes up where it was", file=sys.stderr)
         return 130
@@ -112,12 +115,21 @@ def output(options: argparse.Namespace) -> int:
 
 def _settings() -> Settings:
     try:
-        keys = yaml.safe_load(STACK_FILE.read_text())["config"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        document = yaml.safe_load(STACK_FILE.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
-        raise SettingsError(f"{STACK_FILE.name}: not a stack file: {line}") from error
+        raise SettingsError(f"{STACK_FILE.name}: cannot be read: {line}") from error
+    keys = document.get("config") if isinstance(document, dict) else None
+    if not isinstance(keys, dict):
+        message = f"{STACK_FILE.name}: must be an object named config with the homelab: keys"
+        raise SettingsError(message)
     prefix = "homelab:"
-    return read({key[len(prefix) :]: keys[key] for key in keys if key.startswith(prefix)})
+    own = {str(key): value for key, value in keys.items()}
+    settings = read({key[len(prefix) :]: own[key] for key in own if key.startswith(prefix)})
+    if settings.context != Cluster.context:
+        message = f"homelab:context: {settings.context!r} must be {Cluster.context} in the sandbox"
+        raise SettingsError(message)
+    return settings
 
 
 def _report(cluster: Cluster, engine: Engine) -> str:

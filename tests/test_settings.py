@@ -161,6 +161,13 @@ BAD: list[tuple[str, object, str]] = [
         "homelab:nodes.evo4t.memory: 93Gi is 9.7 GiB less than what is requested on it",
     ),
     ("ollama/cpu", 24, "homelab:nodes.evo4t.cpus: 24 is 1.93 less than what is requested on it"),
+    ("ollama/cpu", float("nan"), "homelab:ollama.cpu: nan must be more than 0"),
+    ("nodes", {"Evo_4T": TWO_NODES["evo4t"]}, "homelab:nodes.Evo_4T: 'Evo_4T' must be a node's"),
+    (
+        "ollama/models",
+        ["llama3.2:3b; rm -rf /"],
+        "homelab:ollama.models[0]: 'llama3.2:3b; rm -rf /' must be family:tag, such as llama3.2:3b",
+    ),
     ("ollama/cpu", 0, "homelab:ollama.cpu: 0 must be more than 0"),
     (
         "ollama/context_length",
