@@ -1,6 +1,7 @@
 """`python -m sandbox up|down|status|output`: the program on a cluster of its own."""
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -138,11 +139,16 @@ def _report(cluster: Cluster, engine: Engine) -> str:
     return report(cluster.kubeconfig, cluster.context, engine.outputs(), unrendered, reading)
 
 
+# What only says that something goes on, is looked at or is as it was.
+IDLE = re.compile(
+    r"@|.*ing \(0s\)$|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-|\s*pulumi:pulumi:Stack"
+    r"|\s+\S+:\S+:\S+ \S+\s*$|Diagnostics:|If you want to remove|The resources in|\s*$"
+)
+
+
 def _say(line: str) -> None:
-    """Print a line of the engine's, unless it only says that something goes on."""
-    idle = ("@", "pulumi:pulumi:Stack", "Diagnostics:", "If you want to remove", "The resources in")
-    plugin = "using pulumi-resource-" in line
-    if line.strip() and not (plugin or line.strip().startswith(idle) or line.endswith("ing (0s)")):
+    """Print a line of the engine's that tells something."""
+    if not IDLE.match(line):
         print(f"  {line}", flush=True)
 
 

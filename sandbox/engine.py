@@ -54,7 +54,7 @@ class Engine:
         """Delete everything that the stack made."""
         with self._opened() as stack:
             self._repair(stack, say)
-            stack.destroy(on_output=say, on_error=say, color="never")
+            stack.destroy(on_output=say, on_error=say, color="never", suppress_outputs=True)
 
     def outputs(self) -> dict[str, tuple[Any, bool]]:
         """The stack's outputs by name, each with whether it is secret."""
