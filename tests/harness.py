@@ -35,8 +35,6 @@ class Registration:
     """Dotted paths of the inputs that were secret."""
     dependencies: frozenset[str]
     """Names of the resources it waits for."""
-    custom_timeouts: Mapping[str, str]
-    ignore_changes: tuple[str, ...]
 
 
 @dataclass
@@ -95,8 +93,6 @@ class _Monitor(mocks.MockMonitor):
             inputs=inputs,
             secrets=frozenset(secrets),
             dependencies=frozenset(urn.rpartition("::")[2] for urn in request.dependencies),
-            custom_timeouts={"create": request.customTimeouts.create},
-            ignore_changes=tuple(request.ignoreChanges),
         )
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
