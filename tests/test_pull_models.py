@@ -106,6 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         """Play the next reply of the model's script; success if there is none."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.pulls.append(body["model"])
+        self.server.tokens.append(self.headers.get("Authorization"))
         replies = self.server.replies.get(body["model"], [])
         self.model = body["model"]
         (replies.pop(0) if replies else stream(*WHOLE))(self)
@@ -124,6 +125,7 @@ class FakeOllama(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.models: list[str] = []
         self.pulls: list[str] = []
+        self.tokens: list[str | None] = []
         self.replies: dict[str, list[Reply]] = {}
         self.failing_gets = 0
         self.released = threading.Event()
@@ -262,6 +264,18 @@ def test_a_model_already_there_is_never_asked_for(ollama: FakeOllama) -> None:
     assert (code, ollama.pulls) == (0, [])
     assert all(line.endswith("already there") for line in said[2:])
     assert len(said[2:]) == 4
+
+
+def test_the_token_is_sent_and_never_shown(ollama: FakeOllama) -> None:
+    code, said = run(ollama.url, "a:1b", PULL_TOKEN="let me in")
+    refused = status(401, '{"error":"managing models needs the token"}')
+    ollama.replies["b:1b"] = [refused]
+    ended, told = run(ollama.url, "b:1b", PULL_TOKEN="let me in")
+
+    assert (code, ended) == (0, 1)
+    assert ollama.tokens == ["Bearer let me in", "Bearer let me in"]
+    assert "managing models needs the token" in told[-1]
+    assert "let me in" not in "".join(said + told)
 
 
 def test_only_the_missing_one_of_three_is_pulled(ollama: FakeOllama) -> None:

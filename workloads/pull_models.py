@@ -13,6 +13,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, NoReturn
 
 HOST = os.environ.get("OLLAMA_URL", "").removeprefix("http://").rstrip("/")
+# Of the gateway before Ollama, which lets nobody else change models.
+TOKEN = os.environ.get("PULL_TOKEN", "")
 WAIT = float(os.environ.get("PULL_WAIT_SECONDS", "600"))  # for the server to appear
 STALL = float(os.environ.get("PULL_STALL_SECONDS", "300"))  # nothing limits a whole pull
 TRIES = int(os.environ.get("PULL_TRIES", "5"))
@@ -90,7 +92,8 @@ def ask(path: str, timeout: float = 10, body: str = "") -> Iterator[HTTPResponse
     """Give the answer, and make a `PullError` of all that fails until it is read."""
     try:
         with closing(HTTPConnection(HOST, timeout=timeout)) as connection:
-            connection.request("POST" if body else "GET", path, body or None)
+            headers = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
+            connection.request("POST" if body else "GET", path, body or None, headers)
             response = connection.getresponse()
             if response.status != 200:
                 raise explain(response.read(1000).decode(errors="replace"), response.status)
