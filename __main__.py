@@ -15,7 +15,7 @@ from components import (
 )
 
 settings = config.load()
-ollama, webui, monitoring = settings.ollama, settings.webui, settings.observability
+ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 disks = [node.disk.path for node in settings.nodes.values()]
 
 cluster = Provider(
@@ -55,9 +55,9 @@ storage = LocalStorage(
             },
             "prometheus": {
                 "namespace": "observability",
-                "path": monitoring.volume.path,
-                "size": monitoring.volume.size,
-                "node": settings.node_of(monitoring),
+                "path": observability.volume.path,
+                "size": observability.volume.size,
+                "node": settings.node_of(observability),
                 "claim": PROMETHEUS_CLAIM,
             },
         },
@@ -75,6 +75,26 @@ addresses = MetalLBPool(
     on_cluster,
 )
 
+monitoring = ObservabilityStack(
+    "monitoring",
+    {
+        "namespace": storage.namespaces["observability"],
+        "chart_version": observability.chart_version,
+        "values": config.chart_values(),
+        "class_name": storage.class_name,
+        "volume_name": storage.volume_names["prometheus"],
+        "volume_size": observability.volume.size,
+        "retention_size": observability.retention_size,
+        "dashboards": config.dashboards(disks),
+        "alerts": config.alerts(disks),
+        "lan_address": observability.lan_address,
+        "address_pool": addresses.pool_name,
+        "pushed_from": [storage.namespaces["ollama-stack"]],
+        "node": settings.node_of(observability),
+    },
+    on_cluster,
+)
+
 models = OllamaStack(
     "ollama",
     {
@@ -82,8 +102,9 @@ models = OllamaStack(
         "image": ollama.image,
         "models": settings.model_set,
         "claim_name": storage.claims["models"],
-        "job_image": webui.image,
-        "job_program": config.workload("pull_models.py"),
+        "program_image": webui.image,
+        "job_program": config.workload("pull_models.py")["pull_models.py"],
+        "gateway_program": config.workload("gateway.py", "gateway_meters.py", "gateway_rules.py"),
         "cpu": ollama.cpu,
         "memory_request": ollama.memory.request,
         "memory_limit": ollama.memory.limit,
@@ -92,6 +113,11 @@ models = OllamaStack(
         "loaded_models": ollama.loaded_models,
         "prompt_cache_mib": ollama.prompt_cache_mib,
         "keep_alive": ollama.keep_alive,
+        "otlp_url": monitoring.otlp_url,
+        "pod_labels": monitoring.pusher_labels,
+        "memory_bandwidth": settings.memory_bandwidth,
+        "read_bytes": config.READ_BYTES,
+        "label_users": observability.label_users,
         "node": settings.node_of(ollama),
     },
     on_cluster,
@@ -103,7 +129,7 @@ chat = OpenWebUI(
         "namespace": storage.namespaces["ollama-stack"],
         "image": webui.image,
         "ollama_url": models.url,
-        "pod_labels": models.client_labels,
+        "pod_labels": {**models.client_labels, **monitoring.pusher_labels},
         "claim_name": storage.claims["open-webui"],
         "admin_email": webui.admin_email,
         "default_model": ollama.models[0],
@@ -117,27 +143,10 @@ chat = OpenWebUI(
         "address_pool": addresses.pool_name,
         "tailnet_address": webui.tailnet_address,
         "trusted_email_header": webui.trusted_email_header,
+        "otlp_url": monitoring.otlp_url,
+        "name_users": observability.label_users,
         "protect": settings.protect,
         "node": settings.node_of(webui),
-    },
-    on_cluster,
-)
-
-dashboards = ObservabilityStack(
-    "monitoring",
-    {
-        "namespace": storage.namespaces["observability"],
-        "chart_version": monitoring.chart_version,
-        "values": config.chart_values(),
-        "class_name": storage.class_name,
-        "volume_name": storage.volume_names["prometheus"],
-        "volume_size": monitoring.volume.size,
-        "retention_size": monitoring.retention_size,
-        "dashboards": config.dashboards(disks),
-        "alerts": config.alerts(disks),
-        "lan_address": monitoring.lan_address,
-        "address_pool": addresses.pool_name,
-        "node": settings.node_of(monitoring),
     },
     on_cluster,
 )
@@ -146,5 +155,5 @@ pulumi.export("models", settings.model_set)
 pulumi.export("open_webui_urls", chat.urls)
 pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
-pulumi.export("grafana_url", dashboards.grafana_url)
-pulumi.export("grafana_password", dashboards.admin_password)
+pulumi.export("grafana_url", monitoring.grafana_url)
+pulumi.export("grafana_password", monitoring.admin_password)

@@ -8,6 +8,7 @@ from pulumi_kubernetes.networking.v1 import (
     NetworkPolicy,
     NetworkPolicyEgressRuleArgsDict,
     NetworkPolicyIngressRuleArgsDict,
+    NetworkPolicyPeerArgsDict,
     NetworkPolicySpecArgsDict,
 )
 
@@ -45,20 +46,35 @@ INTERNET: NetworkPolicyEgressRuleArgsDict = {
 """Egress rule that lets a pod reach HTTPS servers outside the house, and none inside."""
 
 
-def from_pods(matching: dict[str, str], port: int) -> NetworkPolicyIngressRuleArgsDict:
-    """Ingress rule for pods of the same namespace."""
+def from_pods(
+    matching: dict[str, str], port: int, *namespaces: Input[str]
+) -> NetworkPolicyIngressRuleArgsDict:
+    """Ingress rule for pods of these namespaces, or of the same one."""
     return {
-        "from_": [{"pod_selector": {"match_labels": matching}}],
+        "from_": _peers(matching, namespaces),
         "ports": [{"protocol": "TCP", "port": port}],
     }
 
 
-def to_pods(matching: dict[str, str], port: int) -> NetworkPolicyEgressRuleArgsDict:
-    """Egress rule to pods of the same namespace."""
+def to_pods(
+    matching: dict[str, str], port: int, *namespaces: Input[str]
+) -> NetworkPolicyEgressRuleArgsDict:
+    """Egress rule to pods of these namespaces, or of the same one."""
     return {
-        "to": [{"pod_selector": {"match_labels": matching}}],
+        "to": _peers(matching, namespaces),
         "ports": [{"protocol": "TCP", "port": port}],
     }
+
+
+def _peers(
+    matching: dict[str, str], namespaces: Sequence[Input[str]]
+) -> list[NetworkPolicyPeerArgsDict]:
+    pods: NetworkPolicyPeerArgsDict = {"pod_selector": {"match_labels": matching}}
+    named = "kubernetes.io/metadata.name"
+    return [
+        {**pods, "namespace_selector": {"match_labels": {named: namespace}}}
+        for namespace in namespaces
+    ] or [pods]
 
 
 def policy(

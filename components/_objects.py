@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
-from pulumi import Input
+from pulumi import Input, Output
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     EnvVarArgsDict,
@@ -66,9 +66,16 @@ def pod_security(level: str) -> dict[str, str]:
 
 
 def pod(
-    container: ContainerArgsDict, volumes: list[VolumeArgsDict], node: str | None
+    container: ContainerArgsDict,
+    volumes: list[VolumeArgsDict],
+    node: str | None,
+    server: ContainerArgsDict | None = None,
 ) -> PodSpecArgsDict:
-    """A restricted pod spec around one container, on the named node or wherever its volume is."""
+    """A restricted pod spec around one container, on the named node or wherever its volume is.
+
+    A `server` beside it starts first, and ends last: a native sidecar, for which Kubernetes must
+    be 1.29 or newer.
+    """
     spec: PodSpecArgsDict = {
         "automount_service_account_token": False,
         "enable_service_links": False,
@@ -84,9 +91,21 @@ def pod(
         "containers": [container],
         "volumes": volumes,
     }
+    if server:
+        spec["init_containers"] = [{**server, "restart_policy": "Always"}]
     if node:
         spec["node_selector"] = {"kubernetes.io/hostname": node}
     return spec
+
+
+def otel_service(name: str, namespace: Input[str], instance: str) -> dict[str, Input[str]]:
+    """Environment that names who pushes metrics; the same after a restart: the same series."""
+    return {
+        "OTEL_SERVICE_NAME": name,
+        "OTEL_RESOURCE_ATTRIBUTES": Output.concat(
+            "service.namespace=", namespace, ",service.instance.id=", instance
+        ),
+    }
 
 
 def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:

@@ -1,6 +1,6 @@
 """Prometheus and Grafana as one Helm release, with the house's own dashboards and alerts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from pulumi import ComponentResource, Input, Output, ResourceOptions
@@ -9,7 +9,7 @@ from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.helm.v3 import Release
 from pulumi_random import RandomPassword
 
-from components._network import policy, service
+from components._network import DNS, from_pods, policy, service, to_pods
 from components._objects import labels, selector
 
 RELEASE = "kube-prom-stack"
@@ -20,7 +20,9 @@ PROMETHEUS = f"prometheus-{RELEASE}-kube-prome-prometheus"
 PROMETHEUS_CLAIM = f"{PROMETHEUS}-db-{PROMETHEUS}-0"
 """Claim that the operator makes for Prometheus' data."""
 
+PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000
+PUSHER = {"homelab/pushes-metrics": "true"}
 ADMIN_SECRET = "grafana-admin"
 
 
@@ -49,6 +51,8 @@ class ObservabilityStackArgs(TypedDict):
     """Address of Grafana on the home network."""
     address_pool: Input[str]
     """MetalLB pool that has `lan_address`."""
+    pushed_from: NotRequired[Sequence[Input[str]]]
+    """Namespaces whose pods with `pusher_labels` may push metrics. Default: none."""
     node: NotRequired[str | None]
     """Host name of the machine to run on. Default: any, but Prometheus follows its volume."""
 
@@ -60,6 +64,10 @@ class ObservabilityStack(ComponentResource):
     """Where Grafana is reached."""
     admin_password: Output[str]
     """Password of Grafana's user `admin` (secret)."""
+    otlp_url: Output[str]
+    """Where pods that carry `pusher_labels` push metrics, by OTLP over HTTP."""
+    pusher_labels: dict[str, str]
+    """Pod labels that open the way to `otlp_url`."""
 
     def __init__(
         self, name: str, args: ObservabilityStackArgs, opts: ResourceOptions | None = None
@@ -68,6 +76,12 @@ class ObservabilityStack(ComponentResource):
         namespace = args["namespace"]
         child = ResourceOptions(parent=self)
         self.grafana_url = f"http://{args['lan_address']}:{GRAFANA_PORT}"
+        self.otlp_url = Output.concat(
+            f"http://{RELEASE}-kube-prome-prometheus.",
+            namespace,
+            f":{PROMETHEUS_PORT}/api/v1/otlp/v1/metrics",
+        )
+        self.pusher_labels = PUSHER
 
         self.admin_password = RandomPassword(
             f"{name}-admin-password", length=24, special=False, opts=child
@@ -132,15 +146,20 @@ class ObservabilityStack(ComponentResource):
             pool=args["address_pool"],
         )
         # What is pushed to Prometheus is believed: its receiver asks for no password.
+        pushers = args.get("pushed_from", [])
+        pushed = [from_pods(PUSHER, PROMETHEUS_PORT, *pushers)] if pushers else []
         policy(
             f"{name}-prometheus",
             namespace,
             selector("prometheus"),
             self,
-            ingress=[{"from_": [{"pod_selector": {}}]}],
+            ingress=[{"from_": [{"pod_selector": {}}]}, *pushed],
         )
+        receiver = to_pods(selector("prometheus"), PROMETHEUS_PORT, namespace)
+        for number, pusher in enumerate(pushers):
+            policy(f"{name}-push-{number}", pusher, PUSHER, self, egress=[DNS, receiver])
 
-        self.register_outputs({"grafana_url": self.grafana_url})
+        self.register_outputs({"grafana_url": self.grafana_url, "otlp_url": self.otlp_url})
 
 
 def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:

@@ -1,42 +1,36 @@
-"""The model server, the way to it, and the Job that gives it its models."""
+"""The model server behind its gateway, the way to it, and the Job that gives it its models."""
 
-import hashlib
+from collections.abc import Mapping
+from typing import NotRequired
 
-from pulumi import ComponentResource, CustomTimeouts, Output, ResourceOptions
+from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
-from pulumi_kubernetes.batch.v1 import Job
-from pulumi_kubernetes.core.v1 import (
-    ConfigMap,
-    ContainerArgsDict,
-    ProbeArgsDict,
-    VolumeArgsDict,
-)
+from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict
 
+from components._gateway import PORT, TERMINATION, Gateway
+from components._model_job import ModelJobArgs, model_job
 from components._network import DNS, INTERNET, from_pods, policy, service, to_pods
 from components._objects import (
     RESTRICTED,
-    PodArgs,
     environment,
     labels,
+    otel_service,
     pod,
     resources,
     selector,
     volume,
 )
 
-PORT = 11434
 CLIENT = {"homelab/ollama-client": "true"}
+SERVER = "127.0.0.1:11435"
+"""Where Ollama listens: inside its pod only, so that nothing gets around the gateway."""
 
 
-class OllamaStackArgs(PodArgs):
+class OllamaStackArgs(ModelJobArgs):
     """What the model server needs to know."""
 
-    models: list[str]
-    """Models to have, as `family:tag`; a changed list is a new Job."""
-    job_image: str
-    """An image with Python 3.11 or newer that the node has anyway, for the model Job."""
-    job_program: str
-    """Text of the program that pulls the models given as its arguments."""
+    gateway_program: Mapping[str, str]
+    """Files of the gateway by name; `gateway.py` is run."""
     context_length: int
     """Tokens of context for each request."""
     parallel: int
@@ -47,6 +41,16 @@ class OllamaStackArgs(PodArgs):
     """MiB of old prompts that each loaded model keeps, beside its context."""
     keep_alive: str
     """How long a model stays loaded without a request, such as `30m`; `-1` is for ever."""
+    otlp_url: NotRequired[Input[str]]
+    """Where metrics are pushed, by OTLP over HTTP. Default: nowhere."""
+    pod_labels: NotRequired[dict[str, str]]
+    """Labels that open the way to `otlp_url`. Default: none."""
+    memory_bandwidth: NotRequired[float]
+    """Bytes/s of the node's memory, which bound tokens/s. Default: unknown."""
+    read_bytes: NotRequired[Mapping[str, float]]
+    """Bytes that a model reads for each token, where that is not all of its file. Default: none."""
+    label_users: NotRequired[bool]
+    """Whether tokens are counted by user, under a pseudonym. Default: false."""
 
 
 class OllamaStack(ComponentResource):
@@ -62,7 +66,6 @@ class OllamaStack(ComponentResource):
     ) -> None:
         super().__init__("homelab:index:OllamaStack", name, {}, opts)
         namespace = args["namespace"]
-        child = ResourceOptions(parent=self)
         self.client_labels = CLIENT
 
         policy(f"{name}-default-deny", namespace, {}, self, ingress=[], egress=[])
@@ -88,6 +91,7 @@ class OllamaStack(ComponentResource):
             "http://", made.metadata["name"], ".", made.metadata["namespace"], f":{PORT}"
         )
 
+        gateway = Gateway(name, namespace, args["gateway_program"], self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
             f"{name}-deployment",
@@ -98,14 +102,19 @@ class OllamaStack(ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": selector(name)},
                 "template": {
-                    "metadata": {"labels": labels(name)},
+                    "metadata": {
+                        "labels": {**labels(name), **args.get("pod_labels", {})},
+                        "annotations": gateway.annotations,
+                    },
                     "spec": {
                         **pod(
-                            _server(args),
-                            [volume("models", args["claim_name"]), scratch],
+                            gateway.container(args["program_image"], SERVER, _metrics(args)),
+                            [volume("models", args["claim_name"]), scratch, gateway.volume],
                             args.get("node"),
+                            # It cuts running answers when told to stop: the gateway's end first.
+                            server=_server(args),
                         ),
-                        "termination_grace_period_seconds": 60,
+                        "termination_grace_period_seconds": TERMINATION,
                     },
                 },
             },
@@ -114,54 +123,20 @@ class OllamaStack(ComponentResource):
                 parent=self, custom_timeouts=CustomTimeouts(create="30m", update="30m")
             ),
         )
-
-        program = ConfigMap(
-            f"{name}-program",
-            metadata={"name": f"{name}-model-job", "namespace": namespace, "labels": labels(name)},
-            data={"pull_models.py": args["job_program"]},
-            opts=child,
-        )
-        script: VolumeArgsDict = {
-            "name": "program",
-            "config_map": {"name": program.metadata["name"]},
-        }
-        job = f"{name}-models"
-        Job(
-            f"{name}-job",
-            metadata={
-                "name": f"{job}-{_fingerprint(args)}",
-                "namespace": namespace,
-                "labels": labels(job),
-                # A Job that failed runs again on the next up, when the model's name is mended.
-                "annotations": {"pulumi.com/replaceUnready": "true"},
-            },
-            spec={
-                # The program tries each model several times itself.
-                "backoff_limit": 1,
-                "template": {
-                    "metadata": {"labels": {**labels(job), **CLIENT}},
-                    "spec": {
-                        **pod(_job(args, self.url), [script], args.get("node")),
-                        "restart_policy": "Never",
-                    },
-                },
-            },
-            # Models of 65 GB take hours on a home line; the log tells how far it is.
-            opts=ResourceOptions(
-                parent=self, depends_on=[server], custom_timeouts=CustomTimeouts(create="4h")
-            ),
-        )
+        token = gateway.token("PULL_TOKEN")
+        model_job(name, args, self.url, token, CLIENT, server, self)
 
         self.register_outputs({"url": self.url})
 
 
 def _server(args: OllamaStackArgs) -> ContainerArgsDict:
     """The container that serves; its settings are explicit wherever Ollama would guess."""
-    probe: ProbeArgsDict = {"http_get": {"path": "/", "port": "http"}, "timeout_seconds": 5}
+    # Nobody but the pod reaches it, so it asks itself.
+    probe: ProbeArgsDict = {"exec_": {"command": ["ollama", "ls"]}, "timeout_seconds": 10}
     settings = {
         "HOME": "/data",
         "OLLAMA_MODELS": "/data/models",
-        "OLLAMA_HOST": f"0.0.0.0:{PORT}",
+        "OLLAMA_HOST": SERVER,
         # No such library, so it looks for no GPU: starts at once, and never falls back silently.
         "OLLAMA_LLM_LIBRARY": "cpu",
         "OLLAMA_NO_CLOUD": "1",
@@ -178,13 +153,9 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
         "name": "ollama",
         "image": args["image"],
         "env": environment(settings),
-        "ports": [{"name": "http", "container_port": PORT}],
         # The port is open long before it answers: libraries are probed for up to 30 s each.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 36},
-        "readiness_probe": {**probe, "period_seconds": 10},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
-        # The server cuts running answers when told to stop; new ones stop coming first.
-        "lifecycle": {"pre_stop": {"sleep": {"seconds": 10}}},
         "resources": resources(args),
         "security_context": RESTRICTED,
         "volume_mounts": [
@@ -194,24 +165,13 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
     }
 
 
-def _job(args: OllamaStackArgs, url: Output[str]) -> ContainerArgsDict:
-    """The container that pulls the models through the server's API."""
+def _metrics(args: OllamaStackArgs) -> dict[str, Input[str]]:
+    """What the gateway needs to know to measure, and to push what it has measured."""
+    reads = ",".join(f"{model}={size:g}" for model, size in args.get("read_bytes", {}).items())
     return {
-        "name": "pull-models",
-        "image": args["job_image"],
-        "command": ["python3", "-u", "/workload/pull_models.py"],
-        "args": sorted(args["models"]),
-        "env": environment({"OLLAMA_URL": url}),
-        "resources": {
-            "requests": {"cpu": "50m", "memory": "64Mi"},
-            "limits": {"memory": "256Mi"},
-        },
-        "security_context": RESTRICTED,
-        "volume_mounts": [{"name": "program", "mount_path": "/workload", "read_only": True}],
+        "GATEWAY_OTLP_URL": args.get("otlp_url", ""),
+        "GATEWAY_BANDWIDTH": f"{args.get('memory_bandwidth', 0):g}",
+        "GATEWAY_READ_BYTES": reads,
+        "GATEWAY_USER_LABEL": "on" if args.get("label_users") else "off",
+        **otel_service("ollama-gateway", args["namespace"], "ollama"),
     }
-
-
-def _fingerprint(args: OllamaStackArgs) -> str:
-    """Eight hex digits that change with the models and the program, and with nothing else."""
-    text = "\n".join([*sorted(args["models"]), args["job_program"]])
-    return hashlib.sha256(text.encode()).hexdigest()[:8]

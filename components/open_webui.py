@@ -1,6 +1,5 @@
 """The chat page: its account, its data, and the two ways to reach it."""
 
-import json
 from typing import NotRequired
 
 from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
@@ -22,11 +21,13 @@ from components._objects import (
     PodArgs,
     environment,
     labels,
+    otel_service,
     pod,
     resources,
     selector,
     volume,
 )
+from components._open_webui_settings import FIXED
 
 PORT = 8080
 
@@ -37,7 +38,7 @@ class OpenWebUIArgs(PodArgs):
     ollama_url: Input[str]
     """Where the model server answers."""
     pod_labels: dict[str, str]
-    """Labels that open the way to the model server."""
+    """Labels that open the way to the model server, and to `otlp_url`."""
     admin_email: str
     """E-mail address that the first account signs in with."""
     default_model: str
@@ -56,6 +57,10 @@ class OpenWebUIArgs(PodArgs):
     """The node's Tailscale address, where the pod itself listens. Default: none."""
     trusted_email_header: NotRequired[str | None]
     """Header in which a proxy names who is signed in; refused with an address. Default: none."""
+    otlp_url: NotRequired[Input[str]]
+    """Where metrics are pushed, by OTLP over HTTP. Default: nowhere."""
+    name_users: NotRequired[bool]
+    """Whether the model server is told who asks. Default: false."""
     protect: NotRequired[bool]
     """Refuse to lose the generated secrets, which the data on the volume depends on.
     Default: false."""
@@ -167,53 +172,30 @@ def _container(args: OpenWebUIArgs, urls: list[str], secret: Input[str]) -> Cont
 
 
 def _settings(args: OpenWebUIArgs, urls: list[str]) -> dict[str, Input[str]]:
-    """Open WebUI's environment: private, declarative, and light on a machine without a GPU."""
+    """Open WebUI's environment."""
     settings: dict[str, Input[str]] = {
-        # Otherwise the database wins over the environment for ever; and with the environment in
-        # charge, sign-up opens again at every start unless it is closed here.
-        "ENABLE_PERSISTENT_CONFIG": "false",
-        "ENABLE_SIGNUP": "false",
-        "DEFAULT_USER_ROLE": "pending",
+        **FIXED,
         "WEBUI_ADMIN_EMAIL": args["admin_email"],
-        "WEBUI_ADMIN_NAME": "Admin",
-        # A stolen session is good until it expires; the default is four weeks.
-        "JWT_EXPIRES_IN": "7d",
-        # Not below /app/backend/data: a volume there hides the models that the image brings.
-        "DATA_DIR": "/data",
-        "STATIC_DIR": "/tmp/static",
-        "HOME": "/tmp",
         "OLLAMA_BASE_URL": args["ollama_url"],
         "DEFAULT_MODELS": args["default_model"],
-        "RAG_EMBEDDING_ENGINE": "ollama",
         "RAG_EMBEDDING_MODEL": args["embedding_model"],
         "RAG_OLLAMA_BASE_URL": args["ollama_url"],
-        # Nothing leaves the house.
-        "OFFLINE_MODE": "true",
-        "ENABLE_OPENAI_API": "false",
-        "ENABLE_VERSION_UPDATE_CHECK": "false",
-        "ENABLE_COMMUNITY_SHARING": "false",
-        # The download of the database damages the database that is being served.
-        "ENABLE_ADMIN_EXPORT": "false",
-        # Plugins are arbitrary Python that runs as this pod.
-        "ENABLE_PLUGINS": "false",
-        "ENABLE_PIP_INSTALL_FRONTMATTER_REQUIREMENTS": "false",
-        # Four calls and 20 kB of tool descriptions for a first "hi" are minutes without a GPU.
-        "DEFAULT_MODEL_METADATA": json.dumps({"capabilities": {"builtin_tools": False}}),
-        "ENABLE_FOLLOW_UP_GENERATION": "false",
-        "ENABLE_TAGS_GENERATION": "false",
-        "ENABLE_AUTOCOMPLETE_GENERATION": "false",
-        "ENABLE_EVALUATION_ARENA_MODELS": "false",
-        "LOG_FORMAT": "json",
-        "AUDIT_LOG_LEVEL": "METADATA",
-        "ENABLE_AUDIT_STDOUT": "true",
-        "ENABLE_AUDIT_LOGS_FILE": "false",
-        # Otherwise anyone on the network names the address that the audit log shows.
-        "FORWARDED_ALLOW_IPS": "127.0.0.1",
     }
     if urls:
         settings |= {"WEBUI_URL": urls[0], "CORS_ALLOW_ORIGIN": ";".join(urls)}
     if task_model := args.get("task_model"):
         settings["TASK_MODEL"] = task_model
+    if args.get("name_users"):
+        settings["ENABLE_FORWARD_USER_INFO_HEADERS"] = "true"
+    if url := args.get("otlp_url"):
+        settings |= {
+            "ENABLE_OTEL": "true",
+            "ENABLE_OTEL_METRICS": "true",
+            # This one counts for metrics, and with it the endpoint is taken as it is written.
+            "OTEL_METRICS_OTLP_SPAN_EXPORTER": "http",
+            "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": url,
+            **otel_service("open-webui", args["namespace"], "open-webui"),
+        }
     if header := args.get("trusted_email_header"):
         settings["WEBUI_AUTH_TRUSTED_EMAIL_HEADER"] = header
     return settings

@@ -8,11 +8,13 @@ from pulumi.runtime.config import CONFIG, get_config_env
 
 from config import rules
 from config.files import alerts, chart_values, dashboards, workload
+from config.models import READ_BYTES
 from config.quantities import requested
 from config.sections import SettingsError
 from config.settings import Settings
 
 __all__ = [
+    "READ_BYTES",
     "Settings",
     "SettingsError",
     "alerts",

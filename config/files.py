@@ -32,9 +32,9 @@ def alerts(disks: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def workload(name: str) -> str:
-    """The text of a program in `workloads/`, to be mounted from a ConfigMap."""
-    return (_HERE.parent / "workloads" / name).read_text()
+def workload(*names: str) -> dict[str, str]:
+    """Files of a program in `workloads/` by name, to be mounted from a ConfigMap."""
+    return {name: (_HERE.parent / "workloads" / name).read_text() for name in names}
 
 
 def _about(path: Path, disks: Iterable[str]) -> str:

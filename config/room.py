@@ -7,8 +7,8 @@ from config.quantities import Request, gib, size
 from config.settings import Settings
 
 SYSTEM_RESERVE = Request(1.0, 4 * 1024**3)
-"""Kept on each node for the system, Kubernetes itself and short Jobs: MicroK8s' kubelet reserves
-nothing and evicts only when 100 MiB are left."""
+"""Kept on each node for the system, Kubernetes itself, the gateway and short Jobs: MicroK8s'
+kubelet reserves nothing and evicts only when 100 MiB are left."""
 
 
 def volumes(settings: Settings) -> Iterator[str]:

@@ -80,6 +80,13 @@ def _numbers(settings: Settings) -> Iterator[str]:
     for key, number in numbers.items():
         if not 0 < number < math.inf:
             yield f"{key}: {number:g} must be more than 0"
+    for name, node in settings.nodes.items():
+        # A single channel of DDR3 has 6; the fastest stacked memory has 8000.
+        if node.memory_bandwidth is not None and not 5 <= node.memory_bandwidth <= 8000:
+            yield (
+                f"nodes.{name}.memory_bandwidth: {node.memory_bandwidth:g} must be GB/s,"
+                " such as 89.6 for two channels of DDR5-5600"
+            )
     if ollama.context_length not in CONTEXT_LENGTHS:
         yield (
             f"ollama.context_length: {ollama.context_length} must be {CONTEXT_LENGTHS[0]} to"

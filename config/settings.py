@@ -21,12 +21,16 @@ class Disk(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node(Section):
-    """One machine: its address on the home network and what it can give to pods."""
+    """One machine: its address on the home network and what it can give to pods.
+
+    `memory_bandwidth` is what its memory can be read with at best, in GB/s (10^9 bytes).
+    """
 
     address: str
     cpus: int
     memory: str
     disk: Disk
+    memory_bandwidth: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,7 @@ class Observability(Section):
     lan_address: str
     volume: Volume
     chart_version: str = versions.KUBE_PROMETHEUS_STACK
+    label_users: bool = False
     node: str | None = None
 
     @property
@@ -152,6 +157,11 @@ class Settings(Section):
         lan = [self.network.lan] if self.webui.lan_address else []
         tailnet = [str(TAILNET)] if self.webui.tailnet_address else []
         return [*lan, *tailnet, *(f"{node.address}/32" for node in self.nodes.values())]
+
+    @property
+    def memory_bandwidth(self) -> float:
+        """Bytes/s of the memory that models run in; 0 where the owner has not said."""
+        return (self.nodes[self.node_of(self.ollama)].memory_bandwidth or 0) * 1e9
 
     def node_of(self, part: Ollama | WebUI | Observability) -> str:
         """The node that a part runs on: the one it names, or the first."""

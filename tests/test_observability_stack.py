@@ -82,11 +82,52 @@ def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
     assert "monitoring-release" in alert.dependencies
 
 
-def test_only_grafana_and_its_neighbours_reach_prometheus() -> None:
-    policy = HOME["kubernetes:networking.k8s.io/v1:NetworkPolicy::monitoring-prometheus-policy"]
+def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
+    policies = {made.name: made.inputs for made in HOME.of_kind("NetworkPolicy")}
+    neighbours, pushed = policies["monitoring-prometheus-policy"]["spec"]["ingress"]
+    (peer,) = pushed["from"]
+    pusher = peer["podSelector"]["matchLabels"]
+    way_out = policies["monitoring-push-0-policy"]
+    (_, receiver) = way_out["spec"]["egress"]
+    pods = {
+        made.name: made.inputs["spec"]["template"]["metadata"]["labels"]
+        for kind in ("Deployment", "Job")
+        for made in HOME.of_kind(kind)
+    }
 
     assert PROMETHEUS["enableOTLPReceiver"] is True
-    assert policy.inputs["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}]
+    assert neighbours == {"from": [{"podSelector": {}}]}
+    assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == "ollama-stack"
+    assert {name for name, labels in pods.items() if pusher.items() <= labels.items()} == {
+        "ollama-deployment",
+        "open-webui-deployment",
+    }
+    # Both ends are closed by default, so both have to open.
+    assert way_out["metadata"]["namespace"] == "ollama-stack"
+    assert way_out["spec"]["podSelector"]["matchLabels"] == pusher
+    assert [port["port"] for port in (*pushed["ports"], *receiver["ports"])] == [9090, 9090]
+
+
+def test_both_push_to_the_receiver_by_its_whole_url() -> None:
+    told = {
+        made.name: {
+            entry["name"]: entry.get("value")
+            for entry in made.inputs["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
+        for made in HOME.of_kind("Deployment")
+    }
+    gateway, page = told["ollama-deployment"], told["open-webui-deployment"]
+    url = "http://kube-prom-stack-kube-prome-prometheus.observability:9090/api/v1/otlp/v1/metrics"
+
+    # Open WebUI takes the endpoint as it is written, and gRPC unless this one variable says http.
+    assert gateway["GATEWAY_OTLP_URL"] == page["OTEL_METRICS_EXPORTER_OTLP_ENDPOINT"] == url
+    assert page["OTEL_METRICS_OTLP_SPAN_EXPORTER"] == "http"
+    assert {page[key] for key in ("ENABLE_OTEL", "ENABLE_OTEL_METRICS")} == {"true"}
+    # The name of a pod would make each restart another series.
+    for part, instance in ((gateway, "ollama"), (page, "open-webui")):
+        assert part["OTEL_RESOURCE_ATTRIBUTES"] == (
+            f"service.namespace=ollama-stack,service.instance.id={instance}"
+        )
 
 
 def test_disks_of_several_nodes_are_watched() -> None:

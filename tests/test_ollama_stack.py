@@ -1,17 +1,32 @@
 """What the model server promises."""
 
+import hashlib
+import json
+import re
 from typing import Any
 
-from harness import Registration, deploy_program, stack_config
+from gateway_rules import Settings
+from harness import ROOT, Deployment, Registration, deploy_program, stack_config
 
 HOME = deploy_program("home")
 SERVER = HOME["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
 JOB = HOME["kubernetes:batch/v1:Job::ollama-job"].inputs
 
 
-def environment(pod: dict[str, Any]) -> dict[str, Any]:
-    (container,) = pod["spec"]["containers"]
+POD = SERVER["spec"]["template"]["spec"]
+(OLLAMA,), (GATEWAY,) = POD["initContainers"], POD["containers"]
+
+
+def variables(container: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+
+def secret_keys(container: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The Secret and key that each variable refers to."""
+    found = {
+        e["name"]: e["valueFrom"]["secretKeyRef"] for e in container["env"] if "valueFrom" in e
+    }
+    return {name: (reference["name"], reference["key"]) for name, reference in found.items()}
 
 
 def jobs_of(models: list[str], **keys: object) -> str:
@@ -36,9 +51,8 @@ def test_a_changed_model_list_is_another_job_and_nothing_else_is() -> None:
 
 def test_the_job_pulls_every_model_that_something_needs() -> None:
     (container,) = JOB["spec"]["template"]["spec"]["containers"]
-    page = environment(
-        HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs["spec"]["template"]
-    )
+    chat = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+    page = variables(chat["spec"]["template"]["spec"]["containers"][0])
 
     assert sorted(container["args"]) == sorted(HOME.outputs["models"])
     assert page["RAG_EMBEDDING_MODEL"] in container["args"]
@@ -66,7 +80,7 @@ def test_the_job_has_no_time_to_live() -> None:
 
 
 def test_nothing_is_left_for_ollama_to_guess() -> None:
-    settings = environment(SERVER["spec"]["template"])
+    settings = variables(OLLAMA)
 
     for name in (
         "OLLAMA_CONTEXT_LENGTH",
@@ -77,20 +91,110 @@ def test_nothing_is_left_for_ollama_to_guess() -> None:
         assert int(settings[name]) > 0
     # Any text that is not 0 or false is true to Ollama.
     assert settings["OLLAMA_NO_CLOUD"] == "1"
-    (container,) = SERVER["spec"]["template"]["spec"]["containers"]
-    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    mounts = {mount["mountPath"] for mount in OLLAMA["volumeMounts"]}
     assert settings["HOME"] in mounts
     assert settings["OLLAMA_MODELS"].startswith(settings["HOME"])
 
 
 def test_a_slow_start_is_not_taken_for_a_dead_server() -> None:
-    (container,) = SERVER["spec"]["template"]["spec"]["containers"]
-    startup = container["startupProbe"]
+    startup = OLLAMA["startupProbe"]
 
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 180
-    assert {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness")} == {
-        "/"
+
+
+def test_nothing_reaches_ollama_around_the_gateway() -> None:
+    settings = variables(GATEWAY)
+    (service,) = [s for s in HOME.of_kind("Service") if s.name == "ollama-service"]
+    (port,) = service.inputs["spec"]["ports"]
+
+    # The pod's own loopback: no Service, probe or neighbour gets there.
+    assert variables(OLLAMA)["OLLAMA_HOST"].startswith("127.0.0.1:")
+    assert settings["GATEWAY_UPSTREAM"] == f"http://{variables(OLLAMA)['OLLAMA_HOST']}"
+    assert "ports" not in OLLAMA
+    assert [named["name"] for named in GATEWAY["ports"]] == [port["targetPort"]]
+    assert settings["GATEWAY_LISTEN"] == f"0.0.0.0:{GATEWAY['ports'][0]['containerPort']}"
+
+
+def test_probes_go_through_the_gateway_and_ollama_is_asked_from_inside() -> None:
+    assert {GATEWAY[f"{kind}Probe"]["httpGet"]["port"] for kind in ("readiness", "liveness")} == {
+        "http"
     }
+    for kind in ("startup", "liveness"):
+        assert OLLAMA[f"{kind}Probe"]["exec"]["command"] == ["ollama", "ls"]
+    patience = GATEWAY["livenessProbe"], OLLAMA["livenessProbe"]
+    mine, its = (probe["periodSeconds"] * probe["failureThreshold"] for probe in patience)
+    # Otherwise a dead Ollama would have its gateway started anew instead of itself.
+    assert mine > its
+
+
+def test_running_answers_are_finished_before_anything_ends() -> None:
+    # A sidecar ends after the containers beside it.
+    assert OLLAMA["restartPolicy"] == "Always"
+    pause = GATEWAY["lifecycle"]["preStop"]["sleep"]["seconds"]
+    grace = int(variables(GATEWAY)["GATEWAY_GRACE_SECONDS"])
+
+    # The gateway itself takes 10 s more: it cuts what is left, and pushes once again.
+    assert POD["terminationGracePeriodSeconds"] >= pause + grace + 15
+
+
+def test_every_setting_of_the_gateway_is_one_that_it_knows() -> None:
+    own = {name: value for name, value in variables(GATEWAY).items() if "GATEWAY" in name}
+    secret = dict.fromkeys(secret_keys(GATEWAY), "generated")
+    settings = Settings.parse(own | secret)
+
+    assert settings.bandwidth == 89.6e9
+    assert settings.bytes_read() == {"gemma3:4b": 2.5e9}
+    assert settings.user_label == "off"
+    assert settings.manage_token == settings.user_key == "generated"
+
+
+def test_models_are_changed_only_with_a_generated_token() -> None:
+    made = HOME["kubernetes:core/v1:Secret::ollama-gateway-secret"]
+    secret = made.inputs["metadata"]["name"]
+    (puller,) = JOB["spec"]["template"]["spec"]["containers"]
+
+    assert secret_keys(GATEWAY) == {
+        "GATEWAY_MANAGE_TOKEN": (secret, "manage-token"),
+        "GATEWAY_USER_KEY": (secret, "user-key"),
+    }
+    assert secret_keys(puller) == {"PULL_TOKEN": (secret, "manage-token")}
+    # Whole, or each value for itself: nothing of it is in the open.
+    assert made.secrets & {"stringData", "stringData.manage-token"}
+    assert made.secrets & {"stringData", "stringData.user-key"}
+
+
+def test_the_gateway_runs_the_mounted_program_and_a_changed_one_is_another_pod() -> None:
+    files = HOME["kubernetes:core/v1:ConfigMap::ollama-gateway-program"].inputs
+    (mount,) = GATEWAY["volumeMounts"]
+    program = GATEWAY["command"][-1].removeprefix(mount["mountPath"] + "/")
+    source = {name: (ROOT / "workloads" / name).read_text() for name in files["data"]}
+    imported = set(re.findall(r"^from (gateway_\w+)", "".join(source.values()), re.MULTILINE))
+
+    assert program in files["data"]
+    assert files["data"] == source
+    assert {f"{module}.py" for module in imported} <= set(source)
+    fingerprint = SERVER["spec"]["template"]["metadata"]["annotations"]["homelab/gateway"]
+    text = json.dumps(source, sort_keys=True).encode()
+    assert hashlib.sha256(text).hexdigest().startswith(fingerprint)
+
+
+def test_users_are_named_to_the_gateway_only_when_they_are_counted() -> None:
+    config = stack_config("home")
+    config["observability"]["label_users"] = True
+    counted = deploy_program("home", config)
+
+    def told(house: Deployment) -> tuple[Any, Any]:
+        pods = {
+            name: house[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
+            for name in ("ollama", "open-webui")
+        }
+        gateway, page = (
+            variables(made["spec"]["template"]["spec"]["containers"][0]) for made in pods.values()
+        )
+        return gateway["GATEWAY_USER_LABEL"], page.get("ENABLE_FORWARD_USER_INFO_HEADERS")
+
+    assert told(HOME) == ("off", None)
+    assert told(counted) == ("on", "true")
 
 
 def test_only_the_page_and_the_job_reach_the_server() -> None:

@@ -58,6 +58,16 @@ BAD: list[tuple[str, object, str]] = [
     ("nodes", {}, "homelab:nodes: {} must name at least one node"),
     ("webui/node", "evo5", "homelab:webui.node: 'evo5' must be one of the nodes: evo4t"),
     ("nodes/evo4t/cpus", 0, "homelab:nodes.evo4t.cpus: 0 must be more than 0"),
+    (
+        "nodes/evo4t/memory_bandwidth",
+        89.6e9,
+        "homelab:nodes.evo4t.memory_bandwidth: 8.96e+10 must be GB/s, such as 89.6",
+    ),
+    (
+        "observability/label_users",
+        "on",
+        "homelab:observability.label_users: 'on' must be true or false",
+    ),
     ("nodes/evo4t/memory", "93", "homelab:nodes.evo4t.memory: '93' must be a size with its unit"),
     (
         "nodes/evo4t/disk/path",

@@ -187,7 +187,9 @@ class Poller:
         """Read `/api/tags`."""
         sizes = {str(model["name"]): float(model["size"]) for model in answer["models"]}
         rate = self.settings.bandwidth
-        reads = {name: self.read.get(comparable(name), size) for name, size in sizes.items()}
+        # Never more than there is: the same name may be a smaller file elsewhere.
+        told = {name: self.read.get(comparable(name), size) for name, size in sizes.items()}
+        reads = {name: min(told[name], size) for name, size in sizes.items()}
         self.ceilings = {name: rate / size for name, size in reads.items() if size and rate}
         self.known = {comparable(name): name for name in sizes}
         found["ollama.models.available"] = {"": float(len(sizes))}

@@ -213,7 +213,8 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     for pod in house.core.list_namespaced_pod("ollama-stack").items:
         spec = house.core.api_client.sanitize_for_serialization(pod.spec)
         # What admission added on the way in.
-        spec = {key: spec[key] for key in ("containers", "securityContext", "volumes")}
+        kept = ("containers", "initContainers", "securityContext", "volumes")
+        spec = {key: spec[key] for key in kept if key in spec}
         try:
             house.core.create_namespaced_pod(
                 "strict", {"metadata": {"name": pod.metadata.name}, "spec": spec}, dry_run="All"
