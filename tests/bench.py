@@ -21,6 +21,7 @@ from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
+GATEWAY = ROOT / "tests/dataplane/bench_gateway.py"
 NO_PROGRAMS = ("--ignore=tests/sandbox", "--ignore=tests/dataplane")
 
 
@@ -64,6 +65,13 @@ def unit_tests() -> None:
     green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     took = time.perf_counter() - began
     row("all unit tests", f"{took:.0f} s{'' if green else ', but red'}", "20 s")
+
+
+def gateway() -> None:
+    """What the gateway costs beside nginx, as a table of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+    print(flush=True)
+    subprocess.run([sys.executable, GATEWAY], env=environment, check=True)
 
 
 def tools_from_nothing(folder: Path) -> None:
@@ -125,6 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
+    gateway()
 
 
 if __name__ == "__main__":

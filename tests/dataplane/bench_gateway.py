@@ -1,11 +1,14 @@
-"""What the gateway costs: the same scripted upstream, direct and through it, in one run."""
+"""What the gateway costs: one scripted upstream, direct, through it, and through nginx."""
 
 import argparse
 import asyncio
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,15 +114,67 @@ def program(*command: str, **settings: str) -> Iterator[tuple[int, int]]:
             process.kill()
 
 
-async def measure(name: str, port: int, pid: int, streams: int, seconds: float) -> None:
-    """Print one row for each kind of load."""
+@contextmanager
+def nginx(folder: Path, upstream_port: int) -> Iterator[tuple[int, int]]:
+    """Run nginx as a proxy that holds nothing back, and give its port and process."""
+    port = free_port()
+    paths = "".join(
+        f"{kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(f"""
+        daemon off; master_process off; pid {folder}/pid; error_log {folder}/error;
+        events {{ worker_connections 2048; }}
+        http {{
+          access_log off; {paths}
+          upstream ollama {{ server 127.0.0.1:{upstream_port}; keepalive 300; }}
+          server {{
+            listen 127.0.0.1:{port} backlog=1024;
+            location / {{
+              proxy_pass http://ollama; proxy_http_version 1.1; proxy_set_header Connection "";
+              proxy_buffering off;
+            }}
+          }}
+        }}""")
+    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    with subprocess.Popen([*command, "-e", str(folder / "error")]) as process:
+        try:
+            while process.poll() is None:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Measured(NamedTuple):
+    """The cells of one column."""
+
+    paced: float
+    unpaced: float
+    first_p50: float
+    first_p99: float
+    delay_p50: float
+    delay_p99: float
+    cores: float
+    each: float
+    memory: float
+
+
+async def measure(port: int, pid: int, streams: int, seconds: float) -> Measured:
+    """Put each kind of load on it; fails if a token is lost."""
     await asyncio.gather(*(one(port, 5, 0) for _ in range(20)))
     single = await one(port, 400, 200)
     fast = await one(port, 20_000, 0)
     firsts = [(await one(port, 1, 0)).first * 1e3 for _ in range(500)]
-    print(f"{name:8} one stream at 200/s: {400 / single.seconds:7.2f} tokens/s")
-    print(f"{name:8} one stream, no pace: {20_000 / fast.seconds:7.0f} tokens/s")
-    print(f"{name:8} first token: p50 {at(firsts, 0.5):.2f} ms, p99 {at(firsts, 0.99):.2f} ms")
     before, begin = used(pid)[0], time.monotonic()
     tokens = int(seconds * 20)
 
@@ -130,13 +185,38 @@ async def measure(name: str, port: int, pid: int, streams: int, seconds: float) 
     many = await asyncio.gather(*map(later, range(streams)))
     took = time.monotonic() - begin
     delays = [delay for stream in many for delay in stream.delays]
-    cpu, now, peak = used(pid)
-    print(
-        f"{name:8} {streams} streams at 20/s: delay p50 {at(delays, 0.5):.2f} ms, "
-        f"p99 {at(delays, 0.99):.2f} ms, {len(delays)} tokens; process: "
-        f"{(cpu - before) / took:.2f} cores, {(cpu - before) / len(delays) * 1e6:.0f} us a token, "
-        f"{now:.0f} MB, at most {peak:.0f} MB"
+    cpu, _, peak = used(pid)
+    return Measured(
+        400 / single.seconds,
+        20_000 / fast.seconds,
+        at(firsts, 0.5),
+        at(firsts, 0.99),
+        at(delays, 0.5),
+        at(delays, 0.99),
+        (cpu - before) / took,
+        (cpu - before) / len(delays) * 1e6,
+        peak,
     )
+
+
+def show(streams: int, columns: dict[str, Measured]) -> None:
+    """Print the table; what a column adds is to be read against `direct`."""
+    many = f"{streams} streams at 20/s"
+    rows = {
+        "one stream at 200/s, tokens/s": "{0.paced:.1f}",
+        "one stream, no pace, tokens/s": "{0.unpaced:.0f}",
+        "first token, p50 and p99 of 500, ms": "{0.first_p50:.2f}, {0.first_p99:.2f}",
+        f"{many}, delay p50 and p99, ms": "{0.delay_p50:.2f}, {0.delay_p99:.2f}",
+        f"{many}, cores": "{0.cores:.2f}",
+        f"{many}, CPU for each token, us": "{0.each:.0f}",
+        "memory at most, MB": "{0.memory:.0f}",
+    }
+    heads = [name if name != "direct" else "direct (the upstream's own)" for name in columns]
+    print(f"| {'gateway':<46} |" + "".join(f" {head:>27} |" for head in heads))
+    print(f"| {'-' * 46} |" + f" {'-' * 27} |" * len(heads))
+    for what, form in rows.items():
+        cells = (form.format(column) for column in columns.values())
+        print(f"| {what:<46} |" + "".join(f" {cell:>27} |" for cell in cells), flush=True)
 
 
 def main() -> None:
@@ -144,19 +224,32 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--upstream", action="store_true", help="be the scripted upstream")
     parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
     if options.upstream:
         asyncio.run(upstream())
         return
-    with program(sys.executable, __file__, "--upstream") as (direct, pid):
+
+    def measured(port: int, process: int) -> Measured:
+        return asyncio.run(measure(port, process, options.streams, options.seconds))
+
+    with (
+        program(sys.executable, __file__, "--upstream") as (direct, pid),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        columns = {"direct": measured(direct, pid)}
         settings = {"GATEWAY_LISTEN": "127.0.0.1:0"}
         settings["GATEWAY_UPSTREAM"] = f"http://127.0.0.1:{direct}"
         settings["GATEWAY_OTLP_URL"] = "http://127.0.0.1:1/"  # pushes, in vain
         script = str(Path(gateway.__file__))
-        asyncio.run(measure("direct", direct, pid, options.streams, options.seconds))
         with program(sys.executable, "-u", script, **settings) as (port, process):
-            asyncio.run(measure("gateway", port, process, options.streams, options.seconds))
+            columns["gateway"] = measured(port, process)
+        if shutil.which("nginx"):
+            with nginx(Path(folder), direct) as (port, process):
+                columns["nginx"] = measured(port, process)
+        show(options.streams, columns)
+    if "nginx" not in columns:
+        print("nginx is not on PATH, so its column is missing (Debian: nginx-light)")
 
 
 if __name__ == "__main__":
