@@ -1,13 +1,18 @@
 """The data files beside this module and the programs that run in the cluster, as values."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from config import grafana
+
 _HERE = Path(__file__).parent
+
+RUNBOOK = "docs/runbook.md"
+"""The page that says what to do, as a path in this repository: nobody can click it, but it is true
+wherever the repository is. A house that publishes the page gives its address instead."""
 
 
 def chart_values() -> dict[str, Any]:
@@ -16,27 +21,35 @@ def chart_values() -> dict[str, Any]:
     return values
 
 
-def dashboards(disks: Iterable[str]) -> dict[str, str]:
-    """Grafana dashboards as JSON text, by name; they watch the mount points `disks`."""
-    return {
-        path.stem: json.dumps(json.loads(_about(path, disks)))
-        for path in sorted((_HERE / "dashboards").glob("*.json"))
-    }
+def dashboards(disks: Iterable[str], runbook: str = RUNBOOK) -> dict[str, str]:
+    """Grafana dashboards as JSON text, by name.
+
+    They watch the mount points `disks` and send people to the page `runbook`.
+    """
+    return grafana.dashboards(disks, runbook)
 
 
-def alerts(disks: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """PrometheusRule specs by name; they watch the mount points `disks`."""
-    return {
-        path.stem: yaml.safe_load(_about(path, disks))
+def alerts(
+    disks: Iterable[str], accelerator: str = "cpu", runbook: str = RUNBOOK
+) -> dict[str, dict[str, Any]]:
+    """PrometheusRule specs by name.
+
+    They watch the mount points `disks`, and a GPU unless `accelerator` is `cpu`; each alert has
+    its section in the page `runbook`.
+    """
+    mounted = "|".join(sorted(set(disks)))
+    specs: dict[str, dict[str, Any]] = {
+        path.stem: yaml.safe_load(path.read_text().replace("@disks@", mounted))
         for path in sorted((_HERE / "alerts").glob("*.yaml"))
+        if path.stem != "gpu" or accelerator != "cpu"
     }
+    for spec in specs.values():
+        for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+            if "alert" in rule:
+                rule["annotations"]["runbook_url"] = f"{runbook}#{rule['alert'].lower()}"
+    return specs
 
 
 def workload(*names: str) -> dict[str, str]:
     """Files of a program in `workloads/` by name, to be mounted from a ConfigMap."""
     return {name: (_HERE.parent / "workloads" / name).read_text() for name in names}
-
-
-def _about(path: Path, disks: Iterable[str]) -> str:
-    """Read a file and put the data disks, as a PromQL regular expression, where it says @disks@."""
-    return path.read_text().replace("@disks@", "|".join(sorted(set(disks))))

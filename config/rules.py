@@ -102,6 +102,9 @@ def _images(settings: Settings) -> Iterator[str]:
                 f"{key}.image: {pod.image!r} must name one version, as name:1.2.3"
                 " or name:1.2.3@sha256:<64 hex digits>"
             )
+    runbook = settings.observability.runbook
+    if runbook != "docs/runbook.md" and not re.fullmatch(r"https?://\S+", runbook):
+        yield f"observability.runbook: {runbook!r} must be docs/runbook.md or its address, http…"
     chart = settings.observability.chart_version
     if not re.fullmatch(r"\d+\.\d+\.\d+", chart):
         yield f"observability.chart_version: {chart!r} must be one exact version, such as 88.5.3"

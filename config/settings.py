@@ -110,6 +110,7 @@ class Observability(Section):
     volume: Volume
     chart_version: str = versions.KUBE_PROMETHEUS_STACK
     label_users: bool = False
+    runbook: str = "docs/runbook.md"
     node: str | None = None
 
     @property

@@ -68,18 +68,28 @@ def test_grafana_is_reached_where_the_output_says() -> None:
 
 
 def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
-    (dashboard,) = [made for made in HOME.of_kind("ConfigMap") if "dashboard" in made.name]
-    (alert,) = HOME.of_kind("PrometheusRule")
-    (text,) = dashboard.inputs["data"].values()
-    queries = [
-        target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]
-    ]
-    rules = [rule["expr"] for group in alert.inputs["spec"]["groups"] for rule in group["rules"]]
+    dashboard = HOME["kubernetes:core/v1:ConfigMap::monitoring-house-dashboard"]
+    alert = HOME["kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-disk-alerts"]
+    watched = re.compile(r'mountpoint=~\\?"([^"\\]+)')
+    queries = watched.findall(dashboard.inputs["data"]["house.json"])
+    rules = watched.findall(json.dumps(alert.inputs["spec"]))
 
-    assert dashboard.inputs["metadata"]["labels"]["grafana_dashboard"] == "1"
-    for expression in queries + rules:
-        assert 'mountpoint=~"/mnt/evo4t"' in expression
-    assert "monitoring-release" in alert.dependencies
+    assert set(queries) == set(rules) == {"/mnt/evo4t"}
+
+
+def test_grafana_and_prometheus_find_every_dashboard_and_rule() -> None:
+    dashboards = [made for made in HOME.of_kind("ConfigMap") if "dashboard" in made.name]
+    rules = HOME.of_kind("PrometheusRule")
+
+    assert {made.inputs["metadata"]["name"] for made in dashboards} == {
+        *("dashboard-ai", "dashboard-usage", "dashboard-house")
+    }
+    assert {made.inputs["metadata"]["labels"]["grafana_dashboard"] for made in dashboards} == {"1"}
+    # The models run on the CPU here: no alert about a GPU.
+    assert {made.inputs["metadata"]["name"] for made in rules} == {
+        *("homelab-disk", "homelab-ollama", "homelab-pods", "homelab-prometheus", "homelab-webui")
+    }
+    assert all("monitoring-release" in made.dependencies for made in rules)
 
 
 def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:

@@ -64,6 +64,11 @@ BAD: list[tuple[str, object, str]] = [
         "homelab:nodes.evo4t.memory_bandwidth: 8.96e+10 must be GB/s, such as 89.6",
     ),
     (
+        "observability/runbook",
+        "runbook",
+        "homelab:observability.runbook: 'runbook' must be docs/runbook.md or its address, http",
+    ),
+    (
         "observability/label_users",
         "on",
         "homelab:observability.label_users: 'on' must be true or false",

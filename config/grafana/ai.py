@@ -1,0 +1,199 @@
+"""AI performance: how fast the models answer, and what holds them up."""
+
+from config.grafana.panels import Board, Panel, high, low
+from config.grafana.queries import CEILING, MODEL, NAME, SIZE, SPEED, mean, or_zero, p90
+
+# Watchdog fires always, to show that alerts work at all; InfoInhibitor only silences others.
+FIRING = 'ALERTS{alertstate="firing", alertname!~"Watchdog|InfoInhibitor"}'
+WELL = (
+    Panel(
+        "Ollama answers",
+        "bool_yes_no",
+        "Whether the model server answers its gateway.",
+        "OllamaDown",
+        {"": "max(ollama_up) or vector(0)"},
+        (("green", 1),),
+        below="red",
+        shape="stat",
+    ),
+    Panel(
+        "Alerts firing",
+        "short",
+        "All alerts of the house that fire now. Grafana lists them under Alerting.",
+        "OllamaDown",
+        {"": f"count({FIRING}) or vector(0)"},
+        high(1, 3),
+        shape="stat",
+    ),
+    Panel(
+        "Failed answers",
+        "percentunit",
+        "Share of the answers that failed for reasons of the server, in the last 15 minutes, of "
+        "the model that fares worst. What a client cancelled or asked wrongly does not count.",
+        "AnswersFailing",
+        {"": f"max(model:ollama_requests_failed:ratio_rate15m{{{MODEL}}}) or vector(0)"},
+        high(0.02, 0.1),
+        shape="stat",
+    ),
+    Panel(
+        "Share of the ceiling",
+        "percentunit",
+        "Writing speed in the chosen time, as a share of what the memory's bandwidth allows. "
+        "Three quarters is good for one chat at a time; several at once can exceed it.",
+        "ModelSlow",
+        {
+            "": f"avg(avg_over_time({SPEED}[$__range]) / on (gen_ai_request_model) {CEILING})"
+            " or vector(0)"
+        },
+        low(0.25, 0.5),
+        below="red",
+        shape="stat",
+        zero="no data",
+    ),
+    Panel(
+        "First token",
+        "s",
+        "Nine of ten answers of the last half hour began within this time, of the slowest model. "
+        "A model that has to be loaded first, or a long prompt, takes longer.",
+        "FirstTokenSlow",
+        {"": f"max(model:ollama_first_token:p90_30m{{{MODEL}}} >= 0) or vector(0)"},
+        high(30, 120),
+        shape="stat",
+        zero="no data",
+    ),
+    Panel(
+        "Waiting",
+        "short",
+        "Requests that have no answer yet: they wait for a free place, or their prompt is read.",
+        "QueueGrowing",
+        {"": "ollama:requests_waiting:sum or vector(0)"},
+        high(2, 5),
+        shape="stat",
+    ),
+)
+SPEEDS = (
+    Panel(
+        "Writing speed",
+        "suffix: tok/s",
+        "Tokens a second while a model writes, in the last 15 minutes of use. The ceiling is the "
+        "memory's bandwidth by the bytes read per token; 0 where the house's file has none.",
+        "ModelSlow",
+        {NAME: or_zero(SPEED), f"{NAME}, ceiling": or_zero(CEILING)},
+    ),
+    Panel(
+        "Share of the ceiling, by model",
+        "percentunit",
+        "Writing speed as a share of the ceiling. 0: idle, or no bandwidth in the house's file.",
+        "ModelSlow",
+        {NAME: or_zero(f"{SPEED} / on (gen_ai_request_model) {CEILING}")},
+    ),
+    Panel(
+        "Time to the first token",
+        "s",
+        "Nine of ten streamed answers began within this time.",
+        "FirstTokenSlow",
+        {NAME: p90("gen_ai_server_time_to_first_token_seconds")},
+        high(30, 120),
+    ),
+    Panel(
+        "Reading speed",
+        "suffix: tok/s",
+        "Tokens of the prompt read in a second, less those that came from the cache. It is bound "
+        "by computing, not by memory.",
+        "FirstTokenSlow",
+        {NAME: mean("ollama_prefill_tokens_per_second")},
+    ),
+)
+LOAD = (
+    Panel(
+        "Requests in flight",
+        "short",
+        "Requests sent to Ollama and not finished: waiting for their first byte, or answering.",
+        "QueueGrowing",
+        {
+            "{{ollama_phase}}": "sum by (ollama_phase) (ollama_requests_in_flight"
+            f"{{{MODEL}}}) or on () ollama:requests_waiting:sum"
+        },
+        high(2, 5),
+    ),
+    Panel(
+        "Wait for a free place",
+        "s",
+        "Nine of ten answers waited less than this for a free place, with some milliseconds of "
+        "overhead. It grows when more ask at once than `ollama.parallel` allows.",
+        "QueueGrowing",
+        {NAME: p90("ollama_queue_duration_seconds")},
+        high(10, 60),
+    ),
+    Panel(
+        "Whole answer",
+        "s",
+        "Nine of ten answers were complete within this time.",
+        "FirstTokenSlow",
+        {NAME: p90("gen_ai_server_request_duration_seconds")},
+        high(120, 600),
+    ),
+    Panel(
+        "Time to load a model",
+        "s",
+        "How long it took to read a model from the disk into memory. Often? Then raise "
+        "`ollama.keep_alive` or `ollama.loaded_models`.",
+        "FirstTokenSlow",
+        {NAME: mean("ollama_load_duration_seconds")},
+        high(30, 120),
+    ),
+)
+MODELS = (
+    Panel(
+        "Where the models are loaded",
+        "bytes",
+        "Memory of each model that is loaded, as far as it is the CPU's and as far as it is the "
+        "GPU's. 0: on the disk only.",
+        "ModelOnCPU",
+        {
+            f"{NAME}, CPU": or_zero(
+                f"max by (gen_ai_request_model) (ollama_model_loaded_size_bytes{{{MODEL}}}"
+                f" - ollama_model_loaded_gpu_size_bytes{{{MODEL}}})"
+            ),
+            f"{NAME}, GPU": or_zero(
+                f"max by (gen_ai_request_model) (ollama_model_loaded_gpu_size_bytes{{{MODEL}}})"
+            ),
+        },
+    ),
+    Panel(
+        "Unloaded in",
+        "s",
+        "When a model leaves the memory if nobody asks it; a week stands for never. 0: not loaded.",
+        "FirstTokenSlow",
+        {
+            NAME: or_zero(
+                f"max by (gen_ai_request_model) (ollama_model_expires_in_seconds{{{MODEL}}})"
+            )
+        },
+    ),
+    Panel(
+        "Answers by outcome",
+        "reqpm",
+        "Answers a minute by what became of them; `ok` is a whole one.",
+        "AnswersFailing",
+        {
+            "{{ollama_outcome}}": "60 * sum by (ollama_outcome) (rate(ollama_requests_total"
+            f'{{{MODEL}, gen_ai_request_model!=""}}[$__rate_interval]))'
+        },
+    ),
+    Panel(
+        "Models on the disk",
+        "bytes",
+        "Size of each model on the disk. Models may share layers, so the sum can be less.",
+        "DataDiskFull",
+        {NAME: SIZE},
+        shape="bars",
+    ),
+)
+BOARD = Board(
+    "ai",
+    "AI performance",
+    {"Is it well?": WELL, "Speed": SPEEDS, "Load": LOAD, "Models": MODELS},
+    time="6h",
+    by_model=True,
+)

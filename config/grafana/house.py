@@ -1,0 +1,207 @@
+"""House: the data disk, the memory, the pods, and Prometheus itself."""
+
+from config.grafana.panels import Board, Panel, high, low
+
+OURS = 'namespace=~"ollama-stack|observability"'
+RESTARTS = (
+    "sum by (namespace, pod, container)"
+    f" (increase(kube_pod_container_status_restarts_total{{{OURS}}}[1h])"
+    f" or increase(kube_pod_init_container_status_restarts_total{{{OURS}}}[1h]))"
+)
+TSDB = (
+    "max(prometheus_tsdb_storage_blocks_bytes) + max(prometheus_tsdb_wal_storage_size_bytes)"
+    " + max(prometheus_tsdb_head_chunks_storage_size_bytes)"
+)
+
+
+def planned(kind: str) -> str:
+    """Give the memory that running containers request, or are limited to, by container.
+
+    Ollama's is an init container that stays: its pod's others count as ended once they are.
+    """
+    running = 'and on (namespace, pod) kube_pod_status_phase{phase="Running"} == 1'
+    memory = f'{kind}{{resource="memory"}}'
+    return (
+        f"sum by (namespace, container) (kube_pod_container_resource_{memory} {running}"
+        f" or kube_pod_init_container_resource_{memory} and on (namespace, pod, container)"
+        " kube_pod_init_container_status_running == 1)"
+    )
+
+
+def board(disks: str) -> Board:
+    """The dashboard; `disks` is a PromQL regular expression of mount points."""
+    on_disk = f'mountpoint=~"{disks}"'
+    well = (
+        Panel(
+            "Data disk in use",
+            "percentunit",
+            "Share of the data disk that is taken. When it is full, models cannot be pulled and "
+            "chats cannot be saved. No value: it is not mounted.",
+            "DataDiskFull",
+            {"{{mountpoint}}": "1 - mountpoint:node_filesystem_free:ratio"},
+            high(0.75, 0.9),
+            shape="stat",
+        ),
+        Panel(
+            "Memory free",
+            "percentunit",
+            "Share of the node's memory that is free or can be freed at once.",
+            "OutOfMemoryKill",
+            {"": "sum(node_memory_MemAvailable_bytes) / sum(node_memory_MemTotal_bytes)"},
+            low(0.05, 0.1),
+            below="red",
+            shape="stat",
+        ),
+        Panel(
+            "Pods not running",
+            "short",
+            "Pods of the house that wait or failed. After an install some wait for their images.",
+            "RestartLoop",
+            {"": f'sum(kube_pod_status_phase{{{OURS}, phase=~"Pending|Failed|Unknown"}})'},
+            high(1, 3),
+            shape="stat",
+        ),
+        Panel(
+            "Restarts",
+            "short",
+            "Containers that were started again in the last hour.",
+            "RestartLoop",
+            {"": f"sum({RESTARTS})"},
+            high(1, 3),
+            shape="stat",
+        ),
+        Panel(
+            "Killed for memory",
+            "short",
+            "Processes that the kernel killed in the last day because memory ran out.",
+            "OutOfMemoryKill",
+            {"": "sum(increase(node_vmstat_oom_kill[1d]))"},
+            high(1, 2),
+            shape="stat",
+        ),
+        Panel(
+            "History in use",
+            "percentunit",
+            "Prometheus' data as a share of its limit. At the limit the oldest data goes; that is "
+            "normal after some months.",
+            "PrometheusNearSizeLimit",
+            {"": "prometheus:tsdb_storage:ratio"},
+            high(0.95, 1.05),
+            shape="stat",
+        ),
+    )
+    disk = (
+        Panel(
+            "Data disk, free",
+            "bytes",
+            "What is free, and what would be free in four days if it went on as in the last day.",
+            "DataDiskFilling",
+            {
+                "{{mountpoint}}": f"node_filesystem_avail_bytes{{{on_disk}}}",
+                "{{mountpoint}}, in four days": "clamp_min(predict_linear("
+                f"node_filesystem_avail_bytes{{{on_disk}}}[1d], 4 * 86400), 0)",
+            },
+        ),
+        Panel(
+            "Volumes, planned",
+            "bytes",
+            "The size each volume is planned with. Nothing enforces it: they share one disk.",
+            "DataDiskFull",
+            {
+                "{{persistentvolume}}": "max by (persistentvolume)"
+                " (kube_persistentvolume_capacity_bytes)"
+            },
+            shape="bars",
+        ),
+        Panel(
+            "Volumes, in use",
+            "bytes",
+            "What programs know about their volumes: the models' sizes, which count shared layers "
+            "twice, and Prometheus' data. Nobody measures Open WebUI's; ask `du` on the house.",
+            "DataDiskFull",
+            {"models": "sum(ollama_model_size_bytes) or vector(0)", "Prometheus": TSDB},
+        ),
+    )
+    memory = (
+        Panel(
+            "Memory against plan",
+            "bytes",
+            "What the node has and uses, and what all running containers request and are limited "
+            "to. Limits may add up to more than there is; requests may not.",
+            "OutOfMemoryKill",
+            {
+                "there is": "sum(node_memory_MemTotal_bytes)",
+                "in use": "sum(node_memory_MemTotal_bytes - node_memory_MemAvailable_bytes)",
+                "requested": f"sum({planned('requests')})",
+                "limited to": f"sum({planned('limits')})",
+            },
+        ),
+        Panel(
+            "Memory requested",
+            "bytes",
+            "What each running container is scheduled with.",
+            "OutOfMemoryKill",
+            {"{{namespace}} {{container}}": planned("requests")},
+            shape="bars",
+        ),
+    )
+    pods = (
+        Panel(
+            "Pods",
+            "short",
+            "Pods of the house by phase. Succeeded: the Job that pulled the models.",
+            "RestartLoop",
+            {"{{phase}}": f"sum by (phase) (kube_pod_status_phase{{{OURS}}})"},
+        ),
+        Panel(
+            "Restarts by container",
+            "short",
+            "Containers that were started again, in the hour before.",
+            "RestartLoop",
+            {"{{namespace}} {{container}}": RESTARTS},
+            high(1, 3),
+        ),
+    )
+    prometheus = (
+        Panel(
+            "History",
+            "bytes",
+            "Prometheus' data: finished blocks, the newest hours and the write-ahead log; and the "
+            "limit at which the oldest goes.",
+            "PrometheusNearSizeLimit",
+            {"data": TSDB, "limit": "max(prometheus_tsdb_retention_limit_bytes)"},
+        ),
+        Panel(
+            "Samples",
+            "suffix: /s",
+            "Values that Prometheus stores a second, scraped and pushed.",
+            "PrometheusNearSizeLimit",
+            {"": "sum(rate(prometheus_tsdb_head_samples_appended_total[$__rate_interval]))"},
+        ),
+        Panel(
+            "Targets that answer",
+            "percentunit",
+            "Share of the targets of each job that answer Prometheus. What is pushed is not here.",
+            "GatewayNotReporting",
+            {"{{job}}": "avg by (job) (up)"},
+            low(0.5, 1),
+            below="red",
+        ),
+        Panel(
+            "Rules that fail",
+            "short",
+            "Evaluations of rules that failed in the last hour. An alert that cannot be evaluated "
+            "does not fire.",
+            "GatewayNotReporting",
+            {"": "sum(increase(prometheus_rule_evaluation_failures_total[1h]))"},
+            high(1, 10),
+        ),
+    )
+    rows = {
+        "Is it well?": well,
+        "Data disk": disk,
+        "Memory": memory,
+        "Pods": pods,
+        "Prometheus": prometheus,
+    }
+    return Board("house", "House", rows, time="7d")

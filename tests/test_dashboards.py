@@ -1,0 +1,119 @@
+"""The dashboards can be read by somebody who did not make them, and ask what Prometheus has."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT
+
+import config
+from sandbox.programs import promtool
+
+BOARDS = {name: json.loads(text) for name, text in config.dashboards(["/mnt/b", "/mnt/a"]).items()}
+PANELS = {
+    f"{name}: {panel['title']}": panel
+    for name, board in BOARDS.items()
+    for panel in board["panels"]
+    if panel["type"] != "row"
+}
+QUERIES = [target["expr"] for panel in PANELS.values() for target in panel["targets"]]
+# What Grafana puts in for its variables.
+VARIABLES = {"$model": ".*", "$__rate_interval": "2m", "$__range": "6h"}
+
+
+def test_there_are_three_and_each_is_where_its_links_say() -> None:
+    uids = {name: board["uid"] for name, board in BOARDS.items()}
+
+    assert uids == {"ai": "homelab-ai", "usage": "homelab-usage", "house": "homelab-house"}
+    for board in BOARDS.values():
+        (link,) = board["links"]
+        assert set(link["tags"]) <= set(board["tags"])
+        assert board["editable"] is False
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_the_first_row_answers_whether_it_is_well(name: str) -> None:
+    row, *panels = BOARDS[name]["panels"]
+    below = min(panel["gridPos"]["y"] for panel in panels if panel["type"] == "row")
+
+    assert row["title"] == "Is it well?"
+    assert {panel["type"] for panel in panels if panel["gridPos"]["y"] < below} == {"stat"}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_row_fills_the_screen_and_every_panel_has_its_own_number(name: str) -> None:
+    panels = BOARDS[name]["panels"]
+    widths: dict[int, int] = {}
+    for panel in panels:
+        place = panel["gridPos"]
+        widths[place["y"]] = widths.get(place["y"], 0) + place["w"]
+
+    assert set(widths.values()) == {24}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+@pytest.mark.parametrize("panel", PANELS.values(), ids=list(PANELS))
+def test_every_panel_has_unit_description_thresholds_and_runbook(panel: dict[str, Any]) -> None:
+    field = panel["fieldConfig"]["defaults"]
+    about, _, section = panel["description"].partition("\n\nRunbook: ")
+    page, _, anchor = section.partition("#")
+    titles = re.findall(r"^## (\w+)$", (ROOT / page).read_text(), re.MULTILINE)
+
+    assert field["unit"]
+    assert field["thresholds"]["steps"]
+    assert about.endswith(".")
+    assert anchor in {title.lower() for title in titles}
+    assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+
+
+def test_another_address_of_the_runbook_is_the_one_in_the_panels() -> None:
+    text = config.dashboards(["/mnt/a"], runbook="https://example.org/runbook.html")["house"]
+
+    assert text.count("Runbook: https://example.org/runbook.html#") == text.count("Runbook: ")
+
+
+def test_every_query_is_promql(tmp_path: Path) -> None:
+    rules = [{"record": f"panel:{n}", "expr": plain(query)} for n, query in enumerate(QUERIES)]
+    file = tmp_path / "panels.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(
+        [str(promtool()), "check", "rules", str(file)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(QUERIES)} rules found" in done.stdout
+
+
+def plain(query: str) -> str:
+    """The query as Grafana would send it."""
+    for variable, value in VARIABLES.items():
+        query = query.replace(variable, value)
+    assert "$" not in query, f"a variable that nobody fills in: {query}"
+    return query
+
+
+def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
+    rules = yaml.safe_dump(config.alerts(["/mnt/a"]))
+    recorded = set(re.findall(r"record: (\S+)", rules))
+    asked = set(re.findall(r"\b\w+:\w+:\w+\b", " ".join(QUERIES)))
+
+    assert asked == recorded
+
+
+def test_models_are_narrowed_only_where_they_can_be_chosen() -> None:
+    for name, board in BOARDS.items():
+        offered = [one["name"] for one in board["templating"].get("list", [])]
+        assert offered == (["model"] if "$model" in json.dumps(board["panels"]) else []), name
+
+
+def test_nothing_the_kubelet_alone_knows_is_asked() -> None:
+    # Of volumes that are directories of one disk it says the size of the disk.
+    assert re.findall(r"\b(?:kubelet|container)_\w+", " ".join(QUERIES)) == []
+
+
+def test_the_disks_of_all_nodes_are_watched() -> None:
+    assert sum('mountpoint=~"/mnt/a|/mnt/b"' in query for query in QUERIES) == 2

@@ -1,0 +1,119 @@
+"""Every alert fires when it should, keeps quiet when it should, and tells what to do."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT
+
+import config
+from sandbox.programs import promtool
+
+RULES = config.alerts(["/mnt/data"], accelerator="vulkan")
+TESTS = {path.stem: path for path in sorted((ROOT / "tests/promtool").glob("*.yaml"))}
+ALERTS = {
+    rule["alert"]: rule
+    for spec in RULES.values()
+    for group in spec["groups"]
+    for rule in group["rules"]
+    if "alert" in rule
+}
+
+
+def cases(fires: bool) -> set[str]:
+    """The alerts that a test shows firing, or quiet."""
+    return {
+        case["alertname"]
+        for path in TESTS.values()
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if bool(case["exp_alerts"]) is fires
+    }
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([promtool(), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rules as files, and beside them the tests, which name them by relative path."""
+    made = tmp_path_factory.mktemp("promtool")
+    (made / "rules").mkdir()
+    for name, spec in RULES.items():
+        (made / "rules" / f"{name}.yaml").write_text(yaml.safe_dump(without_advice(spec)))
+        (made / f"{name}.full.yaml").write_text(yaml.safe_dump(spec))
+    for name, path in TESTS.items():
+        (made / f"{name}.yaml").write_text(path.read_text())
+    return made
+
+
+def without_advice(spec: dict[str, Any]) -> dict[str, Any]:
+    """The rules with no annotation but the summary: promtool wants each one repeated in a case."""
+    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(spec))
+    for rule in (rule for group in copy["groups"] for rule in group["rules"]):
+        if "alert" in rule:
+            rule["annotations"] = {"summary": rule["annotations"]["summary"]}
+    return copy
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_file_passes_the_check(folder: Path, name: str) -> None:
+    done = run("check", "rules", "--lint=all", "--lint-fatal", folder / f"{name}.full.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_alert_fires_and_keeps_quiet_as_told(folder: Path, name: str) -> None:
+    done = run("test", "rules", folder / f"{name}.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_seen_firing_and_quiet() -> None:
+    assert set(TESTS) == set(RULES)
+    assert cases(fires=True) == set(ALERTS)
+    assert cases(fires=False) == set(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS.values(), ids=list(ALERTS))
+def test_every_alert_says_how_bad_it_is_and_what_to_do(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
+
+
+def test_every_runbook_url_leads_to_a_section_and_every_section_has_its_alert() -> None:
+    sections: dict[str, set[str]] = {}
+    for alert in ALERTS.values():
+        page, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        sections.setdefault(page, set()).add(anchor)
+    headings = {page: anchors((ROOT / page).read_text()) for page in sections}
+
+    assert headings == sections
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that a page's sections get: lower case, blanks as hyphens."""
+    titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    return {title.lower().replace(" ", "-") for title in titles}
+
+
+def test_another_address_of_the_runbook_is_the_one_in_the_alerts() -> None:
+    spec = config.alerts(["/mnt/data"], runbook="https://example.org/runbook.html")["webui"]
+    down = spec["groups"][0]["rules"][0]
+
+    assert down["annotations"]["runbook_url"] == "https://example.org/runbook.html#openwebuidown"
+
+
+def test_the_gpu_is_watched_only_where_there_is_one() -> None:
+    assert set(RULES) - set(config.alerts(["/mnt/data"])) == {"gpu"}
+
+
+def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:
+    text = yaml.safe_dump(RULES)
+
+    assert re.findall(r"\b(?:kubelet|container|apiserver|etcd|scheduler|coredns)_\w+", text) == []
