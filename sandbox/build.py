@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.processes import locked
-from sandbox.toolchain import MODULES, ask_version, find_go, numbers, pinned, run
+from sandbox.toolchain import MODULES, find_compiler, find_go, find_program, pinned, run
 
 FOLDER = Path(__file__).parent.parent / ".sandbox"
 PULUMI = "github.com/pulumi/pulumi/pkg/v3"
 KWOK = "sigs.k8s.io/kwok"
 METALLB = "go.universe.tf/metallb"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-# Where the manifests go, the folder whose go.mod pins their module, the module, the place in it.
+# Where the manifests go, the folder whose go.mod pins their module, the module, which in it.
 MANIFESTS = (
-    ("crds/metallb", "metallb", METALLB, "config/crd/bases"),
-    ("crds/prometheus-operator", "crds", OPERATOR, "example/prometheus-operator-crd"),
-    ("stages/node-fast", "cluster", KWOK, "kustomize/stage/node/fast"),
-    ("stages/node-heartbeat", "cluster", KWOK, "kustomize/stage/node/heartbeat"),
-    ("stages/pod-fast", "cluster", KWOK, "kustomize/stage/pod/fast"),
+    ("crds/metallb", "metallb", METALLB, "config/crd/bases/*.yaml"),
+    ("crds/prometheus-operator", "crds", OPERATOR, "example/prometheus-operator-crd/*.yaml"),
+    ("stages/node-fast", "cluster", KWOK, "kustomize/stage/node/fast/*.yaml"),
+    ("stages/node-heartbeat", "cluster", KWOK, "kustomize/stage/node/heartbeat/*.yaml"),
+    ("stages/pod-fast", "cluster", KWOK, "kustomize/stage/pod/fast/*.yaml"),
 )
 
 
@@ -36,11 +36,16 @@ class Tool:
     package: str
     stamps: tuple[str, ...] = ()
     """What the linker sets, as `variable=value`."""
+    tags: str = ""
+    """Go's build tags."""
+    environment: tuple[str, ...] = ()
+    """What Go is told besides, as `VARIABLE=value`; `{folder}` is where it is built."""
 
     def arguments(self) -> list[str]:
         """Give what follows `go build`, less the output."""
         link = " ".join(["-s -w", *(f"-X {stamp}" for stamp in self.stamps)])
-        return ["-trimpath", "-buildvcs=false", f"-ldflags={link}", self.package]
+        tags = [f"-tags={self.tags}"] if self.tags else []
+        return ["-trimpath", "-buildvcs=false", *tags, f"-ldflags={link}", self.package]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ def build(folder: Path = FOLDER) -> Tools:
         for tool in TOOLS:
             if tool.name != "pulumi" or not found:
                 build_tool(tool, folder)
-        for target, pinned_in, module, source in MANIFESTS:
-            _copy_manifests(folder / target, pinned_in, module, source, folder)
+        for target, pinned_in, module, pattern in MANIFESTS:
+            copy_files(folder / target, pinned_in, module, pattern, folder)
     return Tools(folder, found or folder / "bin" / "pulumi")
 
 
@@ -82,17 +87,20 @@ def build_tool(tool: Tool, folder: Path) -> Path:
     """Build one tool into `folder/bin` unless it is there, made from the same; give its path."""
     program, stamp = folder / "bin" / tool.name, folder / "bin" / f".{tool.name}.key"
     sources = [tool.module / "go.mod", tool.module / "go.sum", *sorted(tool.module.glob("*.go"))]
-    key = _digest(sources, *tool.arguments())
+    key = _digest(sources, *tool.arguments(), *tool.environment)
     if program.exists() and stamp.exists() and stamp.read_text() == key:
         return program
 
+    env = dict(item.format(folder=folder).split("=", 1) for item in tool.environment)
+    if env.get("CGO_ENABLED") == "1":
+        find_compiler(tool.name)
     program.parent.mkdir(parents=True, exist_ok=True)
     for rest in program.parent.glob(f".{tool.name}.*.partial"):
         rest.unlink()
     # Named after this process: a build whose launcher was killed may go on for a while.
     partial = program.parent / f".{tool.name}.{os.getpid()}.partial"
     command: list[str | Path] = [find_go(folder), "build", "-o", partial, *tool.arguments()]
-    run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module)
+    run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module, env)
     stamp.unlink(missing_ok=True)
     partial.replace(program)
     stamp.write_text(key)
@@ -101,14 +109,13 @@ def build_tool(tool: Tool, folder: Path) -> Path:
 
 def find_pulumi() -> Path | None:
     """Give the `pulumi` on PATH if it is at least as new as the one pinned here."""
-    found = shutil.which("pulumi")
-    needed = numbers(pinned("pulumi", PULUMI))
-    return Path(found) if found and ask_version(found, "version") >= needed else None
+    return find_program("pulumi", pinned("pulumi", PULUMI), "version")
 
 
-def _copy_manifests(target: Path, pinned_in: str, module: str, source: str, folder: Path) -> None:
+def copy_files(target: Path, pinned_in: str, module: str, pattern: str, folder: Path) -> None:
+    """Copy what matches `pattern` in a pinned `module` to `target`, unless it is there."""
     home = MODULES / pinned_in
-    key = _digest([home / "go.mod", home / "go.sum"], source)
+    key = _digest([home / "go.mod", home / "go.sum"], pattern)
     stamp = target / ".key"
     if stamp.exists() and stamp.read_text() == key:
         return
@@ -120,9 +127,9 @@ def _copy_manifests(target: Path, pinned_in: str, module: str, source: str, fold
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for sheet in Path(found["Dir"], source).glob("*.yaml"):
-        if sheet.name != "kustomization.yaml":
-            shutil.copyfile(sheet, partial / sheet.name)
+    for file in Path(found["Dir"]).glob(pattern):
+        if file.name != "kustomization.yaml":
+            shutil.copyfile(file, partial / file.name)
     (partial / ".key").write_text(key)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

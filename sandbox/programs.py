@@ -1,0 +1,128 @@
+"""Installs the programs that the pods of the house run, as plain programs of this machine."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.build import FOLDER, Tool, build_tool, copy_files
+from sandbox.processes import SandboxError, locked
+from sandbox.toolchain import MODULES, find_program, numbers, pinned, run
+
+# renovate: datasource=pypi depName=open-webui
+OPEN_WEBUI = "0.12.4"
+# What Open WebUI asks for.
+PYTHONS = ((3, 11), (3, 12))
+OLLAMA = "github.com/ollama/ollama"
+PROMETHEUS = "github.com/prometheus/prometheus"
+KUBE_STATE_METRICS = "k8s.io/kube-state-metrics/v2"
+NODE_EXPORTER = "github.com/prometheus/node_exporter"
+# Where all of Prometheus' family keep their version.
+VERSION = "github.com/prometheus/common/version.Version"
+# Headers that Ollama's repository has in folders named `vendor`, which no Go module can carry:
+# where they go, the module, which in it.
+HEADERS = (
+    ("nlohmann", "github.com/nlohmann/json", "single_include/nlohmann/*.hpp"),
+    ("stb", "github.com/gen2brain/raylib-go/raylib", "external/stb_image.h"),
+    ("miniaudio", "github.com/gen2brain/raylib-go/raylib", "external/miniaudio.h"),
+)
+# The second flag keeps the folder's path out of the program.
+CGO = ("CGO_ENABLED=1", "CGO_CPPFLAGS='-I{folder}/headers' '-ffile-prefix-map={folder}=.'")
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The paths of all that the sandbox runs in place of containers."""
+
+    ollama: Path
+    """Ollama with its engine for the CPU."""
+    prometheus: Path
+    """Prometheus, without service discovery: it scrapes what files and its settings name."""
+    promtool: Path
+    """Checks and tests rules, and asks a Prometheus."""
+    kube_state_metrics: Path
+    """kube-state-metrics."""
+    node_exporter: Path
+    """node_exporter."""
+    python: Path
+    """The Python of an environment with Open WebUI (`open-webui` is beside it) and its packages."""
+
+
+def install(folder: Path = FOLDER) -> Programs:
+    """Install into `folder` what is missing or changed; raise SandboxError if that fails."""
+    folder = folder.absolute()
+    if sys.version_info[:2] not in PYTHONS:
+        ours = "{}.{}".format(*sys.version_info)
+        raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
+    with locked(folder):
+        return Programs(
+            ollama=_install_ollama(folder),
+            prometheus=_install_prometheus("prometheus", folder),
+            promtool=_install_prometheus("promtool", folder),
+            kube_state_metrics=build_tool(
+                _exporter("kube-state-metrics", "kube-state-metrics", KUBE_STATE_METRICS), folder
+            ),
+            node_exporter=build_tool(
+                _exporter("node_exporter", "monitoring", NODE_EXPORTER), folder
+            ),
+            python=_install_open_webui(folder),
+        )
+
+
+def promtool(folder: Path = FOLDER) -> Path:
+    """Install only promtool into `folder`, and give its path; raise SandboxError if that fails."""
+    folder = folder.absolute()
+    with locked(folder):
+        return _install_prometheus("promtool", folder)
+
+
+def prometheus_version() -> str:
+    """Give Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
+    _, minor, patch = numbers(pinned("monitoring", PROMETHEUS))
+    return f"{minor // 100}.{minor % 100}.{patch}"
+
+
+def _install_ollama(folder: Path) -> Path:
+    version = pinned("ollama", OLLAMA).removeprefix("v")
+    if found := find_program("ollama", version, "--version"):
+        return found
+    for name, module, pattern in HEADERS:
+        copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
+    stamps = (f"{OLLAMA}/version.Version={version}",)
+    return build_tool(Tool("ollama", MODULES / "ollama", OLLAMA, stamps, environment=CGO), folder)
+
+
+def _install_prometheus(name: str, folder: Path) -> Path:
+    version = prometheus_version()
+    if found := find_program(name, version, "--version"):
+        return found
+    stamps = (f"{VERSION}={version}",)
+    package = f"{PROMETHEUS}/cmd/{name}"
+    # Service discovery would bring a module of each cloud.
+    tool = Tool(name, MODULES / "monitoring", package, stamps, tags="remove_all_sd")
+    return build_tool(tool, folder)
+
+
+def _exporter(name: str, pinned_in: str, module: str) -> Tool:
+    version = pinned(pinned_in, module).removeprefix("v")
+    return Tool(name, MODULES / pinned_in, module, (f"{VERSION}={version}",))
+
+
+def _install_open_webui(folder: Path) -> Path:
+    environment = folder / "open-webui"
+    python, stamp = environment / "bin" / "python", environment / ".key"
+    key = f"{OPEN_WEBUI} on {sys.version}"
+    if python.exists() and stamp.exists() and stamp.read_text() == key:
+        return python
+    # It has its own path in its scripts, so it cannot be made elsewhere and moved: the stamp,
+    # written last, says that it is whole.
+    shutil.rmtree(environment, ignore_errors=True)
+    log = folder / "logs" / "build-open-webui.log"
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    run("environment", [sys.executable, "-m", "venv", environment], log, folder)
+    run("open-webui", [*pip, "--no-deps", f"open-webui=={OPEN_WEBUI}"], log, folder)
+    # The full requirements are four times as large, for what no test here uses.
+    (slim,) = environment.glob("lib/python*/site-packages/requirements-slim.txt")
+    run("its packages", [*pip, "--requirement", slim], log, folder)
+    stamp.write_text(key)
+    return python

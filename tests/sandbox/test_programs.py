@@ -1,0 +1,249 @@
+"""The programs of the pods: which versions, when they are installed again, what they need."""
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config.versions import OPEN_WEBUI_IMAGE
+from sandbox import programs
+from sandbox.build import Tool, build_tool
+from sandbox.processes import SandboxError
+from sandbox.programs import CGO, Programs, install, prometheus_version
+from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, numbers, pinned
+
+ROOT = Path(programs.__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed() -> Programs:
+    """The project's own programs; they are installed once, which takes a quarter of an hour."""
+    return install()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tool:
+    """A program with a line of C, which says another word with the build tag `two`."""
+    module = tmp_path / "tiny"
+    module.mkdir()
+    (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")
+    (module / "go.sum").touch()
+    (module / "main.go").write_text(
+        'package main\n\n// #include <where.h>\nimport "C"\n\n'
+        "func main() { println(word, C.GoString(C.where())) }\n"
+    )
+    (module / "one.go").write_text('//go:build !two\n\npackage main\n\nconst word = "one"\n')
+    (module / "two.go").write_text('//go:build two\n\npackage main\n\nconst word = "two"\n')
+    return Tool("tiny", module, ".", environment=CGO)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all there is on PATH."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def put(folder: Path, name: str, answer: str) -> Path:
+    """Put a program into `folder` that prints `answer`."""
+    program = folder / name
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    return program
+
+
+def with_header(folder: Path) -> Path:
+    """Make `folder` with the header that the tiny program includes."""
+    header = folder / "headers" / "where.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("static char *where() { return __FILE__; }\n")
+    return folder
+
+
+def say(program: Path) -> str:
+    """Give what the tiny program says."""
+    return subprocess.run([program], capture_output=True, text=True, check=True).stderr
+
+
+def test_the_programs_have_the_pinned_versions(installed: Programs) -> None:
+    prometheus = numbers(prometheus_version())
+    # One of these on PATH may be newer.
+    assert ask_version(str(installed.prometheus), "--version") >= prometheus
+    assert ask_version(str(installed.promtool), "--version") >= prometheus
+    ollama = numbers(pinned("ollama", programs.OLLAMA))
+    assert ask_version(str(installed.ollama), "--version") >= ollama
+
+    state = numbers(pinned("kube-state-metrics", programs.KUBE_STATE_METRICS))
+    assert ask_version(str(installed.kube_state_metrics), "version") == state
+    node = numbers(pinned("monitoring", programs.NODE_EXPORTER))
+    assert ask_version(str(installed.node_exporter), "--version") == node
+
+
+def test_the_version_of_prometheus_is_read_from_that_of_its_module() -> None:
+    assert pinned("monitoring", programs.PROMETHEUS) == "v0.316.0"
+    assert prometheus_version() == "3.16.0"
+
+
+def test_open_webui_is_the_one_of_the_house_and_the_update_bot_finds_it() -> None:
+    assert OPEN_WEBUI_IMAGE.endswith(f":v{programs.OPEN_WEBUI}")
+
+    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    source = Path(programs.__file__)
+    path = str(source.relative_to(ROOT))
+    files = [file.strip("/") for file in manager["managerFilePatterns"]]
+    assert any(re.search(file, path) for file in files)
+    # The same expression, as Python writes named groups.
+    pattern = manager["matchStrings"][0].replace("(?<", "(?P<")
+    found = [m["currentValue"] for m in re.finditer(pattern, source.read_text())]
+    assert found == [programs.OPEN_WEBUI]
+
+
+def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
+    installed: Programs,
+) -> None:
+    freeze = [str(installed.python), "-m", "pip", "freeze", "--disable-pip-version-check"]
+    brought = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split("\n")
+    pins = (ROOT / "requirements-dev.txt").read_text().split("\n")
+    ours = [pin for pin in pins if re.match("aiohttp|opentelemetry|uvloop", pin)]
+
+    assert len(ours) == 4
+    assert set(ours) <= set(brought)
+    assert f"open-webui=={programs.OPEN_WEBUI}" in brought
+
+
+def test_other_tags_or_flags_build_again(tiny: Tool, tmp_path: Path) -> None:
+    with_header(tmp_path)
+    first = build_tool(tiny, tmp_path).stat()
+    assert build_tool(tiny, tmp_path).stat() == first
+
+    two = replace(tiny, tags="two")
+    assert say(build_tool(two, tmp_path)) == "two ./headers/where.h\n"
+
+    (tmp_path / "headers").rename(tmp_path / "others")
+    flags = tuple(item.replace("headers", "others") for item in CGO)
+    program = build_tool(replace(two, environment=flags), tmp_path)
+    assert say(program) == "two ./others/where.h\n"
+
+
+def test_a_program_does_not_tell_where_it_was_built(tiny: Tool, tmp_path: Path) -> None:
+    folder = with_header(tmp_path / "some where")
+    program = build_tool(tiny, folder)
+
+    assert say(program) == "one ./headers/where.h\n"
+    assert str(tmp_path).encode() not in program.read_bytes()
+
+
+def test_a_missing_compiler_is_named_in_one_line(
+    tiny: Tool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    put(path, "gcc", "")
+
+    with pytest.raises(SandboxError) as failure:
+        build_tool(tiny, tmp_path)
+
+    assert str(failure.value) == "g++: not on PATH; tiny is built with a C++ compiler, g++"
+
+
+@pytest.mark.parametrize("version", [(3, 10, 9), (3, 13, 0)])
+def test_another_python_is_refused_before_anything_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("sys.version_info", version)
+
+    with pytest.raises(SandboxError) as failure:
+        install(tmp_path / "new")
+
+    ours = f"{version[0]}.{version[1]}"
+    assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "used"),
+    [
+        ("promtool, version 3.16.0 (branch: HEAD)", True),
+        ("promtool, version 4.0.1", True),
+        ("promtool, version 3.15.9", False),
+        ("no version", False),
+    ],
+)
+def test_a_promtool_on_path_is_used_when_it_is_new_enough(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
+) -> None:
+    built = tmp_path / "built"
+    monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
+    found = put(path, "promtool", answer)
+
+    assert programs.promtool(tmp_path) == (found if used else built)
+
+
+@pytest.mark.parametrize(
+    ("answer", "used"),
+    [
+        ("ollama version is 0.24.0", True),
+        # So when no server runs.
+        ("Warning: client version is 0.40.16", True),
+        ("Warning: client version is 0.23.4", False),
+    ],
+)
+def test_an_ollama_on_path_is_used_when_it_is_new_enough(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
+) -> None:
+    built = tmp_path / "built"
+    monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
+    monkeypatch.setattr(programs, "copy_files", lambda *_: None)
+    found = put(path, "ollama", answer)
+
+    assert programs._install_ollama(tmp_path) == (found if used else built)
+
+
+def test_open_webui_is_installed_again_when_its_pin_changes_or_it_is_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
+        asked.append(str(command[-1]))
+        if command[2] == "venv":
+            packages = Path(command[-1], "lib/python3.11/site-packages")
+            packages.mkdir(parents=True)
+            (packages / "requirements-slim.txt").touch()
+            (packages / "new").touch()
+            (Path(command[-1]) / "bin").mkdir()
+            (Path(command[-1]) / "bin/python").touch()
+
+    monkeypatch.setattr(programs, "run", run)
+    python = programs._install_open_webui(tmp_path)
+    assert asked[1] == "open-webui==0.12.4"
+    assert asked[2].endswith("requirements-slim.txt")
+    assert programs._install_open_webui(tmp_path) == python
+    assert len(asked) == 3
+
+    monkeypatch.setattr(programs, "OPEN_WEBUI", "0.12.5")
+    programs._install_open_webui(tmp_path)
+    assert asked[4] == "open-webui==0.12.5"
+
+    # An install that was killed has no stamp; nothing of it is used.
+    (tmp_path / "open-webui" / ".key").unlink()
+    (tmp_path / "open-webui" / "half").touch()
+    programs._install_open_webui(tmp_path)
+    assert len(asked) == 9
+    assert not (tmp_path / "open-webui" / "half").exists()
+
+
+def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:
+    lines = [
+        line
+        for file in MODULES.glob("*/go.mod")
+        for line in file.read_text().splitlines()
+        if line.startswith("go ")
+    ]
+    assert numbers(GO_WHEEL) >= max(map(numbers, lines))
