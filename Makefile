@@ -1,8 +1,9 @@
 STACK ?= sandbox
+BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output test lint bench
+.PHONY: up down status output preview diff drift demo test lint bench docs
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -17,15 +18,35 @@ status: .venv/ready
 output: .venv/ready
 	@test -n "$(NAME)" || { echo "error: NAME: missing; it must be an output, as in NAME=grafana_password" >&2; exit 1; }
 	@$(RUN) -m sandbox output $(NAME)
+
+preview:
+	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 else
 # A real house is changed by the CLI itself, which asks before it does.
-up: .venv/ready
+preview: FLAGS = --diff
+up preview: .venv/ready
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
-	@pulumi up --stack $(STACK)
+	@pulumi $@ $(FLAGS) --stack $(STACK)
 
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
 endif
+
+# What the program would make otherwise than at the commit BASE, without state, secrets or cluster.
+diff: .venv/ready
+	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
+	@git archive --output=.sandbox/diff/tree.tar $(BASE)
+	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
+	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops.render ../base --stack $(STACK)
+	@$(RUN) -m ops.render .sandbox/diff/head --stack $(STACK)
+	@$(RUN) -m ops.diff .sandbox/diff/base .sandbox/diff/head
+
+# Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
+drift: .venv/ready
+	@$(RUN) -m ops.drift --stack $(STACK)
+
+demo: .venv/ready
+	@$(RUN) -m sandbox demo $(if $(MODEL),--model "$(MODEL)")
 
 lint: .venv/ready
 	@.venv/bin/ruff format --check --quiet .
@@ -34,6 +55,9 @@ lint: .venv/ready
 
 test: lint
 	@$(RUN) -m pytest
+
+docs: .venv/ready
+	@$(RUN) -m ops.architecture
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py

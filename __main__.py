@@ -89,6 +89,7 @@ monitoring = ObservabilityStack(
         "alerts": config.alerts(disks, runbook=observability.runbook),
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,
+        "release_namespaces": addresses.release_namespaces,
         "pushed_from": [storage.namespaces["ollama-stack"]],
         "node": settings.node_of(observability),
     },

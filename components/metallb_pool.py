@@ -27,6 +27,8 @@ class MetalLBPoolArgs(TypedDict):
 class MetalLBPool(ComponentResource):
     """A layer-2 address pool, announced from every node, given only to those who ask for it."""
 
+    release_namespaces: dict[str, Output[str]]
+    """Namespace of MetalLB's own release, by logical name; none if MetalLB was there already."""
     pool_name: Output[str]
     """Value for a Service's `metallb.io/address-pool` annotation, once addresses are announced."""
 
@@ -35,6 +37,7 @@ class MetalLBPool(ComponentResource):
     ) -> None:
         super().__init__("homelab:index:MetalLBPool", name, {}, opts)
 
+        self.release_namespaces = {}
         metallb: list[Release] = []
         if version := args.get("chart_version"):
             namespace = Namespace(
@@ -46,6 +49,7 @@ class MetalLBPool(ComponentResource):
                 },
                 opts=ResourceOptions(parent=self),
             )
+            self.release_namespaces = {"metallb": namespace.metadata["name"]}
             metallb = [
                 Release(
                     f"{name}-metallb",

@@ -11,6 +11,7 @@ from pulumi_random import RandomPassword
 
 from components._network import DNS, from_pods, policy, service, to_pods
 from components._objects import labels, selector
+from components._reader import reader
 
 RELEASE = "kube-prom-stack"
 
@@ -53,6 +54,8 @@ class ObservabilityStackArgs(TypedDict):
     """MetalLB pool that has `lan_address`."""
     pushed_from: NotRequired[Sequence[Input[str]]]
     """Namespaces whose pods with `pusher_labels` may push metrics. Default: none."""
+    release_namespaces: NotRequired[Mapping[str, Input[str]]]
+    """Others with a Helm release in which to look for drift, by logical name. Default: none."""
     node: NotRequired[str | None]
     """Host name of the machine to run on. Default: any, but Prometheus follows its volume."""
 
@@ -158,6 +161,7 @@ class ObservabilityStack(ComponentResource):
         receiver = to_pods(selector("prometheus"), PROMETHEUS_PORT, namespace)
         for number, pusher in enumerate(pushers):
             policy(f"{name}-push-{number}", pusher, PUSHER, self, egress=[DNS, receiver])
+        reader(name, namespace, {"own": namespace, **args.get("release_namespaces", {})}, self)
 
         self.register_outputs({"grafana_url": self.grafana_url, "otlp_url": self.otlp_url})
 

@@ -43,7 +43,13 @@ def test_every_builtin_object_fits_the_api_schema(lab: Deployment) -> None:
 
 @every_stack
 def test_every_object_has_a_name_labels_and_where_it_needs_one_a_namespace(lab: Deployment) -> None:
-    cluster_wide = {"Namespace", "PersistentVolume", "StorageClass"}
+    cluster_wide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Namespace",
+        "PersistentVolume",
+        "StorageClass",
+    }
     bare = [
         made.name
         for made in lab.objects()

@@ -3,7 +3,7 @@
 import pytest
 from harness import Deployment, Registration, deploy_program, stack_config
 
-STACKS = {stack: deploy_program(stack) for stack in ("home", "sandbox")}
+STACKS = {stack: deploy_program(stack) for stack in ("home", "sandbox", "example-two-nodes")}
 COMPONENTS = {"LocalStorage", "MetalLBPool", "OllamaStack", "OpenWebUI", "ObservabilityStack"}
 
 every_stack = pytest.mark.parametrize("lab", STACKS.values(), ids=STACKS.keys())
@@ -80,10 +80,13 @@ def test_outputs_with_a_password_are_secret(lab: Deployment) -> None:
 
 def test_the_sandbox_runs_the_same_objects_as_the_house() -> None:
     home, sandbox = STACKS["home"].resources, STACKS["sandbox"].resources
-    # What MicroK8s has no part in, the house installs: MetalLB.
-    only_home = {key for key in home if key not in sandbox}
+    # What MicroK8s has no part in, the house installs: MetalLB, and a look at its release.
+    only_home = [home[key] for key in home if key not in sandbox]
 
-    assert {home[key].parent for key in only_home} <= {"homelab"}
+    assert {one.name for one in only_home if one.parent != "homelab"} == {
+        "monitoring-reader-metallb-role",
+        "monitoring-reader-metallb-binding",
+    }
     assert set(sandbox) <= set(home)
 
 

@@ -73,7 +73,7 @@ def test_every_key_is_declared_with_type_and_description() -> None:
     assert [name for name, what in own.items() if not (what["type"] and what["description"])] == []
 
 
-@pytest.mark.parametrize("stack", ["home", "sandbox"])
+@pytest.mark.parametrize("stack", ["home", "sandbox", "example-two-nodes"])
 def test_no_secret_is_in_a_stack_file(stack: str) -> None:
     text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
 

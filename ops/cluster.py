@@ -1,0 +1,146 @@
+"""A cluster as its API shows it; nothing here can change it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.config import ConfigException, load_kube_config
+from urllib3.exceptions import HTTPError
+
+# Seconds to connect, and for an answer.
+LIMITS = (5, 30)
+# All kinds in two requests instead of one for each group (API server 1.30 and newer).
+DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+# Names and owners without contents, of which a list of dashboards has megabytes.
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+Key = tuple[str, str, str, str]
+"""An object: the group of its API (`""` for the core), kind, namespace (`""` for none), name."""
+
+
+class UnreadableError(RuntimeError):
+    """What could not be read and why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object that the API server knows, in one version."""
+
+    group: str
+    version: str
+    name: str
+    plural: str
+    namespaced: bool
+    verbs: frozenset[str]
+
+    def path(self, namespace: str = "", name: str = "") -> str:
+        """Give where its objects, or the one named, are."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        place = f"/namespaces/{namespace}" if self.namespaced else ""
+        return f"{root}{place}/{self.plural}" + (f"/{name}" if name else "")
+
+    def key(self, metadata: Mapping[str, Any]) -> Key:
+        """Give the key of the object with this metadata."""
+        return self.group, self.name, metadata.get("namespace") or "", metadata["name"]
+
+
+class Cluster:
+    """The cluster of a kubeconfig's context; safe to share between threads."""
+
+    def __init__(self, context: str, kubeconfig: Path | None = None) -> None:
+        """Read `kubeconfig`, or the one that `KUBECONFIG` names; raises UnreadableError."""
+        chosen = Configuration()
+        # What is listed and what is compared, at once.
+        chosen.connection_pool_maxsize = 16
+        load: Any = load_kube_config
+        try:
+            file = str(kubeconfig) if kubeconfig else None
+            load(file, context, client_configuration=chosen, persist_config=False)
+        except (ConfigException, OSError) as error:
+            line = " ".join(str(error).split())
+            raise UnreadableError(f"kubeconfig, context {context!r}: {line}") from error
+        self._api = ApiClient(chosen)
+
+    def ask(self, path: str, accept: str = "application/json", **query: str) -> Any:
+        """Give what is at `path`, None if nothing is there; raises UnreadableError."""
+        request = self._api.param_serialize(
+            "GET",
+            path,
+            query_params=[*query.items()],
+            header_params={"Accept": accept},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer: Any = self._api.call_api(*request, _request_timeout=LIMITS)
+            text = answer.read()
+        except HTTPError as error:
+            raise UnreadableError(f"{path}: no answer: {error}") from error
+        if answer.status == 404:
+            return None
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = {"message": text[:200].decode(errors="replace")}
+        if answer.status != 200:
+            why = found.get("message") if isinstance(found, dict) else found
+            raise UnreadableError(f"{path}: {answer.status} {why or answer.reason}")
+        return found
+
+    @cached_property
+    def kinds(self) -> dict[tuple[str, str], Kind]:
+        """Every kind by API version and name, the versions of a group in its own order."""
+        found = {}
+        for root in ("/api", "/apis"):
+            for group in self._asked(root, DISCOVERY)["items"]:
+                for kind in _kinds(group):
+                    version = f"{kind.group}/{kind.version}" if kind.group else kind.version
+                    found[version, kind.name] = kind
+        return found
+
+    def get(self, obj: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Give the live object with the kind, name and namespace of `obj`, or None."""
+        if not (kind := self.kinds.get((obj["apiVersion"], obj["kind"]))):
+            return None
+        metadata = obj["metadata"]
+        found: dict[str, Any] | None = self.ask(
+            kind.path(metadata.get("namespace", ""), metadata["name"])
+        )
+        return found
+
+    def metadata(self, kind: Kind, namespace: str) -> list[dict[str, Any]]:
+        """Give the metadata of all objects of a kind in `namespace`."""
+        # The metadata of nothing is null, and not an empty list.
+        items = self._asked(kind.path(namespace), METADATA)["items"] or []
+        return [item["metadata"] for item in items]
+
+    def list(self, kind: Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        """Give all objects of a kind in `namespace` whose labels fit `selector`."""
+        query = {"labelSelector": selector} if selector else {}
+        items: list[dict[str, Any]] = self._asked(kind.path(namespace), **query)["items"]
+        return items
+
+    def _asked(self, path: str, accept: str = "application/json", **query: str) -> Any:
+        if (found := self.ask(path, accept, **query)) is None:
+            raise UnreadableError(f"{path}: the API server does not know it")
+        return found
+
+
+def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
+    """The kinds of one group; raises UnreadableError if the server that has them is away."""
+    name = group["metadata"].get("name", "")
+    for version in group["versions"]:
+        if version.get("freshness", "Current") != "Current":
+            raise UnreadableError(f"{name}/{version['version']}: the server of this API is away")
+        for resource in version.get("resources", []):
+            yield Kind(
+                group=name,
+                version=version["version"],
+                name=resource["responseKind"]["kind"],
+                plural=resource["resource"],
+                namespaced=resource["scope"] == "Namespaced",
+                verbs=frozenset(resource["verbs"]),
+            )

@@ -1,0 +1,182 @@
+"""`python -m ops.drift --stack home`: whether the house is still what the program says.
+
+Exit code 0 is no drift, 7 drift, 1 that something could not be read, whatever else was found.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+from ops import drift_declared, drift_release, drift_undeclared, stacks
+from ops.cluster import Cluster, Key, UnreadableError
+from ops.drift_declared import State
+from ops.findings import Finding
+from ops.stacks import Stack
+
+DRIFT = 7
+Names = Callable[[], Iterable[str]]
+
+
+@dataclass
+class Report:
+    """What a look at a stack has brought."""
+
+    stack: str
+    findings: list[Finding] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """What could not be read, and why."""
+    not_looked_at: list[str] = field(default_factory=list)
+    """What the sandbox does not have."""
+    looked_at: str = ""
+    seconds: float = 0
+
+    @property
+    def code(self) -> int:
+        """The exit code that says it."""
+        return 1 if self.unread else DRIFT if self.findings else 0
+
+
+def main() -> int:
+    """Look, print and give the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ops.drift", description=__doc__)
+    parser.add_argument("--stack", default="sandbox", help="the stack to look at")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    options = parser.parse_args()
+    began, state = time.monotonic(), None
+    report = Report(options.stack)
+    try:
+        stack = stacks.find(options.stack)
+        state = drift_declared.state(stack.cli)
+        report = check(stack, state)
+    except UnreadableError as error:
+        report.unread.append(str(error))
+    report.seconds = round(time.monotonic() - began, 1)
+    if options.json:
+        print(json.dumps({**asdict(report), "code": report.code}, indent=1))
+    elif report.findings and state:
+        print("\n".join([*table(report.findings), "", *answers(report, stack, state)]))
+    elif not report.unread:
+        missed = f"; not here: {', '.join(report.not_looked_at)}" if report.not_looked_at else ""
+        print(f"no drift: {report.looked_at}{missed}; {report.seconds:.0f} s")
+    if report.unread:
+        more = f"; and {rest} more" if (rest := len(report.unread) - 1) else ""
+        print(f"error: could not check {options.stack}: {report.unread[0]}{more}", file=sys.stderr)
+    return report.code
+
+
+def check(stack: Stack, state: State, names: Names | None = None) -> Report:
+    """Look at everything; `names` gives the server's models in place of the server itself.
+
+    Raises UnreadableError if the cluster cannot be reached at all.
+    """
+    report = Report(stack.name)
+    cluster = Cluster(state.context, stack.kubeconfig)
+    known: set[Key] = {*state.objects}
+    looks: list[Callable[[], list[Finding]]] = [partial(drift_declared.refresh, stack.cli)]
+
+    objects = 0
+    for namespace, name in state.releases:
+        try:
+            manifest = drift_release.manifest(cluster, namespace, name)
+        except UnreadableError as error:
+            report.unread.append(str(error))
+            continue
+        if manifest is not None:
+            objects += len(manifest)
+            known |= drift_release.keys(manifest)
+            looks.append(partial(drift_release.findings, cluster, manifest))
+        elif stack.simulated:
+            report.not_looked_at.append(f"the inside of {name}")
+        else:
+            report.unread.append(f"release {namespace}/{name}: Helm has none that is deployed")
+
+    def strangers() -> list[Finding]:
+        found, unlisted = drift_undeclared.objects(cluster, state.namespaces, known)
+        report.unread += unlisted
+        return found
+
+    # Without its manifest a release's own objects would be strangers.
+    if not report.unread:
+        looks.append(strangers)
+    if state.models_url and stack.simulated and not names:
+        report.not_looked_at.append("the models")
+    elif state.models_url:
+        asked = names or partial(drift_undeclared.served, cluster, state.models_url)
+        looks.append(partial(drift_undeclared.models, state.models, asked))
+
+    with ThreadPoolExecutor(len(looks)) as pool:
+        for look in [pool.submit(one) for one in looks]:
+            try:
+                report.findings += look.result()
+            except UnreadableError as error:
+                report.unread.append(str(error))
+    report.findings.sort()
+    report.looked_at = (
+        f"{len(state.objects)} declared objects, {objects} of {len(state.releases)} releases,"
+        f" {len(state.namespaces)} namespaces, {len(state.models)} models"
+    )
+    return report
+
+
+def table(findings: Iterable[Finding]) -> list[str]:
+    """Give one line for each finding, and one for each further field of it."""
+    rows = [
+        (one.layer, f"{one.kind} {one.where}", text)
+        for one in findings
+        for text in ("; ".join([one.change, *one.fields[:1]]), *one.fields[1:])
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines, before = [], ("", "")
+    for layer, what, text in rows:
+        shown = ("", "") if (layer, what) == before else (layer, what)
+        lines.append(f"  {shown[0]:<{widths[0]}}  {shown[1]:<{widths[1]}}  {text}")
+        before = (layer, what)
+    return lines
+
+
+def answers(report: Report, stack: Stack, state: State) -> list[str]:
+    """Give the commands that put back what was found, and what to do to keep it instead."""
+    up = "make up" if stack.simulated else f"make up STACK={stack.name}"
+    chosen = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
+    kubectl = f"{chosen}kubectl --context {shlex.quote(state.context)}"
+    helm = f"{chosen}helm --kube-context {shlex.quote(state.context)}"
+    found = report.findings
+    back: dict[str, None] = {}
+    keep: dict[str, None] = {}
+    for one in found:
+        if one.layer == "undeclared":
+            back[f"{kubectl} -n {one.namespace} delete {one.kind} {one.name}"] = None
+            keep["write it into the program, then pulumi import"] = None
+        elif one.layer == "model" and one.change == "extra":
+            rm = f"exec deployment/ollama -c ollama -- ollama rm {one.name}"
+            back[f"{kubectl} -n ollama-stack {rm}"] = None
+            keep["name the model in ollama.models of the stack file"] = None
+        elif one.layer == "model":
+            job = "delete job -l app.kubernetes.io/name=ollama-models"
+            back[f"{kubectl} -n ollama-stack {job}"] = None
+            keep["take the model out of ollama.models of the stack file"] = None
+    if any(one.layer == "release" for one in found):
+        for namespace, name in state.releases:
+            show = f"{helm} -n {namespace} get manifest {name}"
+            back[f"{show} | {kubectl} apply --server-side --force-conflicts -f -"] = None
+        keep["set the chart's value in config/kube-prometheus-stack.yaml"] = None
+    if any(one.layer == "declared" or one.change == "missing" for one in found):
+        back[up] = None
+    if any(one.layer == "declared" for one in found):
+        keep["write it into the program or the stack file"] = None
+    return [
+        "to put it back:",
+        *(f"  {command}" for command in back),
+        f"to keep it, each followed by {up}, whose preview must then show no other change:",
+        *(f"  {advice}" for advice in keep),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,538 @@
+"""Drift, planted by hand on the program as the real engine has applied it."""
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes import client
+from kubernetes import config as kubeconfig
+from kubernetes.dynamic.exceptions import NotFoundError
+from urllib3 import PoolManager
+
+import ops.cluster
+from ops import drift, drift_declared, drift_release, drift_undeclared, stacks
+from ops.cluster import UnreadableError
+from ops.stacks import Stack
+from sandbox.build import Tools
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import Engine
+
+MANIFEST = """
+# Source: made up for this test
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: planted}
+data: {key: "1"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: planted, namespace: observability, labels: {release: kube-prom-stack}}
+spec: {type: ClusterIP, selector: {app: planted}, ports: [{name: web, port: 80, targetPort: web}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: planted, namespace: observability}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: planted}}
+  template:
+    metadata: {labels: {app: planted}, annotations: null}
+    spec:
+      hostNetwork: false
+      containers:
+        - name: main
+          image: example.invalid/planted:1
+          env: [{name: A, value: "1"}]
+          resources: {requests: {cpu: 0.05, memory: 1024Ki}, limits: {}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: planted}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get]}]
+---
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: {name: planted, namespace: observability}
+spec: {groups: [{name: planted, rules: [{alert: Planted, expr: vector(1)}]}]}
+"""
+
+
+class House:
+    """The stack on a cluster of its own, with the clients to plant drift in it."""
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        self.cluster = Cluster(folder, tools)
+        self.cluster.start([Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")])
+        self.engine = Engine(self.cluster, tools)
+        self.up()
+        api = kubeconfig.new_client_from_config(str(self.cluster.kubeconfig))  # type: ignore[no-untyped-call]
+        # The client's types say of every field that it may be missing.
+        self.core: Any = client.CoreV1Api(api)
+        self.apps: Any = client.AppsV1Api(api)
+        self.rbac: Any = client.RbacAuthorizationV1Api(api)
+
+    def up(self) -> None:
+        """Apply the program."""
+        self.engine.up(lambda _: None)
+
+    def stack(self, account: Path | None = None) -> Stack:
+        """Give the stack to look at, by the account that is in this kubeconfig."""
+        chosen = account or self.cluster.kubeconfig
+        return Stack(name="sandbox", cli=self.engine.cli, kubeconfig=chosen, simulated=True)
+
+    def look(
+        self, names: Callable[[], list[str]] | None = None, account: Path | None = None
+    ) -> drift.Report:
+        """Look for drift."""
+        return drift.check(self.stack(account), drift_declared.state(self.engine.cli), names)
+
+    def found(self, layer: str) -> dict[str, tuple[str, ...]]:
+        """Look for drift, and give it by object, each with what is different; all of one layer."""
+        report = self.look()
+        assert report.unread == []
+        assert {one.layer for one in report.findings} <= {layer}
+        return {f"{one.kind} {one.where}": (one.change, *one.fields) for one in report.findings}
+
+    def token(self, name: str, namespace: str = "observability") -> str:
+        """Ask for a token of an account, as `kubectl create token` does."""
+        wanted = {"spec": {"expirationSeconds": 3600}}
+        made = self.core.create_namespaced_service_account_token(name, namespace, wanted)
+        return str(made.status.token)
+
+    def kubeconfig_of(self, name: str) -> str:
+        """Give a kubeconfig of the same cluster for another account."""
+        whole = json.loads(self.cluster.kubeconfig.read_text())
+        whole["users"][0]["user"] = {"token": self.token(name)}
+        return json.dumps(whole)
+
+    def state_files(self) -> dict[str, str]:
+        """Give the digest of every file of Pulumi's state."""
+        folder = self.cluster.folder / "engine" / "state"
+        return {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+
+@pytest.fixture(scope="module")
+def house(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The house, up."""
+    house = House(tmp_path_factory.mktemp("drift"), tools)
+    yield house
+    house.cluster.remove()
+
+
+@pytest.fixture
+def main(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command on the house, and gives exit code, output and errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(stacks, "find", lambda _: house.stack())
+        monkeypatch.setattr("sys.argv", ["drift", *arguments])
+        capsys.readouterr()
+        return (drift.main(), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def release(house: House, connect: Callable[[Cluster], Any]) -> Iterator[int]:
+    """The chart's release with a few objects, as Helm would have recorded and made it; how many."""
+    made = [yaml.safe_load(part) for part in MANIFEST.split("---")]
+    api = connect(house.cluster).resources
+    kinds = [api.get(api_version=one["apiVersion"], kind=one["kind"]) for one in made]
+    for kind, obj in zip(kinds, made, strict=True):
+        kind.create(body=obj, namespace="observability")
+    old = MANIFEST.replace("name: planted", "name: long-gone")
+    plant_release(house, 9, "superseded", old)
+    plant_release(house, 10, "deployed", MANIFEST)
+    yield len(made)
+    for kind in kinds:
+        with contextlib.suppress(NotFoundError):
+            kind.delete(name="planted", namespace="observability")
+    for revision in (9, 10):
+        name = f"sh.helm.release.v1.kube-prom-stack.v{revision}"
+        house.core.delete_namespaced_secret(name, "observability")
+
+
+def plant_release(house: House, revision: int, status: str, manifest: str) -> None:
+    """Record a release as Helm does, in a Secret."""
+    packed = gzip.compress(json.dumps({"manifest": manifest}).encode())
+    labels = {"owner": "helm", "name": "kube-prom-stack", "status": status}
+    house.core.create_namespaced_secret(
+        "observability",
+        {
+            "metadata": {
+                "name": f"sh.helm.release.v1.kube-prom-stack.v{revision}",
+                "labels": {**labels, "version": str(revision)},
+            },
+            "type": "helm.sh/release.v1",
+            "data": {"release": base64.b64encode(base64.b64encode(packed)).decode()},
+        },
+    )
+
+
+def test_a_clean_stack_is_one_line(house: House, main: Callable[..., tuple[int, str, str]]) -> None:
+    before = house.state_files()
+
+    code, out, err = main()
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 1
+    assert out.startswith("no drift: ")
+    # What the sandbox does not have is not said to be as declared.
+    assert out.rpartition("not here: ")[2].startswith("the inside of kube-prom-stack, the models;")
+    assert house.state_files() == before
+
+
+def test_what_was_changed_by_hand_is_named_and_put_back(
+    house: House, main: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = house.state_files()
+    relabelled = {"metadata": {"labels": {"app.kubernetes.io/part-of": "elsewhere"}}}
+    ports = {"spec": {"ports": [{"name": "http", "port": 11434, "targetPort": "other"}]}}
+    word = base64.b64encode(b"guess-me").decode()
+    house.core.patch_namespaced_service("ollama-service", "ollama-stack", ports)
+    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+    house.apps.patch_namespaced_deployment_scale(
+        "open-webui", "ollama-stack", {"spec": {"replicas": 0}}
+    )
+    house.core.patch_namespace("ollama-stack", relabelled)
+    house.core.patch_namespaced_secret(
+        "grafana-admin", "observability", {"data": {"admin-password": word}}
+    )
+
+    assert house.found("declared") == {
+        "service ollama-stack/ollama-service": (
+            "changed",
+            "spec.ports[0].targetPort: http, is other",
+        ),
+        "configmap ollama-stack/ollama-model-job": ("deleted",),
+        "deployment.apps ollama-stack/open-webui": ("changed", "spec.replicas: 1, is 0"),
+        "namespace ollama-stack": (
+            "changed",
+            'metadata.labels["app.kubernetes.io/part-of"]: homelab, is elsewhere',
+        ),
+        "secret observability/grafana-admin": ("changed", 'data["admin-password"]'),
+    }
+    code, out, err = main("--json")
+    told = json.loads(out)
+    assert (code, told["code"], err) == (7, 7, "")
+    assert len(told["findings"]) == 5
+    assert word not in out
+    assert house.state_files() == before
+
+    assert main()[1].count("\n  make up\n") == 1
+    house.up()
+    assert house.found("declared") == {}
+
+
+def test_what_nobody_declared_is_named_but_not_what_its_controllers_made(
+    house: House, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
+    container = {"name": "main", "image": "example.invalid/stranger:1"}
+    template = {"metadata": {"labels": {"app": "stranger"}}, "spec": {"containers": [container]}}
+    spec: dict[str, Any] = {"selector": {"matchLabels": {"app": "stranger"}}, "template": template}
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    meta = {"metadata": {"name": "stranger"}}
+    house.apps.create_namespaced_deployment("observability", {**meta, "spec": spec})
+    house.apps.create_namespaced_stateful_set(
+        "observability", {**meta, "spec": {**spec, "volumeClaimTemplates": [claim]}}
+    )
+    house.core.create_namespaced_config_map("ollama-stack", meta)
+    house.core.create_namespaced_persistent_volume_claim("observability", claim)
+    claims = house.core.list_namespaced_persistent_volume_claim
+    assert eventually(
+        lambda: "data-stranger-0" in {c.metadata.name for c in claims("observability").items}
+    )
+
+    found = house.found("undeclared")
+    assert set(found) == {
+        "deployment.apps observability/stranger",
+        "statefulset.apps observability/stranger",
+        "configmap ollama-stack/stranger",
+        "persistentvolumeclaim observability/data",
+    }
+    assert {change for change, _ in found.values()} == {"made by hand"}
+
+    house.apps.delete_namespaced_deployment("stranger", "observability")
+    house.apps.delete_namespaced_stateful_set("stranger", "observability")
+    house.core.delete_namespaced_config_map("stranger", "ollama-stack")
+    for name in ("data", "data-stranger-0"):
+        house.core.delete_namespaced_persistent_volume_claim(name, "observability")
+
+
+def test_the_objects_of_a_release_are_no_drift_as_long_as_they_are_as_helm_made_them(
+    house: House, release: int
+) -> None:
+    report = house.look()
+
+    assert report.findings == []
+    assert report.code == 0
+    assert report.not_looked_at == ["the models"]
+    assert f"{release} of 1 releases" in report.looked_at
+
+
+def test_what_was_changed_inside_a_release_is_named(house: House, release: int) -> None:
+    assert release == 5
+    house.core.patch_namespaced_config_map("planted", "observability", {"data": {"key": "2"}})
+    house.core.delete_namespaced_service("planted", "observability")
+    house.rbac.delete_cluster_role("planted")
+    extra = {"name": "extra", "image": "example.invalid/extra:1"}
+    changed = {"name": "main", "image": "example.invalid/planted:2"}
+    house.apps.patch_namespaced_deployment(
+        "planted",
+        "observability",
+        {"spec": {"template": {"spec": {"hostNetwork": True, "containers": [extra, changed]}}}},
+    )
+
+    pod = "spec.template.spec"
+    assert house.found("release") == {
+        "configmap observability/planted": ("changed", "data.key"),
+        "service observability/planted": ("deleted",),
+        "clusterrole.rbac.authorization.k8s.io planted": ("deleted",),
+        "deployment.apps observability/planted": (
+            "changed",
+            f"{pod}.hostNetwork: False, is True",
+            f"{pod}.containers[main].image: example.invalid/planted:1,"
+            " is example.invalid/planted:2",
+            f"{pod}.containers[extra]: not there, is there",
+        ),
+    }
+
+
+def test_definitions_of_others_come_through_the_api_server_without_a_difference(
+    house: House, tools: Tools
+) -> None:
+    view = ops.cluster.Cluster(house.cluster.context, house.cluster.kubeconfig)
+    made = [one for file in tools.crds() for one in drift_release.documents(file.read_text())]
+
+    assert len(made) > 10
+    assert drift_release.findings(view, made) == []
+
+
+def test_models_that_are_missing_or_that_nobody_declared(house: House) -> None:
+    state = drift_declared.state(house.engine.cli)
+    report = house.look(lambda: [*state.models[1:], "mistral:7b"])
+
+    assert {(one.name, one.change) for one in report.findings} == {
+        ("mistral:7b", "extra"),
+        (state.models[0], "missing"),
+    }
+    assert report.code == 7
+    assert house.look(lambda: [*state.models]).code == 0
+
+
+def test_the_models_are_asked_for_by_way_of_the_api_server(house: House) -> None:
+    address = own_address()
+    if address.startswith("127."):
+        pytest.skip("this machine has no other address than 127.0.0.1, which no Service may have")
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/tags" else 404)
+            self.end_headers()
+            self.wfile.write(b'{"models": [{"name": "tiny:latest"}]}')
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((address, 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        meta = {"metadata": {"name": "scripted"}}
+        # Scheduled by nobody, so that its address is the one given here.
+        pod = {"schedulerName": "nobody", "containers": [{"name": "main", "image": "scripted"}]}
+        house.core.create_namespaced_pod("default", {**meta, "spec": pod})
+        status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+        house.core.patch_namespaced_pod_status("scripted", "default", {"status": status})
+        house.core.create_namespaced_service("default", {**meta, "spec": {"ports": [{"port": 80}]}})
+        behind = {"kind": "Pod", "namespace": "default", "name": "scripted"}
+        subset = {
+            "addresses": [{"ip": address, "targetRef": behind}],
+            "ports": [{"port": server.server_port}],
+        }
+        house.core.create_namespaced_endpoints("default", {**meta, "subsets": [subset]})
+        view = ops.cluster.Cluster(house.cluster.context, house.cluster.kubeconfig)
+        try:
+            assert drift_undeclared.served(view, "http://scripted.default:80") == ["tiny:latest"]
+            with pytest.raises(UnreadableError, match=r"404|know"):
+                drift_undeclared.served(view, "http://other.default:80")
+        finally:
+            house.core.delete_namespaced_service("scripted", "default")
+            house.core.delete_namespaced_pod("scripted", "default")
+            server.shutdown()
+
+
+def own_address() -> str:
+    """The machine's address on its own network, without anything being sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def test_the_account_of_the_house_is_enough(
+    house: House, release: int, main: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert release
+    mine = house.cluster.kubeconfig.read_text()
+    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+    house.core.patch_namespaced_config_map("planted", "observability", {"data": {"key": "2"}})
+    house.core.create_namespaced_config_map("ollama-stack", {"metadata": {"name": "stranger"}})
+    reader = house.kubeconfig_of("homelab-reader")
+    try:
+        # The engine's plugins too have no other account now.
+        house.cluster.kubeconfig.write_text(reader)
+        code, out, err = main("--json")
+    finally:
+        house.cluster.kubeconfig.write_text(mine)
+    assert (code, err) == (7, "")
+    assert [(one["layer"], one["name"]) for one in json.loads(out)["findings"]] == [
+        ("declared", "ollama-model-job"),
+        ("release", "planted"),
+        ("undeclared", "stranger"),
+    ]
+    house.core.delete_namespaced_config_map("stranger", "ollama-stack")
+    house.up()
+
+
+CORE = "/api/v1/namespaces/ollama-stack"
+WORKLOADS = "/apis/apps/v1/namespaces/ollama-stack"
+MODELS = f"{CORE}/services/http:ollama-service:11434/proxy"
+DENIED = [
+    ("POST", f"{CORE}/configmaps"),
+    ("PATCH", f"{CORE}/services/ollama-service"),
+    ("DELETE", f"{CORE}/pods"),
+    ("PUT", f"{CORE}/secrets/open-webui"),
+    ("PATCH", f"{WORKLOADS}/deployments/ollama"),
+    ("PATCH", f"{WORKLOADS}/deployments/ollama/scale"),
+    ("DELETE", f"{WORKLOADS}/deployments/ollama"),
+    ("DELETE", "/api/v1/namespaces/ollama-stack"),
+    ("DELETE", "/api/v1/persistentvolumes/ollama-stack-models"),
+    ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),
+    ("POST", "/api/v1/namespaces/observability/serviceaccounts/homelab-reader/token"),
+    ("POST", f"{MODELS}/api/pull"),
+    ("DELETE", f"{MODELS}/api/delete"),
+    ("POST", f"{CORE}/pods/any/exec"),
+    # What it needs not see.
+    ("GET", f"{CORE}/secrets"),
+    ("GET", f"{CORE}/secrets/of-somebody-else"),
+    ("GET", f"{CORE}/services/http:open-webui:8080/proxy/"),
+    ("GET", "/api/v1/namespaces/kube-system/secrets"),
+    ("GET", f"{CORE}/pods/any/exec"),
+]
+
+
+def test_the_account_of_the_house_can_write_nothing(house: House) -> None:
+    whole = json.loads(house.cluster.kubeconfig.read_text())
+    where = whole["clusters"][0]["cluster"]
+    authority = base64.b64decode(where["certificate-authority-data"]).decode()
+    bearer = {"Authorization": f"Bearer {house.token('homelab-reader')}"}
+    pool = PoolManager(ca_cert_data=authority, retries=False)
+
+    def ask(method: str, path: str) -> tuple[int, str]:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {**bearer, "Content-Type": kind}
+        answer = pool.request(method, where["server"] + path, body="{}", headers=headers)
+        return answer.status, answer.data.decode(errors="replace")
+
+    refused = {(method, path): ask(method, path) for method, path in DENIED}
+    assert [asked for asked, (code, _) in refused.items() if code != 403] == []
+    assert [
+        asked for asked, (_, text) in refused.items() if "system:serviceaccount" not in text
+    ] == []
+    assert ask("GET", f"{WORKLOADS}/deployments/ollama")[0] == 200
+    assert ask("GET", f"{CORE}/secrets/open-webui")[0] == 200
+    # Nothing answers there, but to ask is allowed.
+    assert "system:serviceaccount" not in ask("GET", f"{MODELS}/api/tags")[1]
+
+
+def test_what_could_not_be_read_is_never_no_drift(house: House, tmp_path: Path) -> None:
+    house.core.create_namespaced_service_account("observability", {"metadata": {"name": "half"}})
+    subject = {"kind": "ServiceAccount", "name": "half", "namespace": "observability"}
+    # All that the real account has, but in one namespace of the two.
+    role = {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": "homelab-reader",
+    }
+    house.rbac.create_namespaced_role_binding(
+        "ollama-stack", {"metadata": {"name": "half"}, "roleRef": role, "subjects": [subject]}
+    )
+    half = tmp_path / "half"
+    half.write_text(house.kubeconfig_of("half"))
+    try:
+        report = house.look(account=half)
+    finally:
+        house.rbac.delete_namespaced_role_binding("half", "ollama-stack")
+        house.core.delete_namespaced_service_account("half", "observability")
+
+    assert report.findings == []
+    assert report.code == 1
+    assert any("/namespaces/observability/secrets: 403" in line for line in report.unread)
+
+
+def test_a_namespace_that_cannot_be_read_is_named(house: House, tmp_path: Path) -> None:
+    mine = house.rbac.read_cluster_role("homelab-reader")
+    name = "almost"
+    house.core.create_namespaced_service_account("observability", {"metadata": {"name": name}})
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "observability"}
+    group = "rbac.authorization.k8s.io"
+    for namespace, kind in (("ollama-stack", "ClusterRole"), ("observability", "Role")):
+        house.rbac.create_namespaced_role_binding(
+            namespace,
+            {
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": group, "kind": kind, "name": mine.metadata.name},
+                "subjects": [subject],
+            },
+        )
+    almost = tmp_path / name
+    almost.write_text(house.kubeconfig_of(name))
+    try:
+        report = house.look(account=almost)
+    finally:
+        for namespace in ("ollama-stack", "observability"):
+            house.rbac.delete_namespaced_role_binding(name, namespace)
+        house.core.delete_namespaced_service_account(name, "observability")
+
+    assert report.code == 1
+    assert [line for line in report.unread if "/namespaces/observability/" not in line] == []
+    assert any("/observability/configmaps" in line for line in report.unread)
+
+
+def test_a_cluster_that_is_away_is_one_line(
+    house: House, main: Callable[..., tuple[int, str, str]]
+) -> None:
+    house.cluster.stop()
+    began = time.monotonic()
+    try:
+        code, out, err = main()
+    finally:
+        house.cluster.start([Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")])
+
+    assert (code, out) == (1, "")
+    assert err.startswith("error: could not check sandbox: ")
+    assert len(err.splitlines()) == 1
+    assert time.monotonic() - began < 60

@@ -1,0 +1,213 @@
+"""The example of two machines: models on the large one, the rest on the small one."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import deploy_program, stack_config
+from kubernetes import client
+from kubernetes import config as kubeconfig
+
+from components import PROMETHEUS_CLAIM
+from config import SettingsError, read
+from sandbox.build import Tools
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import PROJECT, Engine
+
+STACK = "example-two-nodes"
+NODES = [
+    Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
+    for name, node in read(stack_config(STACK)).nodes.items()
+]
+
+
+class TwoNodes:
+    """The example, up on two simulated machines, in a folder where its stack file may be edited."""
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        self.project = folder / "project"
+        self.project.mkdir()
+        for name in ("Pulumi.yaml", f"Pulumi.{STACK}.yaml"):
+            (self.project / name).write_text((PROJECT / name).read_text())
+        (self.project / "__main__.py").write_text(
+            f"import runpy, sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
+            f"runpy.run_path({str(PROJECT / '__main__.py')!r}, run_name='__main__')\n"
+        )
+        self.cluster = Cluster(folder / "cluster", tools)
+        self.cluster.start(NODES)
+        self.engine = Engine(self.cluster, tools, self.project, STACK)
+        self.up()
+        path = str(self.cluster.kubeconfig)
+        api = kubeconfig.new_client_from_config(path, self.cluster.context)  # type: ignore[no-untyped-call]
+        # The client's types say of every field that it may be missing.
+        self.core: Any = client.CoreV1Api(api)
+
+    def up(self) -> dict[str, int]:
+        """Apply the program; give the operations, less what stayed the same."""
+        changes = self.engine.up(lambda _: None)
+        changes.pop("same", None)
+        return changes
+
+    def placed(self) -> dict[str, str]:
+        """Give the node of every pod in the stack's namespaces, by application."""
+        pods = [
+            pod
+            for namespace in ("ollama-stack", "observability")
+            for pod in self.core.list_namespaced_pod(namespace).items
+        ]
+        return {pod.metadata.labels["app.kubernetes.io/name"]: pod.spec.node_name for pod in pods}
+
+    def bound(self) -> dict[str, tuple[str, str]]:
+        """Give directory and node of the volume that each bound claim has."""
+        at = {}
+        for volume in self.core.list_persistent_volume().items:
+            (term,) = volume.spec.node_affinity.required.node_selector_terms
+            ((node,),) = [match.values for match in term.match_expressions]
+            at[volume.metadata.name] = (volume.spec.local.path, node)
+        return {
+            claim.metadata.name: at[claim.spec.volume_name]
+            for claim in self.core.list_persistent_volume_claim_for_all_namespaces().items
+            if claim.status.phase == "Bound"
+        }
+
+
+@pytest.fixture(scope="module")
+def house(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    """The example, up."""
+    house = TwoNodes(tmp_path_factory.mktemp("two-nodes"), tools)
+    yield house
+    house.cluster.remove()
+
+
+def test_every_pod_is_on_the_node_that_the_stack_file_names(house: TwoNodes) -> None:
+    sizes = {
+        node.metadata.name: (node.status.allocatable["cpu"], node.status.allocatable["memory"])
+        for node in house.core.list_node().items
+    }
+
+    assert sizes == {"large": ("24", "93Gi"), "small": ("4", "16Gi")}
+    assert house.placed() == {"ollama": "large", "ollama-models": "large", "open-webui": "small"}
+
+
+def test_every_claim_is_bound_to_a_directory_of_its_pods_node(house: TwoNodes) -> None:
+    assert house.bound() == {
+        "models": ("/mnt/models/ollama", "large"),
+        "open-webui": ("/mnt/data/open-webui", "small"),
+    }
+
+
+def test_both_addresses_are_given_as_configured(house: TwoNodes) -> None:
+    given = {
+        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress]
+        for service in house.core.list_service_for_all_namespaces().items
+        if service.spec.type == "LoadBalancer"
+    }
+
+    assert given == {
+        "open-webui-service-local": ["192.168.1.101"],
+        "grafana-external": ["192.168.1.102"],
+    }
+
+
+def test_a_pod_that_names_no_node_follows_its_volume(
+    house: TwoNodes, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
+    # As Prometheus' operator makes it.
+    claim = {
+        "metadata": {"name": PROMETHEUS_CLAIM},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local-path",
+            "volumeName": "observability-prometheus",
+            "resources": {"requests": {"storage": "50Gi"}},
+        },
+    }
+    house.core.create_namespaced_persistent_volume_claim("observability", claim)
+    followed = {}
+    for namespace, name in (("ollama-stack", "models"), ("observability", PROMETHEUS_CLAIM)):
+        volume = {"name": "data", "persistentVolumeClaim": {"claimName": name}}
+        security = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        container = {"name": "follower", "image": "follower", "securityContext": security}
+        spec = {"containers": [container], "volumes": [volume]}
+        body = {"metadata": {"name": "follower"}, "spec": spec}
+        house.core.create_namespaced_pod(namespace, body)
+
+        def node(namespace: str = namespace) -> Any:
+            return house.core.read_namespaced_pod("follower", namespace).spec.node_name
+
+        followed[name] = eventually(node)
+        house.core.delete_namespaced_pod("follower", namespace)
+
+    assert followed == {"models": "large", PROMETHEUS_CLAIM: "small"}
+    assert house.bound()[PROMETHEUS_CLAIM] == ("/mnt/data/prometheus", "small")
+
+
+def test_a_second_up_changes_nothing(house: TwoNodes) -> None:
+    assert house.up() == {}
+    assert not house.engine.drifted()
+
+
+def test_a_part_moves_to_the_other_node_with_an_empty_directory_of_its_own(
+    house: TwoNodes,
+) -> None:
+    path = house.project / f"Pulumi.{STACK}.yaml"
+    stack = yaml.safe_load(path.read_text())
+    volume = {"path": "/mnt/models/open-webui", "size": "100Gi"}
+    stack["config"]["homelab:webui"] |= {"node": "large", "volume": volume}
+    path.write_text(yaml.safe_dump(stack))
+
+    # And nothing of the other parts.
+    assert house.up()["replace"] == len(("volume", "claim", "Deployment"))
+    assert house.placed() == {"ollama": "large", "ollama-models": "large", "open-webui": "large"}
+    assert house.bound()["open-webui"] == ("/mnt/models/open-webui", "large")
+
+
+def test_a_new_node_alone_touches_no_volume() -> None:
+    config = stack_config(STACK)
+    disk = {"path": "/mnt/spare", "size": "100Gi"}
+    config["nodes"]["spare"] = {
+        "address": "192.168.1.98",
+        "cpus": 4,
+        "memory": "16Gi",
+        "disk": disk,
+    }
+    before, after = deploy_program(STACK).resources, deploy_program(STACK, config).resources
+
+    assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
+        "open-webui-policy",
+        "monitoring-house-dashboard",
+        "monitoring-disk-alerts",
+    }
+
+
+def test_a_part_that_is_too_large_for_its_node_is_refused() -> None:
+    config = stack_config(STACK)
+    config["ollama"] |= {"node": "small", "volume": {"path": "/mnt/data/models", "size": "50Gi"}}
+
+    with pytest.raises(SettingsError, match=r"^homelab:nodes.small.memory: 16Gi is .* must fit$"):
+        read(config)
+
+
+def test_the_release_is_told_the_node_too() -> None:
+    # Where the chart is not rendered its pods are not here to be seen.
+    release = deploy_program(STACK)["kubernetes:helm.sh/v3:Release::monitoring-release"]
+    values = release.inputs["values"]
+    parts = {
+        "Prometheus": values["prometheus"]["prometheusSpec"],
+        "Alertmanager": values["alertmanager"]["alertmanagerSpec"],
+        "operator": values["prometheusOperator"],
+        "kube-state-metrics": values["kube-state-metrics"],
+        "Grafana": values["grafana"],
+    }
+
+    on_small = {"kubernetes.io/hostname": "small"}
+    assert {name: part["nodeSelector"] for name, part in parts.items()} == dict.fromkeys(
+        parts, on_small
+    )
