@@ -1,0 +1,71 @@
+"""`python -m ops.issue`: look for drift, and keep one issue open for as long as there is some."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+from ops.diff import LIMIT, fenced
+from ops.drift import DRIFT
+
+HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
+
+
+def main() -> int:
+    """Look, say what was seen, and bring the issue up to date; 1 where that was not possible."""
+    parser = argparse.ArgumentParser(prog="python -m ops.issue", description=__doc__)
+    parser.add_argument("--stack", required=True, help="the stack to look at")
+    stack = parser.parse_args().stack
+    command = [sys.executable, "-m", "ops.drift", "--stack", stack]
+    looked = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(looked.stdout, end="")
+    print(looked.stderr, end="", file=sys.stderr)
+    if looked.returncode not in (0, DRIFT):
+        return 1
+    try:
+        done = keep(stack, looked.stdout if looked.returncode == DRIFT else "")
+    except subprocess.CalledProcessError as error:
+        print(f"error: gh {error.cmd[2]}: {' '.join(error.stderr.split())}", file=sys.stderr)
+        return 1
+    print(done)
+    return 0
+
+
+def keep(stack: str, table: str) -> str:
+    """Have one open issue with this `table` of drift, or none if it is empty; say what was done.
+
+    Raises CalledProcessError if GitHub refuses.
+    """
+    title = f"Drift: {stack}"
+    # Less some room for the words and the fences around it.
+    table = table.rstrip()[: LIMIT - 500]
+    body = HEAD + fenced(table)
+    # Its own alone: anybody may open one of the same title.
+    mine = ("--app", "github-actions", "--state", "open", "--limit", "200")
+    listed = json.loads(_gh("list", *mine, "--json", "number,title,body"))
+    found = [issue for issue in listed if issue["title"] == title]
+    if not found:
+        if not table:
+            return "no issue"
+        return _gh("create", "--title", title, "--body-file", "-", said=body)
+    number = str(found[0]["number"])
+    if not table:
+        _gh("close", number, "--comment", "The house is again what the program says.")
+        return f"closed #{number}"
+    # Written by a browser, lines end otherwise.
+    if found[0]["body"].replace("\r\n", "\n").strip() == body.strip():
+        return f"#{number} says it already"
+    _gh("edit", number, "--body-file", "-", said=body)
+    _gh("comment", number, "--body-file", "-", said=f"It changed:\n\n{fenced(table)}")
+    return f"told in #{number}"
+
+
+def _gh(*arguments: str, said: str = "") -> str:
+    """Run one of GitHub's own commands for issues, with `said` as its input."""
+    command = ["gh", "issue", *arguments]
+    done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

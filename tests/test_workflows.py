@@ -1,0 +1,374 @@
+"""The workflows ask for little, name only what is there, and do what they say."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT, stack_config
+
+from ops import issue
+from sandbox.build import MANIFESTS
+
+FOLDER = ROOT / ".github/workflows"
+WORKFLOWS: dict[str, dict[Any, Any]] = {
+    file.stem: yaml.safe_load(file.read_text()) for file in sorted(FOLDER.glob("*.yml"))
+}
+JOBS = [job for workflow in WORKFLOWS.values() for job in workflow["jobs"].values()]
+STEPS = [step for job in JOBS for step in job["steps"]]
+LINES = [line for step in STEPS for line in step.get("run", "").splitlines()]
+# What every shell has.
+SHELL = ("umask", "printf")
+
+
+def triggers(workflow: dict[Any, Any]) -> Any:
+    """YAML 1.1 reads the key `on` as true."""
+    return workflow[True]
+
+
+def missing(line: str) -> str | None:
+    """What a line of a workflow names that is not there."""
+    words = shlex.split(line.partition(">")[0])
+    if words[0] in SHELL:
+        return None
+    if words[0] == "make":
+        # What it would run, and nothing of it.
+        command = ["make", "--dry-run", *words[1:]]
+    elif "-m" in words:
+        command = [sys.executable, *words[1 : words.index("-m") + 2], "--help"]
+    else:
+        return None if shutil.which(words[0], path=str(ROOT)) else f"{words[0]}: no such program"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # A target that is only among the phony ones is no error to make.
+    idle = "Nothing to be done" in done.stdout
+    return (done.stderr or done.stdout) if done.returncode or idle else None
+
+
+def test_there_are_three() -> None:
+    assert set(WORKFLOWS) == {"check", "drift", "preview"}
+    assert len(LINES) > 6
+
+
+@pytest.mark.parametrize("line", sorted(set(LINES)))
+def test_every_command_is_there(line: str) -> None:
+    assert missing(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["make nothing", "make .venv", ".venv/bin/python -m ops.nothing --stack home", ".ci/nothing"],
+)
+def test_a_command_that_is_not_there_is_found(line: str) -> None:
+    assert missing(line)
+
+
+def test_the_auditor_has_nothing_to_say() -> None:
+    zizmor = Path(sys.executable).parent / "zizmor"
+    command = [str(zizmor), "--offline", "--no-progress", "--persona=pedantic", str(FOLDER)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout
+    assert "No findings to report" in done.stdout
+
+
+def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
+    text = "".join(file.read_text() for file in FOLDER.glob("*.yml"))
+    pins = re.findall(r"uses: (\S+)(.*)", text)
+
+    assert len(pins) > 8
+    for action, rest in pins:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest)
+    assert len({action for action, _ in pins}) == len({action.split("@")[0] for action, _ in pins})
+
+
+def test_no_checkout_leaves_a_token_behind() -> None:
+    checkouts = [step for step in STEPS if "actions/checkout@" in str(step)]
+
+    assert len(checkouts) == len(JOBS)
+    assert {step["with"]["persist-credentials"] for step in checkouts} == {False}
+
+
+def test_nothing_is_allowed_but_what_a_job_says_it_needs() -> None:
+    for workflow in WORKFLOWS.values():
+        assert workflow["permissions"] == {}
+        assert workflow["concurrency"]["group"]
+        assert "pull_request_target" not in triggers(workflow)
+    allowed = {
+        (name, permission)
+        for name, workflow in WORKFLOWS.items()
+        for job in workflow["jobs"].values()
+        for permission, level in job["permissions"].items()
+        if level == "write"
+    }
+    assert allowed == {
+        ("drift", "id-token"),
+        ("drift", "issues"),
+        ("preview", "id-token"),
+        ("preview", "pull-requests"),
+    }
+
+
+def test_secrets_are_only_where_an_environment_guards_them() -> None:
+    with_secrets = [job for job in JOBS if "secrets." in str(job)]
+
+    assert {job["environment"] for job in with_secrets} == {"preview", "drift"}
+    assert "secrets." not in (FOLDER / "check.yml").read_text()
+    # A fork's pull request is skipped, and drift is looked for from main alone.
+    assert [job["if"] for job in with_secrets] == [
+        "github.ref == 'refs/heads/main'",
+        "github.event.pull_request.head.repo.full_name == github.repository",
+    ]
+
+
+def test_no_expression_is_in_a_script() -> None:
+    assert [line for line in LINES if "${{" in line] == []
+
+
+def test_numbers_and_addresses_are_those_of_the_program() -> None:
+    inputs = [step.get("with", {}) for step in STEPS]
+    pinned = re.search(r"^pulumi==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    wanted = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text())
+
+    assert pinned
+    assert wanted
+    assert {one["pulumi-version"] for one in inputs if "pulumi-version" in one} == {pinned[1]}
+    assert {one["python-version"] for one in inputs if "python-version" in one} == {
+        f"3.{wanted[1]}"
+    }
+    assert {one["ping"] for one in inputs if "ping" in one} == {
+        stack_config("home")["webui"]["tailnet_address"]
+    }
+
+
+def test_what_is_built_is_what_is_cached() -> None:
+    (cached,) = [step["with"]["path"].split() for step in STEPS if "actions/cache@" in str(step)]
+    copied = {f".sandbox/{target.partition('/')[0]}" for target, *_ in MANIFESTS}
+
+    assert set(cached) == {".sandbox/bin", ".sandbox/headers", *copied}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone as a pull request's job has it: a merge, whose first parent is the base."""
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=tree, check=True, capture_output=True)
+
+    tree, venv = tmp_path / "tree", ROOT / ".venv"
+    others = shutil.ignore_patterns(".*", "__pycache__", "docs", "tests")
+    shutil.copytree(ROOT, tree, ignore=others)
+    (tree / ".gitignore").write_text(".sandbox\n.venv\n__pycache__\n")
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "--all")
+    git("commit", "--quiet", "--message=base")
+    git("switch", "--quiet", "--create=change")
+    home = tree / "Pulumi.home.yaml"
+    home.write_text(home.read_text().replace("- codellama:7b", "- codellama:13b"))
+    git("commit", "--quiet", "--all", "--message=change")
+    git("switch", "--quiet", "main")
+    git("merge", "--quiet", "--no-ff", "--message=merge", "change")
+    (tree / ".venv").mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        (tree / ".venv" / name).symlink_to(venv / name)
+    (tree / ".venv/ready").touch()
+    return tree
+
+
+def test_the_summary_tells_what_a_pull_request_does(checkout: Path, tmp_path: Path) -> None:
+    (line,) = [line for line in LINES if "GITHUB_STEP_SUMMARY" in line]
+    summary = tmp_path / "summary.md"
+    environment = {"PATH": "/usr/bin:/bin", "GITHUB_STEP_SUMMARY": str(summary)}
+    subprocess.run(["bash", "-e", "-c", line], cwd=checkout, env=environment, check=True)
+
+    text = summary.read_text()
+    assert text.startswith("**2 changed**\n\n### Restarts\n\n")
+    assert "\n- model `codellama:13b` is downloaded\n" in text
+
+
+def test_a_preview_is_pulumis_own_with_every_difference(tmp_path: Path) -> None:
+    pulumi = tmp_path / "pulumi"
+    pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
+    pulumi.chmod(0o755)
+    # Up to date: nothing is to be installed here.
+    command = ["make", "--old-file=.venv/ready", "preview"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    def say(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert say("STACK=home").stdout == "asked for: preview --diff --stack home\n"
+    assert say().stderr.startswith("error: make preview is for a house")
+
+
+class GitHub:
+    """A program `gh` that keeps issues; it takes no flag that the real one has not."""
+
+    PROGRAM = """#!{python}
+import argparse, json, pathlib, sys
+store = pathlib.Path({store!r})
+issues = json.loads(store.read_text())
+with open({log!r}, "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+assert sys.argv[1] == "issue"
+parser = argparse.ArgumentParser(allow_abbrev=False)
+flags = {{
+    "list": ["--app", "--state", "--limit", "--json"],
+    "create": ["--title", "--body-file"],
+    "edit": ["--body-file"],
+    "comment": ["--body-file"],
+    "close": ["--comment"],
+}}[sys.argv[2]]
+if sys.argv[2] in ("edit", "comment", "close"):
+    parser.add_argument("number", type=int)
+for flag in flags:
+    parser.add_argument(flag, required=True)
+options = parser.parse_args(sys.argv[3:])
+body = sys.stdin.read() if "--body-file" in flags else ""
+this = next((one for one in issues if one["number"] == getattr(options, "number", 0)), None)
+if sys.argv[2] == "list":
+    keys = options.json.split(",")
+    mine = [one for one in issues if one["app"] == options.app and one["state"] == options.state]
+    print(json.dumps([{{key: one[key] for key in keys}} for one in mine]))
+elif sys.argv[2] == "create":
+    number = len(issues) + 1
+    issues.append(dict(number=number, app="github-actions", state="open", title=options.title,
+                       body=body, comments=[]))
+    print(f"https://github.com/me/homelab/issues/{{number}}")
+elif sys.argv[2] == "edit":
+    this["body"] = body
+elif sys.argv[2] == "comment":
+    this["comments"].append(body)
+else:
+    this["state"] = "closed"
+    this["comments"].append(options.comment)
+store.write_text(json.dumps(issues))
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.log, self.program = folder / "issues", folder / "log", folder / "gh"
+        self.store.write_text("[]")
+        text = self.PROGRAM.format(python=sys.executable, store=str(self.store), log=str(self.log))
+        self.program.write_text(text)
+        self.program.chmod(0o755)
+
+    def issues(self) -> list[dict[str, Any]]:
+        """Every issue there is."""
+        found: list[dict[str, Any]] = json.loads(self.store.read_text())
+        return found
+
+    def asked(self) -> list[str]:
+        """The commands since the last time, less what they were told."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return [line.split()[1] for line in lines]
+
+
+@pytest.fixture
+def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GitHub:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return GitHub(tmp_path)
+
+
+def look(monkeypatch: pytest.MonkeyPatch, code: int, table: str = "", error: str = "") -> int:
+    """Run the workflow's last command, with this answer of `ops.drift`."""
+    run = subprocess.run
+
+    def answered(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
+        if "ops.drift" not in command:
+            return run(command, **rest)
+        assert command[1:] == ["-m", "ops.drift", "--stack", "home"]
+        return subprocess.CompletedProcess(command, code, table, error)
+
+    (line,) = [line for line in LINES if "ops.issue" in line]
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.run", answered)
+        patch.setattr("sys.argv", shlex.split(line.partition("-m ")[2]))
+        return issue.main()
+
+
+def test_an_issue_is_open_for_as_long_as_there_is_drift(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look(monkeypatch, 0, "no drift\n") == 0
+    assert github.asked() == ["list"]
+
+    assert look(monkeypatch, 7, "Deployment scaled\n") == 0
+    assert github.asked() == ["list", "create"]
+    (opened,) = github.issues()
+    assert opened["title"] == "Drift: home"
+    assert "```\nDeployment scaled\n```" in opened["body"]
+
+    assert look(monkeypatch, 7, "Deployment scaled\n") == 0
+    assert github.asked() == ["list"]
+
+    assert look(monkeypatch, 7, "Service edited\n") == 0
+    assert github.asked() == ["list", "edit", "comment"]
+    (changed,) = github.issues()
+    assert "Service edited" in changed["body"]
+    assert ["Service edited" in text for text in changed["comments"]] == [True]
+
+    assert look(monkeypatch, 0) == 0
+    assert github.asked() == ["list", "close"]
+    (closed,) = github.issues()
+    assert closed["state"] == "closed"
+
+    assert look(monkeypatch, 7, "Service edited\n") == 0
+    assert [one["state"] for one in github.issues()] == ["closed", "open"]
+
+
+def test_what_could_not_be_looked_at_is_no_answer(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look(monkeypatch, 7, "Deployment scaled\n")
+    github.asked()
+
+    for code in (1, 2, 255, -9):
+        assert look(monkeypatch, code, "", "error: could not check home: no route\n") == 1
+    assert github.asked() == []
+    assert github.issues()[0]["state"] == "open"
+    assert "error: could not check home: no route" in capsys.readouterr().err
+
+
+def test_an_issue_of_somebody_else_is_left_alone(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"number": 1, "app": "", "state": "open", "title": "Drift: home", "body": "hello"}
+    github.store.write_text(json.dumps([theirs]))
+
+    look(monkeypatch, 0)
+    assert github.issues() == [theirs]
+    look(monkeypatch, 7, "Deployment scaled\n")
+    assert github.issues()[0] == theirs
+    assert len(github.issues()) == 2
+
+
+def test_a_long_table_fits_in_an_issue(github: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    look(monkeypatch, 7, "Deployment scaled ```\n" * 9999)
+
+    (opened,) = github.issues()
+    assert 60_000 < len(opened["body"]) < 65536
+    assert opened["body"].endswith("\n````")
+
+
+def test_a_refusal_of_github_is_one_line(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.program.write_text("#!/bin/sh\necho 'HTTP 403: not\n accessible' >&2\nexit 1\n")
+
+    assert look(monkeypatch, 7, "Deployment scaled\n") == 1
+    assert capsys.readouterr().err == "error: gh list: HTTP 403: not accessible\n"
