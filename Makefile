@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift demo test lint bench docs
+.PHONY: up down status output preview diff drift doctor demo test lint bench docs
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -21,12 +21,18 @@ output: .venv/ready
 
 preview:
 	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
+
+doctor:
+	@echo "error: make doctor is for a house: make doctor STACK=home" >&2; exit 1
 else
 # A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
 up preview: .venv/ready
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
+
+doctor: .venv/ready
+	@$(RUN) -m ops.doctor --stack $(STACK)
 
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1

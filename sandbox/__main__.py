@@ -1,10 +1,14 @@
-"""`python -m sandbox up|down|status|output`: the program on a cluster of its own."""
+"""`python -m sandbox up|down|status|output|demo`: the program on a cluster of its own."""
 
 import argparse
+import contextlib
 import re
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pulumi.automation import CommandError
@@ -13,8 +17,10 @@ from urllib3.exceptions import HTTPError
 from config import Settings, SettingsError, read
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
+from sandbox.demo import Demo, alone, removed
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, readable_errors
+from sandbox.programs import install
 from sandbox.report import report
 
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
@@ -31,12 +37,14 @@ def main() -> int:
     commands.add_parser("output", help="print one output of the stack, secret or not").add_argument(
         "name"
     )
+    commands.add_parser("demo", help="run the stack's own programs until Ctrl-C").add_argument(
+        "--model", help="a model from the internet, instead of one that answers with noise"
+    )
     options = parser.parse_args()
+    actions = {"up": up, "down": down, "status": status, "output": output, "demo": demo}
     try:
         with readable_errors(options.folder):
-            return {"up": up, "down": down, "status": status, "output": output}[options.command](
-                options
-            )
+            return actions[options.command](options)
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CommandError:
@@ -57,12 +65,7 @@ def up(options: argparse.Namespace) -> int:
     tools = build()
     cluster = Cluster(options.folder, tools)
     print("  cluster: starting", flush=True)
-    cluster.start(
-        [
-            Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
-            for name, node in settings.nodes.items()
-        ]
-    )
+    cluster.start(_nodes(settings))
     print(f"  cluster: ready after {time.monotonic() - began:.0f} s", flush=True)
     engine = Engine(cluster, tools)
     changes = engine.up(_say)
@@ -114,7 +117,47 @@ def output(options: argparse.Namespace) -> int:
     return 0
 
 
-def _settings() -> Settings:
+def demo(options: argparse.Namespace) -> int:
+    """Run the programs of the stack in a house of its own, and wait for Ctrl-C."""
+    # As it is in the file, before anything in it is changed.
+    _settings()
+
+    def change(keys: dict[str, Any]) -> None:
+        if options.model:
+            keys["homelab:ollama"]["models"] = [options.model]
+            keys["homelab:webui"]["task_model"] = options.model
+
+    settings = _settings(change)
+    with alone(FOLDER / "demo"):
+        house = Demo(FOLDER / "demo", build(), install(), _tell)
+        # What a run that was killed left behind.
+        house.remove()
+        with removed(house):
+            house.edit(change)
+            disks = [node.disk.path for node in settings.nodes.values()]
+            house.start(_nodes(settings), disks, local_models=not options.model)
+            for name, job in house.kubelet.run_jobs().items():
+                if job.code():
+                    raise SandboxError(f"{name}: failed; it says above why")
+            print(f"\n{house.report()}\n", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    print("demo: stopped, and nothing of it is left")
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+def _nodes(settings: Settings) -> list[Node]:
+    return [
+        Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
+        for name, node in settings.nodes.items()
+    ]
+
+
+def _settings(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Settings:
     try:
         document = yaml.safe_load(STACK_FILE.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -124,6 +167,7 @@ def _settings() -> Settings:
     if not isinstance(keys, dict):
         message = f"{STACK_FILE.name}: must be an object named config with the homelab: keys"
         raise SettingsError(message)
+    change(keys)
     prefix = "homelab:"
     own = {str(key): value for key, value in keys.items()}
     settings = read({key[len(prefix) :]: own[key] for key in own if key.startswith(prefix)})

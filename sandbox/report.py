@@ -1,5 +1,6 @@
 """What is there after an `up`, read from the API server and the stack's outputs, for a person."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def report(
         _block("volume", _volumes(core)),
         _block("address", _addresses(core)),
         _block("pod", _pods(core)),
+        _block("metrics", _metrics(core, client.CustomObjectsApi(api))),
     ]
     if unrendered:
         blocks.append(
@@ -67,6 +69,33 @@ def _pods(core: Any) -> Iterable[Sequence[str]]:
     for pod in core.list_pod_for_all_namespaces().items:
         name = f"{pod.metadata.namespace}/{pod.metadata.name}"
         yield name, f"{pod.status.phase} on {pod.spec.node_name or 'no node'}"
+
+
+def _metrics(core: Any, custom: Any) -> Iterable[Sequence[str]]:
+    """The metrics' way: who pushes where, what is scraped, who looks at it."""
+    pushes: dict[str, list[str]] = {}
+    for pod in core.list_pod_for_all_namespaces().items:
+        for container in pod.spec.containers:
+            for variable in container.env or []:
+                if (variable.value or "").endswith("/v1/metrics"):
+                    name = f"{pod.metadata.namespace}/{container.name}"
+                    pushes.setdefault(variable.value, []).append(name)
+    for url, names in pushes.items():
+        yield "pushed", f"{', '.join(names)} to {url}"
+    scraped = [found["metadata"]["name"] for found in _monitoring(custom, "servicemonitors")]
+    yield "scraped", ", ".join(scraped) or "what the chart's monitors name; none is here"
+    boards = core.list_config_map_for_all_namespaces(label_selector="grafana_dashboard=1").items
+    shown = [json.loads(text)["title"] for board in boards for text in board.data.values()]
+    yield "dashboards", ", ".join(sorted(shown))
+    groups = [
+        g for found in _monitoring(custom, "prometheusrules") for g in found["spec"]["groups"]
+    ]
+    rules = [rule for group in groups for rule in group["rules"]]
+    yield "rules", f"{sum('alert' in rule for rule in rules)} alerts of {len(rules)} rules"
+
+
+def _monitoring(custom: Any, kind: str) -> Any:
+    return custom.list_cluster_custom_object("monitoring.coreos.com", "v1", kind)["items"]
 
 
 def _block(title: str, rows: Iterable[Sequence[str]]) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from harness import ROOT, deploy, deploy_program
 
+from ops.changes import Difference, load
+from ops.diff import report
 from sandbox.build import build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
@@ -49,6 +51,13 @@ def mocked() -> None:
             runpy.run_path(str(ROOT / "tests/bench_program.py"))
 
         return seconds(lambda: deploy(program))
+
+    with tempfile.TemporaryDirectory() as folder:
+        render = [sys.executable, "-m", "ops.render", f"{folder}/out"]
+        took = seconds(lambda: subprocess.run(render, cwd=ROOT, check=True, capture_output=True))
+        row("render, Python's start included", f"{took:.2f} s", "2 s")
+        everything = Difference({}, load(Path(folder, "out")))
+    row("longest report of a change", f"{len(report(everything))} characters", "65536")
 
     small, large = scaled(SMALL), scaled(LARGE)
     row(

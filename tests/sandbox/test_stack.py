@@ -22,6 +22,7 @@ from pulumi.automation import CommandError
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
+from sandbox.report import report
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL = Node(name="evo4t", cpus=24, memory="8Gi", address="192.168.1.100")
@@ -187,6 +188,20 @@ def test_a_second_up_changes_nothing(house: House) -> None:
     assert house.up() == {}
     assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
     assert not house.engine.drifted()
+
+
+def test_the_closing_table_shows_the_way_of_the_metrics(house: House) -> None:
+    outputs, unrendered = house.engine.outputs(), house.engine.unrendered_releases()
+    table = report(house.cluster.kubeconfig, house.cluster.context, outputs, unrendered, "read ")
+    metrics = table.partition("\n  metrics")[2]
+    rows = dict(line.split(maxsplit=1) for line in metrics.splitlines() if line[:4].strip())
+
+    pushers, _, url = rows["pushed"].partition(" to ")
+    assert set(pushers.split(", ")) == {"ollama-stack/gateway", "ollama-stack/open-webui"}
+    assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
+    assert rows["dashboards"] == "AI performance, House, Usage"
+    assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
+    assert "none is here" in rows["scraped"]  # the chart is not rendered
 
 
 def test_no_password_lies_in_the_open(house: House) -> None:

@@ -1,0 +1,33 @@
+"""One house for all tests here that need the real programs; it takes a minute to come up."""
+
+from collections.abc import Iterator
+
+import pytest
+from real_house import GATEWAY, House
+
+from sandbox.build import build
+from sandbox.cluster import Node
+from sandbox.demo import Demo
+from sandbox.programs import install
+
+NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The house, up, its models pulled and its admin signed in."""
+    lines: list[str] = []
+    demo = Demo(tmp_path_factory.mktemp("house"), build(), install(), lines.append)
+    try:
+        demo.edit(lambda _: None)
+        # The chart's 30 seconds would make the tests wait.
+        demo.start([NODE], ["/mnt/evo4t"], interval="2s")
+        (job,) = demo.kubelet.run_jobs().values()
+        assert job.code() == 0, job.log().read_text()
+        here = demo.machine.addresses()
+        page = here["open-webui-service-local.ollama-stack:8080"]
+        house = House(demo, f"http://{page}", f"http://{here[GATEWAY]}")
+        house.sign_in()
+        yield house
+    finally:
+        demo.remove()

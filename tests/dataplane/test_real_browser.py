@@ -1,0 +1,51 @@
+"""A person at the chat page: the real Open WebUI in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, WebSocket, sync_playwright
+from real_house import ARTEFACTS, House
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A window of the browser that this machine has."""
+    if not CHROMIUM:
+        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        # Its own sandbox needs rights that a container and root do not have.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1280, "height": 800})
+        browser.close()
+
+
+def test_an_answer_arrives_over_the_websocket(house: House, page: Page) -> None:
+    frames: list[str] = []
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda frame: frames.append(str(frame)))
+
+    page.on("websocket", listen)
+    admin = house.admin
+    page.goto(house.page)
+    page.fill("#email", admin["email"])
+    page.fill("#password", admin["password"])
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Okay, Let's Go!").click()
+    page.locator("#chat-input").click()
+    page.keyboard.type("Say something.")
+    page.keyboard.press("Enter")
+
+    answer = page.locator(".chat-assistant").first
+    answer.wait_for(timeout=30_000)
+    page.wait_for_timeout(5_000)
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTEFACTS / "chat.png")
+    print(f"written: {ARTEFACTS / 'chat.png'}")
+
+    deltas = [frame for frame in frames if "chat:completion" in frame]
+    assert len(deltas) > 1
+    assert answer.inner_text().strip()

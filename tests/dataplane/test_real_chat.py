@@ -1,0 +1,93 @@
+"""A user at the chat page: the real Open WebUI, the real gateway and the real Ollama."""
+
+import json
+
+import psutil
+import pytest
+from real_house import GATEWAY, House, ask, eventually
+
+MODELS = {"llama3.2:3b", "codellama:7b", "gemma3:4b"}
+
+
+def test_nobody_can_sign_up(house: House) -> None:
+    stranger = {"name": "X", "email": "x@example.org", "password": "long enough 1"}
+    status, _ = ask("POST", f"{house.page}/api/v1/auths/signup", stranger)
+
+    assert status == 403
+
+
+def test_a_wrong_password_does_not_sign_in(house: House) -> None:
+    status, _ = ask("POST", f"{house.page}/api/v1/auths/signin", house.admin | {"password": "no"})
+
+    assert status == 400
+
+
+def test_the_page_lists_the_models_that_the_job_pulled(house: House) -> None:
+    status, text = ask("GET", f"{house.page}/api/models", token=house.token)
+
+    assert status == 200
+    assert {model["id"] for model in json.loads(text)["data"]} >= MODELS
+
+
+def test_an_answer_is_streamed_in_pieces(house: House) -> None:
+    answer = house.chat("llama3.2:3b", "Say something.")
+
+    assert answer["text"]
+    assert answer["pieces"] > 1
+
+
+def test_what_is_counted_is_what_was_sent_token_by_token(house: House) -> None:
+    model = "codellama:7b"
+    usages = [house.chat(model, "word " * length)["usage"] for length in (1, 7, 20)]
+    sent = {
+        "input": sum(usage["prompt_tokens"] for usage in usages),
+        "output": sum(usage["completion_tokens"] for usage in usages),
+    }
+    assert min(sent.values()) > 0
+
+    requests = f'ollama_requests_total{{gen_ai_request_model="{model}"}}'
+    assert eventually(lambda: house.value(f"sum({requests})") == len(usages))
+    (counted,) = house.series(requests)
+    assert counted["metric"]["ollama_outcome"] == "ok"
+    assert counted["metric"]["http_route"] == "/api/chat"
+    for kind, tokens in sent.items():
+        labels = f'gen_ai_request_model="{model}", gen_ai_token_type="{kind}"'
+        assert house.value(f"gen_ai_client_token_usage_sum{{{labels}}}") == tokens
+        assert house.value(f"gen_ai_client_token_usage_count{{{labels}}}") == len(usages)
+
+
+def test_no_series_says_who_it_was(house: House) -> None:
+    assert house.series("ollama_requests_total")
+    assert house.series('{ollama_user!=""}') == []
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_models_are_not_changed_without_the_token(house: House, token: str) -> None:
+    query = 'sum(ollama_requests_total{http_route="/api/pull", ollama_outcome="refused"})'
+    before = house.value(query) or 0
+    status, text = ask("POST", f"{house.gateway}/api/pull", {"model": "tinyllama:1.1b"}, token)
+
+    assert status == 401, text
+    assert eventually(lambda: house.value(query) == before + 1)
+    _, models = ask("GET", f"{house.gateway}/api/tags")
+    assert "tinyllama" not in models
+
+
+def test_ollama_answers_nobody_but_the_gateway(house: House) -> None:
+    containers = house.demo.kubelet.containers("ollama-stack/ollama")
+    ollama = containers["ollama"]
+    bound = {one["name"]: one.get("value", "") for one in ollama.spec["env"]}["OLLAMA_HOST"]
+    assert bound.startswith("127.0.0.1:")
+    assert not ollama.spec.get("ports")
+
+    assert ollama.process
+    listening = {
+        connection.laddr.port
+        for connection in ollama.process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    led_to = {int(local.rpartition(":")[2]) for local in house.demo.machine.addresses().values()}
+    assert listening
+    assert not listening & led_to
+    assert int(house.gateway.rpartition(":")[2]) in led_to
+    assert GATEWAY in house.demo.machine.addresses()
