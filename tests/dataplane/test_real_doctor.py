@@ -88,6 +88,6 @@ def test_the_stacks_own_password_and_pages_are_what_is_tried(
 
     assert found["websocket"].level == "ok"
     assert found["completion"].level == "ok", found["completion"]
-    # Grafana is not run here, and no pod of Prometheus' is where the API server looks for it.
+    # Grafana is not run here, and the chart is not rendered that makes the Service of Prometheus.
     assert found["page"].level == "fail"
-    assert found["metrics"].level == "warn"
+    assert found["metrics"].text == "there is no Prometheus"
