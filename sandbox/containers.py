@@ -38,11 +38,8 @@ class Container:
         return self._processes.log(self.name)
 
     def start(self) -> None:
-        """Start it, and raise SandboxError if it ends at once."""
-        self._processes.start(self.name, self.command, self.environment)
-        self.process = self._processes.alive().get(self.name)
-        if not self.process:
-            raise self._failure("ended at once")
+        """Start it; whether it stays is seen by waiting for it."""
+        self.process = self._processes.start(self.name, self.command, self.environment)
 
     def wait(self, *kinds: str) -> None:
         """Probe until it is well, or raise SandboxError when a kubelet would give up."""

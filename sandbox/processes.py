@@ -117,7 +117,9 @@ class Processes:
         deaths = [line for line in lines if line.startswith(("panic:", "fatal error:"))]
         return (deaths or lines or [""])[-1][:300]
 
-    def start(self, name: str, command: Sequence[str | Path], env: Mapping[str, str]) -> None:
+    def start(
+        self, name: str, command: Sequence[str | Path], env: Mapping[str, str]
+    ) -> psutil.Process:
         """Start `command` in a session of its own, with nothing but `env` in its environment."""
         self._logs.mkdir(exist_ok=True)
         gate, opener = os.pipe()
@@ -136,8 +138,10 @@ class Processes:
                 ],
                 setsid=True,
             )
-            self._write({**self._read(), name: (pid, _born(psutil.Process(pid)))})
+            process = psutil.Process(pid)
+            self._write({**self._read(), name: (pid, _born(process))})
             go.write("go\n")
+        return process
 
     def alive(self) -> dict[str, psutil.Process]:
         """Give those that still run, by name."""
