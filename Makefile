@@ -60,7 +60,7 @@ lint: .venv/ready
 	@.venv/bin/mypy --no-error-summary
 
 test: lint
-	@$(RUN) -m pytest -n 2 --dist loadgroup
+	@$(RUN) -m pytest
 
 docs: .venv/ready
 	@$(RUN) -m ops.architecture

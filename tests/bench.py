@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness import ROOT, deploy, deploy_program
+from harness import ROOT, deploy, deploy_program, stack_config
 
+import config
+from ops import doctor, doctor_checks, drift, drift_declared
 from ops.changes import Difference, load
 from ops.diff import report
+from ops.stacks import Stack
 from sandbox.build import build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
@@ -108,6 +111,10 @@ def on_a_cluster(folder: Path) -> None:
         row("first up", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "60 s")
         row("up without changes", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "15 s")
         row("preview", f"{seconds(engine.preview):.1f} s", "15 s")
+        stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
+        took = seconds(lambda: drift.check(stack, drift_declared.state(stack.cli)))
+        row("drift check", f"{took:.1f} s", "20 s")
+        row("doctor, before an up", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
         row("memory of all processes", f"{cluster.memory() / 1024**2:.0f} MiB", "1229 MiB")
         engine.destroy(lambda _: None)
         small, large = (_scaled(cluster, folder, count) for count in (SMALL, LARGE))
@@ -118,6 +125,18 @@ def on_a_cluster(folder: Path) -> None:
         )
     finally:
         cluster.remove()
+
+
+def _doctor(stack: Stack) -> None:
+    raw = stack_config(stack.name)
+    house = doctor.House(
+        stack=stack,
+        stack_file=ROOT / f"Pulumi.{stack.name}.yaml",
+        settings=config.read(raw),
+        program=deploy_program(stack.name, raw),
+        exported=stack.cli("stack", "export"),
+    )
+    doctor_checks.run(doctor.before(house))
 
 
 def _scaled(cluster: Cluster, folder: Path, count: int) -> float:

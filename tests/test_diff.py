@@ -339,6 +339,8 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
             " `baseline`",
             "Who may reach what: closed by `Namespace metallb-system`: pods up to Pod Security"
             " `privileged`",
+            "Who may reach what: closed by `Role metallb-system/homelab-reader`: get, list"
+            " `secrets`",
             "Restarts: `Release metallb-system/metallb` goes, and is not coming back",
         ],
     ),

@@ -31,13 +31,3 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield house
     finally:
         demo.remove()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let a worker have all tests of a file, and one of them all on the house above.
-
-    It sees the tests of the other folders too, when they are run together.
-    """
-    for item in items:
-        real = item.path.name.startswith("test_real_")
-        item.add_marker(pytest.mark.xdist_group("real" if real else item.path.stem))

@@ -16,8 +16,8 @@ from sandbox.demo import Demo
 
 ARTEFACTS = Path(__file__).parent.parent.parent / ".sandbox" / "artefacts"
 GATEWAY = "ollama-service.ollama-stack:11434"
-# Pushes of metrics are 10 seconds apart, polls 15.
-PATIENCE = 45.0
+# Pushes of metrics are 10 seconds apart, polls 15, and one group of rules has a minute.
+PATIENCE = 100.0
 
 
 def ask(
