@@ -146,7 +146,9 @@ class FakeOllama(ThreadingHTTPServer):
         """Let the program hang up: some tests want it to."""
 
 
-def stream(*events: Event, cut: bool = False, pause: float = 0, raw: bytes = b"") -> Reply:
+def stream(
+    *events: Event, cut: bool = False, pause: float = 0, raw: bytes = b"", listed: bool = True
+) -> Reply:
     """Answer a pull with these lines; listed only after `success`, broken off if `cut`."""
 
     def reply(handler: Handler) -> None:
@@ -154,7 +156,8 @@ def stream(*events: Event, cut: bool = False, pause: float = 0, raw: bytes = b""
         handler.send_header("Content-Type", "application/x-ndjson")
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        if {"status": "success"} in events:
+        # Before the program can ask.
+        if listed and {"status": "success"} in events:
             handler.server.models.append(pull_models.comparable(handler.model))
         for event in events:
             handler.chunk(lines([event]))
@@ -195,9 +198,8 @@ def hang(*events: Event) -> Reply:
 
 
 def unlisted(handler: Handler) -> None:
-    """Report success and forget the model."""
-    stream(*WHOLE)(handler)
-    handler.server.models.clear()
+    """Report success and have no such model."""
+    stream(*WHOLE, listed=False)(handler)
 
 
 @contextmanager
