@@ -1,5 +1,6 @@
 """One cluster for all tests here, and the official client to look at it."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from subprocess import Popen
@@ -20,6 +21,17 @@ Connect = Callable[[Cluster], DynamicClient]
 def tools() -> Tools:
     """The project's own tools; they are built once, which takes a quarter of an hour."""
     return build()
+
+
+@pytest.fixture(scope="session")
+def own_address() -> str:
+    """The machine's address on its own network, without anything being sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import contextlib
 import gzip
 import hashlib
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -342,8 +341,8 @@ def test_models_that_are_missing_or_that_nobody_declared(house: House) -> None:
     assert house.look(lambda: [*state.models]).code == 0
 
 
-def test_the_models_are_asked_for_by_way_of_the_api_server(house: House) -> None:
-    address = own_address()
+def test_the_models_are_asked_for_by_way_of_the_api_server(house: House, own_address: str) -> None:
+    address = own_address
     if address.startswith("127."):
         pytest.skip("this machine has no other address than 127.0.0.1, which no Service may have")
 
@@ -380,16 +379,6 @@ def test_the_models_are_asked_for_by_way_of_the_api_server(house: House) -> None
             house.core.delete_namespaced_service("scripted", "default")
             house.core.delete_namespaced_pod("scripted", "default")
             server.shutdown()
-
-
-def own_address() -> str:
-    """The machine's address on its own network, without anything being sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])
 
 
 def test_the_account_of_the_house_is_enough(
