@@ -104,7 +104,8 @@ def plan(settings: Settings, monitoring: Request, gpu_memory: int | None = None)
 
     lines = tuple(_line(name, settings, gpu_memory) for name in settings.model_set)
     room = size(ollama.memory.request) if ollama.memory else left
-    loaded = ollama.loaded_models or _as_many_as_fit(lines, room, gpu_memory)
+    fit = _as_many_as_fit(lines, room, gpu_memory)
+    loaded = ollama.loaded_models or max(fit, ollama.loaded_at_once)
     needed = _largest((line.total for line in lines), loaded)
     memory = ollama.memory or _memory(needed, has - SYSTEM_RESERVE.memory)
     asked[home] = asked[home].plus(Request(0, size(memory.request)))

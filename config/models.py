@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from config.declaration import Model, told
+from config.declaration import Model
 from config.settings import Settings
 
 SIZES: dict[str, tuple[str, ...]] = {
@@ -62,11 +62,10 @@ def wrong(settings: Settings) -> Iterator[str]:
         yield from _variant(key, model, ollama.models)
     if not_so := problem(embedding):
         yield f"webui.embedding_model: {embedding!r} {not_so}"
-    loaded = sum("load" in line for line in told(ollama.models, embedding))
-    if ollama.loaded_models and loaded > ollama.loaded_models:
+    if ollama.loaded_models and ollama.loaded_at_once > ollama.loaded_models:
         yield (
-            f"ollama.loaded_models: {ollama.loaded_models} must be at least {loaded}, for the"
-            " first model and each with a keep_alive of its own"
+            f"ollama.loaded_models: {ollama.loaded_models} must be at least"
+            f" {ollama.loaded_at_once}, for the first model and each with a keep_alive of its own"
         )
     task = settings.webui.task_model
     if task is not None and task not in names:

@@ -127,6 +127,11 @@ def _smaller(settings: Settings, planned: Plan) -> Iterator[tuple[str, Settings]
     if ollama.loaded_models:
         for count in range(min(ollama.loaded_models, len(planned.lines)) - 1, 0, -1):
             yield f"with ollama.loaded_models: {count}", changed(loaded_models=count)
+    kept = [one.name for one in ollama.models[1:] if one.keep_alive]
+    for start in range(len(kept) - 1, -1, -1):
+        gone = kept[start:]
+        models = [replace(m, keep_alive=None) if m.name in gone else m for m in ollama.models]
+        yield f"without keep_alive of {', '.join(gone)}", changed(models=models)
     for count in range(ollama.parallel - 1, 0, -1):
         yield f"with ollama.parallel: {count}", changed(parallel=count)
     # Shorter memory of a chat, then a little less exact, then a smaller model, then none.

@@ -69,6 +69,11 @@ class Ollama(Section):
         return next((one for one in self.models if one.name == name), Model(name=name))
 
     @property
+    def loaded_at_once(self) -> int:
+        """How many models the Job loads: the first, and each that is to stay loaded."""
+        return len({*self.names[:1], *(one.name for one in self.models if one.keep_alive)})
+
+    @property
     def prompt_cache_mib(self) -> int:
         """The prompt cache of one loaded model in MiB, as llama.cpp takes it."""
         return size(self.prompt_cache) // 1024**2

@@ -46,7 +46,7 @@ CONTEXT = {
 }
 
 
-def house(*models: str, memory: str = "93Gi", **ollama: Any) -> Settings:
+def house(*models: Any, memory: str = "93Gi", **ollama: Any) -> Settings:
     """The settings of the house with these models, unchecked."""
     raw = copy.deepcopy(HOME)
     raw["ollama"] |= {"models": list(models) or raw["ollama"]["models"], **ollama}
@@ -293,6 +293,15 @@ def test_as_many_models_are_loaded_as_fit_but_three_at_most() -> None:
     assert planned(house(), gpu_memory=16 * GIB).loaded_models == 1
 
 
+def test_what_is_to_stay_loaded_is_planned_for_however_much_it_is() -> None:
+    models = [
+        {"name": name, "keep_alive": "-1"}
+        for name in ("llama3.2:3b", "codellama:7b", "gemma3:4b", "qwen2.5:7b")
+    ]
+    assert planned(house(*models)).loaded_models == 4
+    assert planned(house(*models[:2], memory="12Gi")).loaded_models == 2
+
+
 def test_the_largest_models_are_taken_for_loaded() -> None:
     made = planned(house(loaded_models=2))
 
@@ -312,6 +321,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"models": ["gpt-oss:120b", "llama3.3:70b"], "loaded_models": 2},
         "ollama.loaded_models: 2 (gpt-oss:120b, llama3.3:70b): 106 GiB in memory at once is"
         " 19.7 GiB more than evo4t has left for Ollama; it fits with ollama.loaded_models: 1",
+    ),
+    (
+        {
+            "models": [
+                "gemma3:4b",
+                {"name": "gpt-oss:120b", "keep_alive": "2h"},
+                {"name": "llama3.3:70b", "keep_alive": "2h"},
+            ]
+        },
+        "; it fits without keep_alive of gpt-oss:120b, llama3.3:70b",
     ),
     (
         {"models": ["llama3.2:3b"], "context_length": 131072, "parallel": 16},
