@@ -1,4 +1,4 @@
-"""A short Job on each node that looks whether the data disk is mounted and has its directories."""
+"""A short Job on each node that looks at its data disk, its directories, and where backups go."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from ops.doctor_checks import Result, fail, ok, warn
 NAMESPACE = "default"
 """It enforces no Pod Security level unless somebody has set one; a host path needs `privileged`."""
 PROGRAM = Path(__file__).with_name("doctor_disk_look.py")
-MOUNTED = "/parent"
+MOUNTED, BACKUPS = "/parent", "/backups"
 PATIENCE = 6.0
 """Seconds that all Jobs together may take."""
 # With more than one thing wrong somewhere, what is surest is told first.
@@ -50,13 +50,18 @@ def backups(settings: Settings) -> Result:
 def job(settings: Settings, node: str) -> dict[str, Any]:
     """The Job for one node, with the image that Open WebUI runs on."""
     disk = settings.nodes[node].disk.path
+    places = {MOUNTED: str(PurePosixPath(disk).parent)}
+    backup = settings.webui.backup
+    if backup and settings.node_of(settings.webui) == node:
+        places[BACKUPS] = backup.volume.path
+    told = ["/dev/termination-log", MOUNTED, BACKUPS if BACKUPS in places else "", disk]
     container = {
         "name": "look",
         "image": settings.webui.image,
         # Pulling gigabytes is for `up`.
         "imagePullPolicy": "Never",
         "command": ["python3", "-c", PROGRAM.read_text()],
-        "args": ["/dev/termination-log", MOUNTED, disk, *directories(settings, node)],
+        "args": [*told, *directories(settings, node)],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -66,9 +71,10 @@ def job(settings: Settings, node: str) -> dict[str, Any]:
             "requests": {"cpu": "10m", "memory": "32Mi"},
             "limits": {"memory": "128Mi"},
         },
-        "volumeMounts": [{"name": "parent", "mountPath": MOUNTED, "readOnly": True}],
+        "volumeMounts": [
+            {"name": place[1:], "mountPath": place, "readOnly": True} for place in places
+        ],
     }
-    parent = {"path": str(PurePosixPath(disk).parent), "type": "Directory"}
     pod = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -81,7 +87,10 @@ def job(settings: Settings, node: str) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [{"name": "parent", "hostPath": parent}],
+        "volumes": [
+            {"name": place[1:], "hostPath": {"path": path, "type": "Directory"}}
+            for place, path in places.items()
+        ],
     }
     return {
         "apiVersion": "batch/v1",

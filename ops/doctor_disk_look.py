@@ -6,10 +6,13 @@ import sys
 from pathlib import Path, PurePosixPath
 
 
-def problems(parent: Path, disk: str, directories: list[str]) -> list[str]:
+def problems(
+    parent: Path, disk: str, directories: list[str], backups: Path | None = None
+) -> list[str]:
     """Tell what is wrong with `disk` and the directories, whose parent is mounted at `parent`.
 
-    All are told by their path on the node, which has the disk's parent where the disk is.
+    All are told by their path on the node, which has the disk's parent where the disk is;
+    `backups` is where the directory for the backups is mounted, if there is one.
     """
 
     def seen(path: str) -> Path:
@@ -32,9 +35,12 @@ def problems(parent: Path, disk: str, directories: list[str]) -> list[str]:
             found.append(f"{path} is no directory")
         elif about.st_dev != device:
             found.append(f"{path} is not on the disk {disk}, but on another one")
+    if backups and backups.stat().st_dev == device:
+        found.append(f"the directory of the backups is on {disk} too: one broken disk takes both")
     return found
 
 
 if __name__ == "__main__":
-    told, mounted, *paths = sys.argv[1:]
-    Path(told).write_text(json.dumps(problems(Path(mounted), paths[0], paths[1:])))
+    told, mounted, beside, data_disk, *paths = sys.argv[1:]
+    second = Path(beside) if beside else None
+    Path(told).write_text(json.dumps(problems(Path(mounted), data_disk, paths, second)))

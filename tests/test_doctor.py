@@ -24,6 +24,7 @@ import yaml
 from harness import ROOT, deploy_program, stack_config
 
 from config import Settings, read
+from config.storage import Backup, Volume
 from ops import (
     doctor,
     doctor_cluster,
@@ -514,13 +515,28 @@ def test_a_mounted_disk_is_told_from_one_that_lacks_directories(
     ]
 
 
+def test_backups_on_the_disk_of_the_data_are_told(tmp_path: Path, other_disk: Path) -> None:
+    (tmp_path / "data").symlink_to(other_disk)
+
+    assert doctor_disk_look.problems(tmp_path, "/mnt/data", [], tmp_path) == []
+    (problem,) = doctor_disk_look.problems(tmp_path, "/mnt/data", [], other_disk)
+    assert problem.startswith("the directory of the backups is on /mnt/data too")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_the_jobs_own_command_sees_a_disk_being_mounted(tmp_path: Path, settings: Settings) -> None:
-    (container,) = doctor_disk.job(settings, "evo4t")["spec"]["template"]["spec"]["containers"]
+    volume = Volume(path="/mnt/second/homelab", size="10Gi")
+    kept = replace(settings, webui=replace(settings.webui, backup=Backup(volume=volume)))
+    pod = doctor_disk.job(kept, "evo4t")["spec"]["template"]["spec"]
+    assert [one["hostPath"]["path"] for one in pod["volumes"]] == ["/mnt", "/mnt/second/homelab"]
+    (container,) = pod["containers"]
     disk = tmp_path / "evo4t"
     disk.mkdir()
     told = tmp_path / "told"
-    command = [*container["command"], str(told), str(tmp_path), *container["args"][2:]]
+    here = {"/dev/termination-log": told, "/parent": tmp_path, "/backups": tmp_path}
+    assert {one["mountPath"] for one in container["volumeMounts"]} <= {*here}
+    arguments = [str(here.get(one, one)) for one in container["args"]]
+    command = [*container["command"], *arguments]
 
     def level() -> str:
         run(command, check=True)
