@@ -49,7 +49,8 @@ def main() -> int:
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CommandError:
-        print("error: pulumi stopped; it says above why; to go on: make up", file=sys.stderr)
+        message = "pulumi stopped; it says above why; mend that, and run the same command again"
+        print(f"error: {message}", file=sys.stderr)
     except HTTPError as error:
         print(f"error: the cluster stopped answering: {error}", file=sys.stderr)
     except KeyboardInterrupt:

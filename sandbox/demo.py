@@ -13,6 +13,7 @@ import psutil
 import yaml
 from kubernetes import config
 from kubernetes.dynamic import DynamicClient
+from pulumi.automation import CommandError
 
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
@@ -74,7 +75,7 @@ class Demo:
         self._say("cluster: starting")
         self.cluster.start(nodes)
         self._say("pulumi up: running")
-        changes = self.engine.up(lambda _: None)
+        changes = self._apply()
         self._say(f"pulumi up: {changes.get('create', 0)} created")
 
         ports: dict[str, int] = {}
@@ -134,6 +135,16 @@ class Demo:
         }
         self.kubelet = Kubelet(self.machine, self.processes, images, self._say)
         self.kubelet.start()
+
+    def _apply(self) -> dict[str, int]:
+        """Apply the stack; what the engine says is only shown where it fails."""
+        said: list[str] = []
+        try:
+            return self.engine.up(said.append)
+        except CommandError:
+            for line in filter(str.strip, said):
+                self._say(line.rstrip())
+            raise
 
     def rules(self) -> dict[str, Any]:
         """Give the PrometheusRule specs that the stack made, by name.
