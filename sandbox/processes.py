@@ -47,13 +47,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` (made if missing) for this process; a second one says so and waits."""
     with readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = (folder / "lock").open("w")
+        handle = (folder / "lock").open("a+")
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"  waiting for another command that works in {folder}", flush=True)
+            handle.seek(0)
+            print(f"  waiting for process {handle.read()}, which works in {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
         with readable_errors(folder):
             yield
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -76,7 +77,8 @@ def test_a_second_command_in_the_same_folder_says_so_and_waits(
     with locked(tmp_path):
         thread = threading.Thread(target=other)
         thread.start()
-        assert eventually(lambda: str(tmp_path) in capsys.readouterr().out)
+        said = f"waiting for process {os.getpid()}, which works in {tmp_path}"
+        assert eventually(lambda: said in capsys.readouterr().out)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
