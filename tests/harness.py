@@ -1,5 +1,6 @@
 """Run anything that registers resources in this process, and keep every registration."""
 
+import functools
 from typing import Any
 
 from ops.program import ROOT, Deployment, Registration, deploy, deploy_program, stack_config
@@ -10,9 +11,16 @@ __all__ = [
     "Registration",
     "deploy",
     "deploy_program",
+    "deployed",
     "gpu_config",
     "stack_config",
 ]
+
+
+@functools.cache
+def deployed(stack: str = "home") -> Deployment:
+    """What the program registers with a stack file as it is: made once, for all that only look."""
+    return deploy_program(stack)
 
 
 def gpu_config(stack: str = "home") -> dict[str, Any]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Deployment, deploy_program, stack_config
+from harness import Deployment, deploy_program, deployed, stack_config
 
 from ops import architecture
 from ops.architecture import PAGE, draw, page
 from ops.paths import Network, Step
 
-HOME = deploy_program(architecture.STACK)
+HOME = deployed(architecture.STACK)
 POLICY = "kubernetes:networking.k8s.io/v1:NetworkPolicy"
 # Pods of the policy's own namespace.
 NEIGHBOURS: dict[str, Any] = {"from": [{"podSelector": {}}]}
@@ -75,7 +75,7 @@ def test_a_diagram_can_be_taken_in(name: str) -> None:
 
 
 def test_addresses_directories_and_nodes_are_shown() -> None:
-    text = "\n".join(draw(deploy_program("example-two-nodes"))["resources"])
+    text = "\n".join(draw(deployed("example-two-nodes"))["resources"])
 
     for told in (
         "ollama-stack/open-webui-service-local 192.168.1.101:8080",

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from harness import ROOT, deploy_program, stack_config
+from harness import ROOT, deployed, stack_config
 
 from config import Settings, read
 from config.storage import Backup, Volume
@@ -169,7 +169,7 @@ def house_of(settings: Settings, exported: str = "{}") -> doctor.House:
         stack=stack,
         stack_file=ROOT / "Pulumi.home.yaml",
         settings=settings,
-        program=deploy_program("home"),
+        program=deployed(),
         exported=CompletedProcess([], 0, exported, ""),
     )
 
@@ -455,7 +455,7 @@ def test_ranges_that_overlap(other: str, together: bool) -> None:
 
 def test_a_device_with_our_address_is_seen_at_home() -> None:
     cluster: Any = Scripted({"/api/v1/services": {"items": []}})
-    program = deploy_program("home")
+    program = deployed()
 
     def look(port: int, lan: str = "127.0.0.0/8", is_up: bool = False) -> Result:
         wanted = {"127.0.0.1": port}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from gateway_rules import Settings as GatewaySettings
-from harness import ROOT, Deployment, deploy_program, gpu_config, stack_config
+from harness import ROOT, Deployment, deploy_program, deployed, gpu_config, stack_config
 
 from config import SettingsError, plan, read
 from config.hosts import PROFILES
 
-CPU = deploy_program("home")
+CPU = deployed()
 GPU = deploy_program("home", gpu_config())
 DEPLOYMENT = "kubernetes:apps/v1:Deployment::ollama-deployment"
 RULE = "kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-gpu-alerts"

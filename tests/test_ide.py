@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import Deployment, deploy_program, stack_config
+from harness import Deployment, deploy_program, deployed, stack_config
 
 from config.ide import API_PATHS, completion_model
 
-HOME = deploy_program("home")
+HOME = deployed()
 
 
 def with_models(*models: str, **webui: Any) -> Deployment:

@@ -1,11 +1,11 @@
 """What the volumes promise: the same directory for the same claim, whatever is destroyed."""
 
-from harness import Deployment, deploy, deploy_program
+from harness import Deployment, deploy, deployed
 
 from components import LocalStorage
 from components.local_storage import LocalStorageArgs, VolumeArgs
 
-HOME = deploy_program("home")
+HOME = deployed()
 
 
 def side_by_side() -> None:
@@ -97,7 +97,7 @@ def test_two_stacks_share_no_name() -> None:
 
 def test_what_holds_data_is_protected_where_the_stack_says_so() -> None:
     holding = ("PersistentVolume", "PersistentVolumeClaim", "StorageClass")
-    open_ones = deploy_program("sandbox")
+    open_ones = deployed("sandbox")
     # Made once, and known to the database for ever.
     secrets = [r for r in HOME.of_kind("RandomPassword") if r.parent == "open-webui"]
 

@@ -1,6 +1,6 @@
 """What the address pool promises."""
 
-from harness import deploy, deploy_program
+from harness import deploy, deployed
 
 from components import MetalLBPool
 
@@ -46,7 +46,7 @@ def test_metallb_is_installed_only_where_a_version_is_given() -> None:
 
 
 def test_services_wait_until_their_address_is_announced() -> None:
-    home = deploy_program("home")
+    home = deployed()
 
     for service in home.of_kind("Service"):
         if service.inputs["spec"].get("type") == "LoadBalancer":

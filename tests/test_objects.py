@@ -6,7 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from harness import Deployment, Registration, deploy_program, gpu_config, stack_config
+from harness import Deployment, Registration, deploy_program, deployed, gpu_config, stack_config
 
 import config
 from config.capacity import SYSTEM_RESERVE
@@ -16,7 +16,7 @@ KUBERNETES = "1.36"
 CUSTOM = ("metallb.io/", "monitoring.coreos.com/")
 BACKED_UP = stack_config("home")
 BACKED_UP["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
-STACKS = {stack: deploy_program(stack) for stack in ("home", "sandbox")}
+STACKS = {stack: deployed(stack) for stack in ("home", "sandbox")}
 STACKS["gpu"] = deploy_program("home", gpu_config())
 STACKS["with backups"] = deploy_program("home", BACKED_UP)
 DEVICE = "amd.com/gpu"

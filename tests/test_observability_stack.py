@@ -4,12 +4,12 @@ import json
 import re
 
 import yaml
-from harness import ROOT, deploy_program
+from harness import ROOT, deployed
 
 from config import alerts
 from config.quantities import size
 
-HOME = deploy_program("home")
+HOME = deployed()
 RELEASE = HOME["kubernetes:helm.sh/v3:Release::monitoring-release"].inputs
 VALUES = RELEASE["values"]
 PROMETHEUS = VALUES["prometheus"]["prometheusSpec"]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from gateway_rules import Settings
-from harness import ROOT, Deployment, Registration, deploy_program, stack_config
+from harness import ROOT, Deployment, Registration, deploy_program, deployed, stack_config
 from model_house import Model
 
 from config import MODEL_JOB, plan, read
 
-HOME = deploy_program("home")
+HOME = deployed()
 SERVER = HOME["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
 JOB = HOME["kubernetes:batch/v1:Job::ollama-job"].inputs
 

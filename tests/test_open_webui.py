@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 import pytest
-from harness import deploy, deploy_program, stack_config
+from harness import deploy, deploy_program, deployed, stack_config
 
 from components import OpenWebUI
 from components.open_webui import OpenWebUIArgs
 
-HOME = deploy_program("home")
+HOME = deployed()
 PAGE = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
 POD = PAGE["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from harness import Deployment, deploy_program, stack_config
+from harness import Deployment, deploy_program, deployed, stack_config
 
 from config import Settings
 
@@ -36,7 +36,7 @@ def mounts(template: dict[str, Any]) -> dict[str, dict[str, bool]]:
 
 
 def test_without_the_section_there_are_none_and_the_output_says_so() -> None:
-    bare = deploy_program("home")
+    bare = deployed()
 
     assert not [key for key in bare.resources if "backup" in key]
     assert bare.outputs["backups"].startswith("none: ")

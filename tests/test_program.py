@@ -1,9 +1,9 @@
 """What holds for the whole program, whatever it is made of."""
 
 import pytest
-from harness import Deployment, Registration, deploy_program, stack_config
+from harness import Deployment, Registration, deploy_program, deployed, stack_config
 
-STACKS = {stack: deploy_program(stack) for stack in ("home", "sandbox", "example-two-nodes")}
+STACKS = {stack: deployed(stack) for stack in ("home", "sandbox", "example-two-nodes")}
 COMPONENTS = {"LocalStorage", "MetalLBPool", "OllamaStack", "OpenWebUI", "ObservabilityStack"}
 
 every_stack = pytest.mark.parametrize("lab", STACKS.values(), ids=STACKS.keys())

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from harness import deploy, deploy_program
+from harness import deploy, deployed
 from pulumi import ComponentResource
 
 from components._reader import reader
 
-HOME = deploy_program("home")
+HOME = deployed()
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
 ROLE = HOME[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs
 OWN = HOME[f"{KIND}:Role::monitoring-reader-own-role"].inputs

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from harness import deploy_program, stack_config
+from harness import deployed, stack_config
 from real_house import House, ask
 
 from config import read
@@ -26,7 +26,7 @@ def looked_at(house: House) -> doctor.House:
         stack=Stack(name="sandbox", cli=cli, kubeconfig=None, simulated=True),
         stack_file=house.demo.folder / "project" / "Pulumi.sandbox.yaml",
         settings=SETTINGS,
-        program=deploy_program("sandbox"),
+        program=deployed("sandbox"),
         exported=cli("stack", "export"),
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from harness import deploy_program, stack_config
+from harness import deployed, stack_config
 from real_house import House, ask, eventually
 
 from config import read
@@ -72,7 +72,7 @@ def test_the_stacks_own_password_and_pages_are_what_is_tried(
 ) -> None:
     monkeypatch.setattr(doctor_laptop, "at_home", lambda *_: True)
     cli = house.demo.engine.cli
-    program = deploy_program("sandbox")
+    program = deployed("sandbox")
     program.outputs["open_webui_urls"] = [SILENT, house.page]
     looked_at = doctor.House(
         stack=Stack(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import deploy_program, stack_config
+from harness import deploy_program, deployed, stack_config
 from house_lab import addresses
 from kubernetes import client
 from kubernetes import config as kubeconfig
@@ -165,7 +165,7 @@ def test_a_new_node_alone_touches_no_volume() -> None:
         "memory": "16Gi",
         "disk": disk,
     }
-    before, after = deploy_program(STACK).resources, deploy_program(STACK, config).resources
+    before, after = deployed(STACK).resources, deploy_program(STACK, config).resources
 
     assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
         "open-webui-policy",
@@ -184,7 +184,7 @@ def test_a_part_that_is_too_large_for_its_node_is_refused() -> None:
 
 def test_the_release_is_told_the_node_too() -> None:
     # Where the chart is not rendered its pods are not here to be seen.
-    release = deploy_program(STACK)["kubernetes:helm.sh/v3:Release::monitoring-release"]
+    release = deployed(STACK)["kubernetes:helm.sh/v3:Release::monitoring-release"]
     values = release.inputs["values"]
     parts = {
         "Prometheus": values["prometheus"]["prometheusSpec"],
