@@ -37,7 +37,8 @@ def report(difference: Difference) -> tuple[str, list[str]]:
         text += f"\n**Gate closed.** {'; '.join(closed)}\n"
     else:
         first = f"a snapshot of {', '.join(copied)}, " if copied else ""
-        text += f"\n**Gate open.** In this order: {first}`make up`, `make canary`.\n"
+        steps = f"{first}`make up`, `make canary`"
+        text += f"\n**Gate open.** In this order, each with `STACK`: {steps}.\n"
     return text, closed
 
 

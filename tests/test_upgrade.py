@@ -166,7 +166,7 @@ def test_a_models_other_digest_is_one(base: Folder) -> None:
     assert "`codellama:7b` `11111111` → `22222222`" in text
     assert "https://ollama.com/library/codellama/tags" in text
     assert "record a baseline for the canary anew" in text
-    assert "**Gate open.** In this order: `make up`" in text
+    assert "**Gate open.** In this order, each with `STACK`: `make up`" in text
     assert "`11111111` → `no digest`" in seen(pinned, ("codellama:7b", ""))
     assert "**no longer pinned by digest**" in seen(pinned, ("codellama:7b", ""))
     assert seen(pinned, pinned) == upgrade.NOTHING
