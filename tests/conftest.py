@@ -7,7 +7,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 FIRST = ("tests/sandbox", "tests/dataplane")
 """Folders whose tests share a cluster or a house; they take longest, so they begin."""
-ALONE = ("test_gateway", "test_real_models", "test_real_backup")
+ALONE = ("test_gateway", "test_real_models", "test_real_backup", "test_real_repository")
 """How the files begin that are there too, and need neither."""
 
 

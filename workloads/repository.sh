@@ -3,6 +3,8 @@
 set -eu
 export RESTIC_PROGRESS_FPS=0.1 # a line every ten seconds
 restic="restic --no-cache --retry-lock 10m"
+# Locks that runs which were killed have left would keep out all later ones; a live one's stays.
+$restic unlock >/dev/null 2>&1 || :
 
 case "$1" in
 store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back for verifying
@@ -26,15 +28,18 @@ finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, n
   if [ "$KIND" = upgrade ]; then
     printf %s "$IMAGE" >"$3/image"
   elif [ -e "$2/manifest.json" ]; then
-    $restic unlock # what runs that were killed have left
     $restic forget --host open-webui --group-by host --tag scheduled $KEEP
-    $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5 --prune
+    $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
+    # Not forget's own --prune, which does nothing when that one call has nothing to forget.
+    $restic prune
     $restic snapshots --compact
   fi
   ;;
 fetch) # DATA KEY: get a snapshot beside the data, and its secret key into memory
   rm -rf "$2/.restore"
-  $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key --target "$2/.restore"
+  # One that does not fit must not leave the disk of the data full.
+  $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key \
+    --target "$2/.restore" || { rm -rf "$2/.restore" && exit 1; }
   $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
   ;;
 list)

@@ -1,0 +1,83 @@
+"""What the real restic makes of repository.sh: room is freed, and a killed run blocks nobody."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+from sandbox.programs import install
+
+
+class Repository:
+    """A repository as the Jobs have it, each run with a scratch folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, 0
+        self.backup = folder / "backup"
+        self.backup.mkdir()
+        self.restic = install().restic
+        self.environment = {
+            "PATH": f"{self.restic.parent}:{os.defpath}",
+            "HOME": str(folder),
+            "RESTIC_REPOSITORY": str(self.backup / "repository"),
+            "RESTIC_PASSWORD": "secret",
+            "KIND": "scheduled",
+            "KEEP": "--keep-last 1",
+        }
+
+    def run(self, size: int) -> None:
+        """Store `size` new bytes, and finish; both must end well."""
+        self.runs += 1
+        scratch = self.folder / f"scratch-{self.runs}"
+        (scratch / "snapshot").mkdir(parents=True)
+        (scratch / "snapshot/manifest.json").write_text("{}")
+        (scratch / "snapshot/new").write_bytes(os.urandom(size))
+        for word in ("store", "finish"):
+            command = ["sh", str(ROOT / "workloads/repository.sh"), word, scratch, self.backup]
+            done = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return sum(file.stat().st_size for file in self.backup.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """An empty one."""
+    return Repository(tmp_path)
+
+
+def test_what_is_forgotten_takes_no_room(repository: Repository) -> None:
+    for _ in range(4):
+        repository.run(3_000_000)
+
+    # restic keeps a little that is unused, and writes anew what is used.
+    assert repository.size() < 2 * 3_000_000 + 1_000_000
+
+
+def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> None:
+    repository.run(300_000)
+    locks = repository.backup / "repository/locks"
+    # A check has the repository for itself, as a prune does; slow enough to be killed at it.
+    command = [
+        str(repository.restic),
+        "--no-cache",
+        "check",
+        "--read-data",
+        "--limit-download",
+        "1",
+    ]
+    with subprocess.Popen(command, env=repository.environment) as check:
+        deadline = time.monotonic() + 60
+        while not any(locks.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        check.kill()
+    assert any(locks.iterdir())
+
+    repository.run(1000)
