@@ -260,6 +260,17 @@ def test_a_variant_that_became_a_model_of_a_registry_is_pulled(
     assert set(ollama.models) == {"a:1b"}
 
 
+def test_a_variant_that_could_not_be_replaced_is_one_for_the_next_try_too(
+    ollama: FakeOllama, job: Job
+) -> None:
+    job("a:1b", "c:1b", {"name": "b:1b", **VARIANT})
+    missing = "pull model manifest: file does not exist"
+    ollama.replies["b:1b"] = [error(missing), error(missing)]
+
+    assert [job("a:1b", "b:1b").code, job("a:1b", "b:1b").code] == [1, 1]
+    assert set(ollama.models) == {"a:1b", "b:1b", "c:1b"}
+
+
 @pytest.mark.parametrize(
     ("declared", "asked"),
     [

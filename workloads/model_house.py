@@ -158,6 +158,7 @@ class House:
     def _renew(self, model: Model) -> str:
         """Pull a model anew; what was there comes back unless the new one is as declared."""
         kept = f"{model.name}-kept"
+        recipe = self.ledger[model.key].recipe
         mine = self._keep(model, kept)
         failure, size = None, ""
         try:
@@ -170,7 +171,8 @@ class House:
             self._copy(kept, model.name)
         self._look()
         if mine:
-            self.ledger.add(model.key, self._arrived(model))
+            # What came back is still the variant that it was.
+            self.ledger.add(model.key, self._arrived(model), recipe if failure else "")
         self._delete(comparable(kept))
         if failure:
             raise failure
