@@ -87,9 +87,13 @@ def model_job(
                 },
             },
         },
-        # Models of 65 GB take hours on a home line; the log tells how far it is.
         opts=ResourceOptions(
-            parent=parent, depends_on=[server], custom_timeouts=CustomTimeouts(create="4h")
+            parent=parent,
+            depends_on=[server],
+            # Models of 65 GB take hours on a home line; the log tells how far it is.
+            custom_timeouts=CustomTimeouts(create="4h"),
+            # Another try of the old one would delete what only the new one declares.
+            delete_before_replace=True,
         ),
     )
 
