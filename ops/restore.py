@@ -92,7 +92,9 @@ class House:
         label = f"app.kubernetes.io/name={PAGE}"
 
         def gone() -> bool:
-            return not self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
+            # One that was evicted stays listed, and writes nothing any more.
+            pods = self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
+            return all(pod.status.phase in ("Succeeded", "Failed") for pod in pods)
 
         self._until(gone, "the chat page stops")
 
@@ -123,7 +125,8 @@ class House:
         ended = [
             (pod.metadata.name, one.name, one.state.terminated.exit_code)
             for pod in self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-            for one in [*(pod.status.init_container_statuses or []), *pod.status.container_statuses]
+            for these in (pod.status.init_container_statuses, pod.status.container_statuses)
+            for one in these or []
             if one.state.terminated
         ]
         if not ended:

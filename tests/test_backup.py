@@ -214,6 +214,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_touched(
     assert told in capsys.readouterr().out
     assert (house / "uploads/file").read_text() == "newer"
     assert not list(house.glob(".before-restore-*"))
+    assert not (house / ".restore").exists(), "it takes the room of the data"
 
 
 def test_a_disk_that_fails_half_way_leaves_what_was_there(
@@ -235,3 +236,21 @@ def test_a_disk_that_fails_half_way_leaves_what_was_there(
     assert calls > 6
     assert (house / "uploads/file").read_text() == "newer"
     assert {path.name for path in house.iterdir()} >= {"webui.db", "uploads", "vector_db", "cache"}
+
+
+def test_what_cannot_be_moved_back_is_not_told_as_untouched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, key = fetched(tmp_path)
+    real, calls = Path.rename, 0
+
+    def failing(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls >= 3:
+            raise OSError(30, "Read-only file system")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+
+    assert main("restore", str(house / ".restore"), str(house), str(key)) == 2

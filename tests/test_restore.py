@@ -66,7 +66,9 @@ class _Cluster:
 
     def list_namespaced_pod(self, _: str, label_selector: str) -> Any:
         if label_selector.endswith("=open-webui"):
-            return SimpleNamespace(items=[])
+            # An evicted one is listed until somebody deletes it.
+            evicted = SimpleNamespace(status=SimpleNamespace(phase="Failed"))
+            return SimpleNamespace(items=[evicted])
 
         def ended(name: str, code: int) -> Any:
             terminated = SimpleNamespace(exit_code=code)

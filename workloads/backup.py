@@ -34,6 +34,10 @@ class BackupError(Exception):
     """Why it cannot go on, in words for a person."""
 
 
+class HalfDoneError(Exception):
+    """What was moved could not be moved back, so that nothing may start on it."""
+
+
 def say(text: str) -> None:
     """Print a line at once, whoever reads along."""
     print(text, flush=True)
@@ -228,12 +232,17 @@ def restore(folder: Path, data: Path, key: Path) -> None:
     same file system as `data`, so that nothing is copied any more.
     """
     about = json.loads((folder / MANIFEST).read_text())
-    check(folder, about)
-    if about["revision"] not in known_revisions():
-        raise BackupError(
-            f"the backup has schema {about['revision']}, which this image does not know:"
-            f" it was made with a newer one, {about['image']}"
-        )
+    try:
+        check(folder, about)
+        if about["revision"] not in known_revisions():
+            raise BackupError(
+                f"the backup has schema {about['revision']}, which this image does not know:"
+                f" it was made with a newer one, {about['image']}"
+            )
+    except BackupError:
+        # The room that it takes is the room of the data.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     if key.read_text() != os.environ.get("WEBUI_SECRET_KEY"):
         say("another secret key: everybody signs in again, and second factors are set up anew")
     (folder / MANIFEST).unlink()
@@ -245,11 +254,14 @@ def restore(folder: Path, data: Path, key: Path) -> None:
             moved.append((old, old.rename(aside / old.name)))
         for new in list(folder.iterdir()):
             moved.append((new, new.rename(data / new.name)))
-    except OSError:
-        for before, now in reversed(moved):
-            now.rename(before)
+    except OSError as error:
+        try:
+            for before, now in reversed(moved):
+                now.rename(before)
+        except OSError as worse:
+            raise HalfDoneError(f"{error}; and back: {worse}; the rest is in {aside}") from worse
         raise
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     say(f"restored: {summary(about)}; what was there before is in {aside.name}")
 
 
@@ -261,12 +273,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(command: str, *paths: str) -> int:
-    """Run one command on its paths, and return the exit code; 1 has touched nothing."""
+    """Run one command on its paths, and return the exit code; 1 has touched nothing, 2 has."""
     try:
         COMMANDS[command](*(Path(path) for path in paths))
     except (BackupError, OSError, sqlite3.Error) as error:
         say(f"{command} failed: {error}")
         return 1
+    except HalfDoneError as error:
+        say(f"{command} failed half way: {error}")
+        return 2
     return 0
 
 
