@@ -34,6 +34,10 @@ class RestoreError(RuntimeError):
     """Why it could not be restored, and how things stand, in one line."""
 
 
+class NotBegunError(RestoreError):
+    """A Job could not start, and is gone again: nothing was touched."""
+
+
 class House:
     """The chat page in its cluster."""
 
@@ -79,6 +83,8 @@ class House:
         job = self.job("latest", None)
         pod = job["spec"]["template"]["spec"]
         (fetch,) = pod.pop("initContainers")
+        # Under another name, as it is no restore that another one would have to wait for.
+        job["metadata"]["generateName"] = "open-webui-backups-"
         pod["containers"] = [{**fetch, "command": [*fetch["command"][:2], "list"]}]
         return job
 
@@ -120,13 +126,20 @@ class House:
             status = self.batch.read_namespaced_job_status(name, NAMESPACE).status
             return bool(status.succeeded or status.failed)
 
-        self._until(over, f"{what} (kubectl -n {NAMESPACE} logs -f job/{name} --all-containers)")
-        label = f"batch.kubernetes.io/job-name={name}"
+        try:
+            logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
+            self._until(over, f"{what} ({logs})")
+        except (RestoreError, KeyboardInterrupt) as error:
+            if self._began(name):
+                raise
+            self._drop(name)
+            why = str(error) or "interrupted"
+            raise NotBegunError(
+                f"{why}; it had not begun: are the backup's disk and the image there?"
+            ) from error
         ended = [
-            (pod.metadata.name, one.name, one.state.terminated.exit_code)
-            for pod in self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-            for these in (pod.status.init_container_statuses, pod.status.container_statuses)
-            for one in these or []
+            (pod, one.name, one.state.terminated.exit_code)
+            for pod, one in self._containers(name)
             if one.state.terminated
         ]
         if not ended:
@@ -140,6 +153,31 @@ class House:
             # How it ended is known, and the page must not stay stopped for want of words.
             said = f"ended with {code}, but its log cannot be read: {error.reason}"
         return container, code, said.strip()
+
+    def _containers(self, job: str) -> list[tuple[str, Any]]:
+        """Give the state of each container of a Job, with its pod's name."""
+        label = f"batch.kubernetes.io/job-name={job}"
+        return [
+            (pod.metadata.name, one)
+            for pod in self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
+            for these in (pod.status.init_container_statuses, pod.status.container_statuses)
+            for one in these or []
+        ]
+
+    def _began(self, job: str) -> bool:
+        """Say whether what touches the data has begun; what comes before it may be cut off."""
+        states = [one.state for _, one in self._containers(job) if one.name == REFUSED[0]]
+        return any(state.running or state.terminated for state in states)
+
+    def _drop(self, job: str) -> None:
+        """Delete a Job that would begin whenever it can, and wait until its pod is gone."""
+        self.batch.delete_namespaced_job(job, NAMESPACE, propagation_policy="Foreground")
+        label = f"batch.kubernetes.io/job-name={job}"
+
+        def gone() -> bool:
+            return not self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
+
+        self._until(gone, "the Job is deleted")
 
     def _scale(self, replicas: int) -> None:
         body = {"spec": {"replicas": replicas}}
@@ -161,7 +199,11 @@ def restore(house: House, snapshot: str, image: str | None) -> str:
     """Restore one snapshot and give the closing line; raises RestoreError."""
     job = house.job(snapshot, image)
     house.stop()
-    container, code, said = house.run(job, "restoring")
+    try:
+        container, code, said = house.run(job, "restoring")
+    except NotBegunError as error:
+        house.start()
+        raise RestoreError(f"nothing was touched, and the page runs as before: {error}") from error
     last = said.splitlines()[-1] if said else "it said nothing"
     if code and container != FETCH and (container, code) != REFUSED:
         raise RestoreError(
@@ -211,6 +253,11 @@ def main() -> int:
     except RestoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(
+            "error: interrupted; a restore that had begun goes on, so run it again", file=sys.stderr
+        )
+        return 130
     print(f"{line}\n{time.monotonic() - began:.0f} s" if not options.list else line)
     return 0
 

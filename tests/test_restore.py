@@ -89,6 +89,28 @@ class _Cluster:
         return House(self, self, self, patience=5)
 
 
+class _Stuck(_Cluster):
+    """A cluster whose Job does not end: its pod waits for a disk, or is at work."""
+
+    at_work = False
+
+    def read_namespaced_job_status(self, _: str, __: str) -> Any:
+        return SimpleNamespace(status=SimpleNamespace(succeeded=0, failed=0))
+
+    def delete_namespaced_job(self, name: str, _: str, propagation_policy: str) -> None:
+        self.noted.append(f"delete {name} {propagation_policy}")
+
+    def list_namespaced_pod(self, namespace: str, label_selector: str) -> Any:
+        if label_selector.endswith("=open-webui"):
+            return super().list_namespaced_pod(namespace, label_selector)
+        state = SimpleNamespace(running=self.at_work or None, terminated=None)
+        one = SimpleNamespace(name="restore", state=state)
+        status = SimpleNamespace(init_container_statuses=None, container_statuses=[one])
+        pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=status)
+        deleted = any("delete" in str(note) for note in self.noted)
+        return SimpleNamespace(items=[] if deleted else [pod])
+
+
 def container(cluster: _Cluster, kind: str) -> dict[str, Any]:
     (found,) = cluster.job[kind]
     assert isinstance(found, dict)
@@ -167,3 +189,20 @@ def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
 def test_a_server_that_refuses_is_told_in_one_line() -> None:
     with pytest.raises(RestoreError, match="answered 403 Forbidden"), told():
         raise ApiException(403, "Forbidden")
+
+
+def test_a_restore_that_cannot_begin_is_taken_back() -> None:
+    cluster = _Stuck()
+
+    with pytest.raises(RestoreError, match="nothing was touched, and the page runs as before"):
+        restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
+    assert cluster.noted == [0, "job", "delete j Foreground", 1]
+
+
+def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() -> None:
+    cluster = _Stuck()
+    cluster.at_work = True
+
+    with pytest.raises(RestoreError, match="given up after"):
+        restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
+    assert cluster.noted == [0, "job"]
