@@ -76,7 +76,11 @@ class Connection:
         self.sock, self.closed_after = sock, -1.0
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.makefile("rb") as file:
-            self.head = b"".join(iter(file.readline, b"\r\n"))
+            self.head = b""
+            while (line := file.readline()) != b"\r\n":
+                if not line:
+                    raise ConnectionError("closed before it had asked")
+                self.head += line
             fields = self.head.lower()
             self.body = b""
             if b"content-length:" in fields:
@@ -124,6 +128,7 @@ class Upstream:
             "/api/ps": whole({"models": [LOADED]}),
         }
         self.seen: list[Connection] = []
+        self.serving: list[threading.Thread] = []
         self.server = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.server.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -133,7 +138,9 @@ class Upstream:
         with suppress(OSError):
             while True:
                 sock, _ = self.server.accept()
-                threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+                one = threading.Thread(target=self.serve, args=(sock,), daemon=True)
+                self.serving.append(one)
+                one.start()
 
     def serve(self, sock: socket.socket) -> None:
         """Answer one request."""
@@ -149,10 +156,13 @@ class Upstream:
         return [one for one in self.seen if one.path == path]
 
     def close(self) -> None:
-        """Accept nothing more."""
+        """Accept nothing more; what was accepted has to end, or it would use a core for ever."""
         with suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
         self.server.close()
+        for one in self.serving:
+            one.join(10)
+            assert not one.is_alive()
 
 
 class Answer(NamedTuple):
