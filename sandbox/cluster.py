@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
 from sandbox.build import Tools
-from sandbox.objects import METALLB, NODES, Node, definition, metallb
+from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metallb
 from sandbox.processes import (
     Processes,
     SandboxError,
@@ -60,6 +60,7 @@ class Cluster:
                 if self._ready.read_text() == wanted:
                     return
                 self._place(nodes)
+                self._balance()
             else:
                 self._stop()
                 if not self._ready.exists():
@@ -139,21 +140,26 @@ class Cluster:
         watching = [*client, *quiet, patient]
         self._run("controllers", [kube, "controllers", *watching, authority, signing])
         self._run("scheduler", [kube, "scheduler", *client, *quiet])
-        for path, content in metallb().items():
-            self._until("apiserver", partial(self._api().apply, path, content))
         self._place(nodes)
         stages = [f"--config={stage}" for stage in self._tools.stages()]
         # MicroK8s' own range, too.
         simulate = ["--manage-all-nodes=true", "--cidr=10.1.0.0/16", *stages]
         self._run("kwok", [self._tools.program("kwok"), *client, *simulate])
         self._define()
-        # It is placed by the scheduler and run by KWOK, so now all of them work.
-        self._until("kwok", lambda: self._api().expect(f"{METALLB}/pods/controller", "Ready"))
+        self._balance()
+
+    def _balance(self) -> None:
+        """Let MetalLB's controller run, if it does not."""
+        # Its pod is placed by the scheduler and run by KWOK, so now all of them work.
+        self._until("kwok", lambda: self._api().expect(CONTROLLER, "Ready"))
+        if "metallb" in self._processes.alive():
+            return
+        ports = json.loads((self.folder / "ports.json").read_text())
         self._run(
             "metallb",
             [
                 self._tools.program("metallb-controller"),
-                *client,
+                f"--kubeconfig={self.kubeconfig}",
                 "--namespace=metallb-system",
                 "--pod-name=controller",
                 "--webhook-mode=disabled",
@@ -181,15 +187,25 @@ class Cluster:
         done.write_text(made)
 
     def _place(self, nodes: Sequence[Node]) -> None:
-        api = self._api()
+        """Have exactly these nodes, and MetalLB's pod on one of them."""
+        api, kept = self._api(), {node.name for node in nodes}
         for node in nodes:
             path = f"{NODES}/{node.name}"
             # The first takes effect on a new node's status, the second on an old one's.
             for at in (path, f"{path}/status"):
                 self._until("apiserver", partial(api.apply, at, node.manifest()))
         names = {item["metadata"]["name"] for item in api.read(NODES)["items"]}
-        for name in names - {node.name for node in nodes}:
+        for name in names - kept:
             self._until("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
+        pods = api.read(f"{METALLB}/pods")["items"]
+        if any(pod["spec"].get("nodeName", "") not in ("", *kept) for pod in pods):
+            # It is lost with its node. What MetalLB says of itself belongs to that pod, so one
+            # that went on would write it, see it go, and write it again, for ever.
+            self._processes.stop(["metallb"])
+            gone = f"{CONTROLLER}?gracePeriodSeconds=0"
+            self._until("apiserver", partial(api.ask, "DELETE", gone))
+        for path, content in metallb().items():
+            self._until("apiserver", partial(api.apply, path, content))
 
     def _api(self) -> ApiServer:
         ports = json.loads((self.folder / "ports.json").read_text())

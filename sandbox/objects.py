@@ -7,6 +7,7 @@ from typing import Any
 
 NODES = "/api/v1/nodes"
 METALLB = "/api/v1/namespaces/metallb-system"
+CONTROLLER = f"{METALLB}/pods/controller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def metallb() -> dict[str, dict[str, Any]]:
     return {
         METALLB: _object("Namespace", "metallb-system"),
         f"{METALLB}/serviceaccounts/controller": _object("ServiceAccount", "controller"),
-        f"{METALLB}/pods/controller": {
+        CONTROLLER: {
             **_object("Pod", "controller"),
             # An account of its own: the default one appears a moment after the namespace.
             "spec": {"serviceAccountName": "controller", "containers": [container]},

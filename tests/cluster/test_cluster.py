@@ -214,6 +214,14 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
     second.start(nodes[:1])
     assert ready() == ["evo4t"]
 
+    # With its node the pod goes in which MetalLB's controller believes itself.
+    controller = kube.resources.get(api_version="v1", kind="Pod")
+    before = second.status()
+    second.start(nodes[1:])
+    assert controller.get(name="controller", namespace="metallb-system").spec.nodeName == "spare"
+    after = second.status()
+    assert {name for name in NAMES if after[name] != before[name]} == {"metallb"}
+
 
 @pytest.mark.parametrize("victim", ["etcd", "kwok"])
 def test_a_killed_process_is_healed_with_all_objects(
