@@ -29,9 +29,9 @@ from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
-GATEWAY = ROOT / "tests/dataplane/bench_gateway.py"
-MODEL_JOB = ROOT / "tests/dataplane/bench_models.py"
-NO_PROGRAMS = ("--ignore=tests/sandbox", "--ignore=tests/dataplane")
+GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
+MODEL_JOB = ROOT / "tests/workloads/bench_models.py"
+NO_PROGRAMS = tuple(f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "workloads"))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -97,7 +97,7 @@ def unit_tests() -> None:
 
 def model_job() -> None:
     """What the model Job costs when all is there: Python's start, Ollama's answers, a load."""
-    paths = [ROOT, *(ROOT / name for name in ("workloads", "tests", "tests/dataplane"))]
+    paths = [ROOT, *(ROOT / name for name in ("workloads", "tests", "tests/workloads"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     subprocess.run([sys.executable, MODEL_JOB], env=environment, check=True)
 
@@ -125,7 +125,7 @@ def backups() -> None:
     if os.environ.get("BENCH_BACKUP") != "1":
         row("backup and restore of 1 GB", "BENCH_BACKUP=1 measures it")
         return
-    sys.path.append(str(ROOT / "tests/dataplane"))
+    sys.path.append(str(ROOT / "tests/workloads"))
     import bench_backup
 
     for what, took in bench_backup.measured():

@@ -1,4 +1,4 @@
-"""Who used what: a pseudonym, and only if the owner says so. Runs last: it changes the stack."""
+"""Who used what: a pseudonym, and only if the owner says so. It changes the stack."""
 
 import re
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from sandbox.demo import Demo
 
-ARTEFACTS = Path(__file__).parent.parent.parent / ".sandbox" / "artefacts"
+ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
 GATEWAY = "ollama-service.ollama-stack:11434"
 # Open WebUI starts anew in some 30 seconds, and one group of rules has a minute.
 PATIENCE = 100.0

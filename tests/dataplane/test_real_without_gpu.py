@@ -1,4 +1,7 @@
-"""A house that expects a GPU where there is none: Ollama falls back silently, and is found out."""
+"""A house that expects a GPU where there is none: Ollama falls back silently, and is found out.
+
+Runs last: it changes the house.
+"""
 
 import json
 from collections.abc import Iterator
@@ -66,34 +69,19 @@ def running(house: House) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def expecting(house: House) -> Iterator[House]:
+def expecting(house: House) -> House:
     """The same house with the profile of a machine whose GPU this one has not."""
-    wanted = gpu_config("sandbox")["nodes"]
-    before: dict[str, Any] = {}
     nodes = house.demo.machine._api.resources.get(api_version="v1", kind="Node")
-
-    def offer(count: str | None) -> None:
-        # As a kubelet does for a device plugin; otherwise the pod would wait for ever.
-        body = {"status": {key: {"amd.com/gpu": count} for key in ("capacity", "allocatable")}}
-        about = {"body": body, "content_type": "application/merge-patch+json"}
-        nodes.subresources["status"].patch(name="evo4t", **about)
-
-    def change(keys: dict[str, Any]) -> None:
-        before.update(keys["homelab:nodes"])
-        keys["homelab:nodes"] = wanted
-
-    def apply() -> None:
-        house.demo.engine.up(lambda _: None)
-        house.demo.kubelet.start()
-        house.reload(impatient(house.demo.rules(), ALERT))
-
-    offer("1")
-    house.demo.edit(change)
-    apply()
-    yield house
-    house.demo.edit(lambda keys: keys.update({"homelab:nodes": before}))
-    apply()
-    offer(None)
+    # As a kubelet does for a device plugin; otherwise the pod would wait for ever.
+    offered = {"status": {key: {"amd.com/gpu": "1"} for key in ("capacity", "allocatable")}}
+    about = {"body": offered, "content_type": "application/merge-patch+json"}
+    nodes.subresources["status"].patch(name="evo4t", **about)
+    wanted = gpu_config("sandbox")["nodes"]
+    house.demo.edit(lambda keys: keys.update({"homelab:nodes": wanted}))
+    house.demo.engine.up(lambda _: None)
+    house.demo.kubelet.start()
+    house.reload(impatient(house.demo.rules(), ALERT))
+    return house
 
 
 def test_a_silent_fall_to_the_processor_is_seen_and_alerted(expecting: House) -> None:
