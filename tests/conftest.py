@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-FIRST = ("tests/cluster", "tests/dataplane")
-"""Folders whose tests share a cluster or a house; they take longest, so they begin."""
+TOGETHER = ("tests/cluster", "tests/dataplane")
+"""Folders whose tests share a cluster or a house; every other file is for itself."""
+LONGEST = (*TOGETHER, "tests/workloads")
+"""Folders that begin, or one worker would end with them while the other has nothing to do."""
 
 
 def group(nodeid: str) -> str:
     """Give the folder of a test if its tests belong together, and else its file."""
     file = nodeid.partition("::")[0]
     folder = file.rpartition("/")[0]
-    return folder if folder in FIRST else file
+    return folder if folder in TOGETHER else file
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]
@@ -29,5 +31,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the longest groups begin, one in each worker."""
-    items.sort(key=lambda item: (*FIRST, group(item.nodeid)).index(group(item.nodeid)))
+    """Let what takes longest begin, one group in each worker."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.nodeid.partition("::")[0].rpartition("/")[0]
+        return (*LONGEST, folder).index(folder)
+
+    items.sort(key=place)
