@@ -93,7 +93,9 @@ class Engine:
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "KUBE"))},
             "KUBECONFIG": str(self._cluster.kubeconfig),
-            "PULUMI_BACKEND_URL": (self._folder / "state").as_uri(),
+            # Without, a file beside the state is not written at once, and a CLI that is killed at
+            # that moment leaves a state that cannot be read (gocloud.dev, fileblob: setAttrs).
+            "PULUMI_BACKEND_URL": f"{(self._folder / 'state').as_uri()}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._folder / "passphrase"),
             # Shared by all sandboxes: downloaded plugins are large.
             "PULUMI_HOME": str(self._tools.folder / "pulumi-home"),

@@ -79,6 +79,13 @@ def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
     assert node.status.capacity["cpu"] == "24"
 
 
+def test_every_file_of_the_state_is_written_at_once(house: House) -> None:
+    # As the sidecars of the CLI's own choice are not: one that was cut off is "EOF" for ever.
+    state = [path for path in (house.cluster.folder / "engine/state").rglob("*") if path.is_file()]
+    assert any(path.name == "sandbox.json" for path in state)
+    assert [path for path in state if path.suffix == ".attrs"] == []
+
+
 def test_a_second_up_changes_nothing(house: House) -> None:
     assert house.up() == {}
     assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
