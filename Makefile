@@ -78,7 +78,7 @@ lint: .venv/ready
 	@.venv/bin/mypy --no-error-summary
 
 test: lint
-	@$(RUN) -m pytest -n 2 --no-loadscope-reorder
+	@$(RUN) -m pytest -n 3 --no-loadscope-reorder
 
 docs: .venv/ready
 	@$(RUN) -m ops.architecture

@@ -31,7 +31,9 @@ NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 MODEL_JOB = ROOT / "tests/workloads/bench_models.py"
-NO_PROGRAMS = tuple(f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "workloads"))
+NO_PROGRAMS = tuple(
+    f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "stack", "workloads")
+)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,14 +1,24 @@
-"""How two workers share the tests: what takes a minute to come up does so once."""
+"""How workers share the tests: what takes a minute to come up does so once; and what all need."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubernetes import config as kubeconfig
+from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/cluster", "tests/dataplane")
+from sandbox.build import Tools, build
+from sandbox.cluster import Cluster
+
+Eventually = Callable[[Callable[[], Any]], Any]
+Connect = Callable[[Cluster], DynamicClient]
+
+TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack")
 """Folders whose tests share a cluster or a house; every other file is for itself."""
-LONGEST = (*TOGETHER, "tests/workloads")
-"""Folders that begin, or one worker would end with them while the other has nothing to do."""
+LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
+"""What begins, or one worker would end with it while the others have nothing to do."""
 
 
 def group(nodeid: str) -> str:
@@ -31,10 +41,43 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let what takes longest begin, one group in each worker."""
+    """Let what takes longest begin, a group in each worker."""
 
     def place(item: pytest.Item) -> int:
-        folder = item.nodeid.partition("::")[0].rpartition("/")[0]
-        return (*LONGEST, folder).index(folder)
+        found = [n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)]
+        return min(found, default=len(LONGEST))
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    """The project's own tools; they are built once, which takes a quarter of an hour."""
+    return build()
+
+
+@pytest.fixture(scope="session")
+def connect() -> Connect:
+    """Makes the official dynamic client of a cluster, from its kubeconfig alone."""
+
+    def make(cluster: Cluster) -> DynamicClient:
+        api = kubeconfig.new_client_from_config(  # type: ignore[no-untyped-call]
+            str(cluster.kubeconfig), cluster.context
+        )
+        cache = str(cluster.folder / "discovery.json")
+        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    """Gives the first true answer, or after 20 seconds the last one."""
+
+    def ask(what: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 20
+        while not (answer := what()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return answer
+
+    return ask

@@ -259,7 +259,12 @@ class Lab:
 
     def metric(self, name: str) -> list[Point]:
         """Read all series of an instrument."""
-        data = self.reader.get_metrics_data()
+
+        async def read() -> Any:
+            return self.reader.get_metrics_data()
+
+        # Between two turns of its loop, or a request could be seen half recorded.
+        data = self.run(read())
         points = [
             point
             for resource in (data.resource_metrics if data else [])

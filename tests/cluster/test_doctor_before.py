@@ -4,39 +4,30 @@ import contextlib
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from harness import deploy_program, gpu_config, stack_config
-from house_lab import House
-from kubernetes import config as kubeconfig
-from kubernetes.client import ApiClient, CoreV1Api
-from kubernetes.dynamic import DynamicClient
+from doctor_lab import STACK, Place, thing, volume
+from harness import gpu_config, stack_config
+from kubernetes.client import ApiClient
 
 from config import Settings, read
 from ops import (
     doctor,
     doctor_cluster,
     doctor_disk,
-    doctor_house,
     doctor_images,
     doctor_laptop,
-    doctor_taken,
 )
-from ops.doctor_checks import Result, run
-from ops.stacks import Stack
+from ops.doctor_checks import Result
 from sandbox.apiserver import arguments
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
-STACK = "sandbox"
 HELM = {"owner": "helm", "name": "kube-prom-stack", "status": "deployed", "version": "1"}
 EVERYBODY = """{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
 "metadata": {"name": "everybody"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
@@ -45,71 +36,12 @@ EVERYBODY = """{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRo
 Plant = Callable[..., contextlib.AbstractContextManager[None]]
 
 
-class Place:
-    """A cluster with a stack, and what a test needs to plant things in it."""
-
-    def __init__(self, cluster: Cluster, engine: Engine) -> None:
-        self.cluster, self.engine = cluster, engine
-        api = kubeconfig.new_client_from_config(str(self.cluster.kubeconfig))  # type: ignore[no-untyped-call]
-        self.kube = DynamicClient(api)  # type: ignore[no-untyped-call]
-
-    def house(self, raw: dict[str, Any] | None = None, account: Path | None = None) -> doctor.House:
-        """Give what the doctor looks at, with another stack file or account if asked for."""
-        chosen = account or self.cluster.kubeconfig
-        cli = self.engine.cli
-        return doctor.House(
-            stack=Stack(name=STACK, cli=cli, kubeconfig=chosen, simulated=True),
-            stack_file=self.cluster.folder / "engine" / "project" / f"Pulumi.{STACK}.yaml",
-            settings=read(raw or stack_config(STACK)),
-            program=deploy_program(STACK, raw),
-            exported=cli("stack", "export"),
-        )
-
-    def look(self, name: str, house: doctor.House | None = None) -> Result:
-        """Give the result of one check."""
-        looks = doctor.before(house or self.house())
-        ((_, result),) = run(one for one in looks if one.name == name)
-        return result
-
-    @contextlib.contextmanager
-    def planted(self, *objects: dict[str, Any]) -> Iterator[None]:
-        """Have these objects in the cluster."""
-        with contextlib.ExitStack() as made:
-            for one in objects:
-                about = one["metadata"]
-                where = {"namespace": about["namespace"]} if "namespace" in about else {}
-                kind = self.kube.resources.get(api_version=one["apiVersion"], kind=one["kind"])
-                kind.create(body=one, **where)
-                made.callback(kind.delete, name=about["name"], **where)
-            yield
-
-    def kubeconfig_with(self, file: Path, token: str) -> Path:
-        """Write a kubeconfig of the same cluster for the owner of `token`."""
-        whole = json.loads(self.cluster.kubeconfig.read_text())
-        whole["users"][0]["user"] = {"token": token}
-        file.write_text(json.dumps(whole))
-        return file
-
-
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tools: Tools) -> Place:
     """The cluster, nothing brought up on it: the stack is made, and nothing in it."""
     engine = Engine(cluster, tools)
     engine.preview()
     return Place(cluster, engine)
-
-
-@pytest.fixture
-def lived_in(house: House) -> Place:
-    """A cluster with the stack up."""
-    return Place(house.cluster, house.engine)
-
-
-def thing(kind: str, name: str, namespace: str = "", **rest: Any) -> dict[str, Any]:
-    """An object of the core's API unless `rest` says otherwise."""
-    about = {"name": name, **({"namespace": namespace} if namespace else {})}
-    metadata = {**about, **rest.pop("metadata", {})}
-    return {"apiVersion": "v1", "kind": kind, **rest, "metadata": metadata}
 
 
 def dns(*, ready: bool) -> list[dict[str, Any]]:
@@ -145,16 +77,6 @@ def calico(mask: str | None) -> dict[str, Any]:
             "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
         },
     )
-
-
-def volume(name: str, path: str) -> dict[str, Any]:
-    """A PersistentVolume of somebody else's."""
-    spec = {
-        "capacity": {"storage": "1Gi"},
-        "accessModes": ["ReadWriteOnce"],
-        "hostPath": {"path": path},
-    }
-    return thing("PersistentVolume", name, spec=spec)
 
 
 def test_a_cluster_that_is_ready_passes(
@@ -424,65 +346,3 @@ def test_a_namespace_that_refuses_the_disks_pod_is_told(place: Place) -> None:
 
     assert found.level == "warn"
     assert 'violates PodSecurity "baseline:latest"' in found.text
-
-
-def test_what_the_stack_made_itself_is_not_in_its_way(lived_in: Place) -> None:
-    assert int(lived_in.look("state").text.split()[2]) > 40
-    assert lived_in.look("names") == Result("ok", "all made by this stack")
-    assert lived_in.look("addresses").level == "ok"
-    assert lived_in.look("observability").level == "ok"
-    with lived_in.planted(volume("another", "/mnt/evo4t/models")):
-        assert lived_in.look("names").level == "fail"
-
-
-def test_what_a_forgotten_state_would_collide_with_is_told(lived_in: Place) -> None:
-    house = lived_in.house()
-    found = doctor_taken.names(house.cluster, None, house.program)
-
-    assert found.level == "fail"
-    for told in ("StorageClass local-path", "PersistentVolume ollama-stack-models", "Namespace"):
-        assert told in found.text
-
-
-def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address: str) -> None:
-    address, asked = own_address, []
-
-    class Prometheus(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(parse_qs(urlsplit(self.path).query)["query"][0])
-            pushers = [{"metric": {"job": job}, "value": [0, "3"]} for job in doctor_house.PUSHERS]
-            body = json.dumps({"data": {"result": pushers}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    def look() -> Result:
-        ((_, result),) = run(one for one in doctor.after(lived_in.house()) if one.name == "metrics")
-        return result
-
-    where = ("kube-prom-stack-kube-prome-prometheus", "observability")
-    # Scheduled by nobody, so that its address is the one given here.
-    containers = [{"name": "main", "image": "scripted"}]
-    pod = thing("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
-    service = thing("Service", *where, spec={"ports": [{"name": "http-web", "port": 9090}]})
-    with ThreadingHTTPServer((address, 0), Prometheus) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        behind = {"kind": "Pod", "name": where[0], "namespace": where[1]}
-        ports = [{"name": "http-web", "port": server.server_port}]
-        subset = {"addresses": [{"ip": address, "targetRef": behind}], "ports": ports}
-        try:
-            assert look() == Result("fail", "there is no Prometheus", look().do)
-            with lived_in.planted(pod, service):
-                core = CoreV1Api(lived_in.kube.client)
-                status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-                core.patch_namespaced_pod_status(*where, {"status": status})
-                endpoints = thing("Endpoints", *where, subsets=[subset])
-                core.create_namespaced_endpoints(where[1], endpoints)  # type: ignore[arg-type]
-                assert look() == Result("ok", "6 series of 2 pushers")
-        finally:
-            server.shutdown()
-    assert asked == ['count by (job) ({job=~"ollama-stack/.+"})']
