@@ -217,23 +217,29 @@ def test_what_does_not_fit_is_refused_and_nothing_is_touched(
     assert not (house / ".restore").exists(), "it takes the room of the data"
 
 
+def break_renames(patch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> list[int]:
+    """Let those renames fail whose number, from 1, `fails` says; gives the numbers as they come."""
+    real = Path.rename
+    calls: list[int] = []
+
+    def rename(self: Path, target: Path) -> Path:
+        calls.append(len(calls) + 1)
+        if fails(calls[-1]):
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    patch.setattr(Path, "rename", rename)
+    return calls
+
+
 def test_a_disk_that_fails_half_way_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house, key = fetched(tmp_path)
-    real, calls = Path.rename, 0
-
-    def failing(self: Path, target: Path) -> Path:
-        nonlocal calls
-        calls += 1
-        if calls == 6:
-            raise OSError(5, "Input/output error")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
+    calls = break_renames(monkeypatch, lambda number: number == 6)
 
     assert main("restore", str(house / ".restore"), str(house), str(key)) == 1
-    assert calls > 6
+    assert len(calls) > 6
     assert (house / "uploads/file").read_text() == "newer"
     assert {path.name for path in house.iterdir()} >= {"webui.db", "uploads", "vector_db", "cache"}
 
@@ -242,15 +248,6 @@ def test_what_cannot_be_moved_back_is_not_told_as_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house, key = fetched(tmp_path)
-    real, calls = Path.rename, 0
-
-    def failing(self: Path, target: Path) -> Path:
-        nonlocal calls
-        calls += 1
-        if calls >= 3:
-            raise OSError(30, "Read-only file system")
-        return real(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
+    break_renames(monkeypatch, lambda number: number >= 3)
 
     assert main("restore", str(house / ".restore"), str(house), str(key)) == 2

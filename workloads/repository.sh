@@ -12,6 +12,11 @@ store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back f
   # 10: there is no repository. A wrong password must not make a new one.
   $restic cat config >"$2/said" 2>&1 || {
     [ $? -eq 10 ] || { cat "$2/said" && exit 1; }
+    # The run before the first image has left its name: where that is missing too, so is the disk.
+    [ "$KIND" = upgrade ] || [ -e "$3/image" ] || {
+      echo "no repository here, nor a file image: mount the disk; on a new one: echo unknown >image"
+      exit 1
+    }
     $restic init
   }
   image=$(cat "$3/image" 2>/dev/null || echo unknown)

@@ -39,6 +39,9 @@ def measured() -> Iterator[tuple[str, float]]:
         (versions,) = programs.python.parent.parent.glob(
             "lib/python*/site-packages/open_webui/migrations/versions"
         )
+        # As the first up does, when there is nothing yet.
+        code, said = box.run(before(box.lab))
+        assert code == 0, said
         # Any that this Open WebUI knows.
         fill(box.mounts["data"], min(versions.glob("*_*.py")).name.partition("_")[0])
         scheduled = cron(box.lab, "open-webui-backup-schedule")

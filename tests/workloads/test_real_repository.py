@@ -18,6 +18,7 @@ class Repository:
         self.folder, self.runs = folder, 0
         self.backup = folder / "backup"
         self.backup.mkdir()
+        (self.backup / "image").write_text("page:1")
         self.restic = install().restic
         self.environment = {
             "PATH": f"{self.restic.parent}:{os.defpath}",
@@ -28,18 +29,27 @@ class Repository:
             "KEEP": "--keep-last 1",
         }
 
-    def run(self, size: int) -> None:
-        """Store `size` new bytes, and finish; both must end well."""
+    def step(self, word: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+        """Run one step of a backup."""
+        command = ["sh", *map(str, (ROOT / "workloads/repository.sh", word, scratch, self.backup))]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False
+        )
+
+    def taken(self, size: int) -> Path:
+        """A snapshot of `size` new bytes, in a scratch folder of its own."""
         self.runs += 1
         scratch = self.folder / f"scratch-{self.runs}"
         (scratch / "snapshot").mkdir(parents=True)
         (scratch / "snapshot/manifest.json").write_text("{}")
         (scratch / "snapshot/new").write_bytes(os.urandom(size))
+        return scratch
+
+    def run(self, size: int) -> None:
+        """Store `size` new bytes, and finish; both must end well."""
+        scratch = self.taken(size)
         for word in ("store", "finish"):
-            command = ["sh", str(ROOT / "workloads/repository.sh"), word, scratch, self.backup]
-            done = subprocess.run(
-                command, env=self.environment, capture_output=True, text=True, check=False
-            )
+            done = self.step(word, scratch)
             assert done.returncode == 0, done.stdout + done.stderr
 
     def size(self) -> int:
@@ -80,3 +90,14 @@ def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> No
     assert any(locks.iterdir())
 
     repository.run(1000)
+
+
+def test_a_disk_that_is_not_mounted_gets_no_repository(tmp_path: Path) -> None:
+    bare = Repository(tmp_path)
+    (bare.backup / "image").unlink()
+
+    done = bare.step("store", bare.taken(1000))
+
+    assert done.returncode == 1
+    assert "mount the disk" in done.stdout.splitlines()[-1]
+    assert list(bare.backup.iterdir()) == []
