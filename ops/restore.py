@@ -26,6 +26,8 @@ TEMPLATE = "open-webui-backup-restore"
 """The suspended CronJob that the program registers; a Job is made of it."""
 REFUSED = ("restore", 1)
 """The container, and what it ends with when it has touched nothing (workloads/backup.py)."""
+UNPULLED = ("ImagePullBackOff", "InvalidImageName")
+"""What a kubelet says of a container whose image it did not get; the first after some tries."""
 FETCH = "fetch"
 """The container that only gets the snapshot beside the data."""
 
@@ -123,6 +125,9 @@ class House:
         name = self.batch.create_namespaced_job(NAMESPACE, job).metadata.name
 
         def over() -> bool:
+            for _, one in self._containers(name):
+                if (waiting := one.state.waiting) and waiting.reason in UNPULLED:
+                    raise RestoreError(f"{waiting.reason}: {waiting.message}")
             status = self.batch.read_namespaced_job_status(name, NAMESPACE).status
             return bool(status.succeeded or status.failed)
 

@@ -72,7 +72,8 @@ class _Cluster:
 
         def ended(name: str, code: int) -> Any:
             terminated = SimpleNamespace(exit_code=code)
-            return SimpleNamespace(name=name, state=SimpleNamespace(terminated=terminated))
+            state = SimpleNamespace(waiting=None, terminated=terminated)
+            return SimpleNamespace(name=name, state=state)
 
         first, *rest = [ended(*one) for one in self.codes]
         status = SimpleNamespace(init_container_statuses=[first], container_statuses=rest)
@@ -93,6 +94,7 @@ class _Stuck(_Cluster):
     """A cluster whose Job does not end: its pod waits for a disk, or is at work."""
 
     at_work = False
+    waiting: Any = None
 
     def read_namespaced_job_status(self, _: str, __: str) -> Any:
         return SimpleNamespace(status=SimpleNamespace(succeeded=0, failed=0))
@@ -103,7 +105,8 @@ class _Stuck(_Cluster):
     def list_namespaced_pod(self, namespace: str, label_selector: str) -> Any:
         if label_selector.endswith("=open-webui"):
             return super().list_namespaced_pod(namespace, label_selector)
-        state = SimpleNamespace(running=self.at_work or None, terminated=None)
+        running = self.at_work or None
+        state = SimpleNamespace(waiting=self.waiting, running=running, terminated=None)
         one = SimpleNamespace(name="restore", state=state)
         status = SimpleNamespace(init_container_statuses=None, container_statuses=[one])
         pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=status)
@@ -196,6 +199,16 @@ def test_a_restore_that_cannot_begin_is_taken_back() -> None:
 
     with pytest.raises(RestoreError, match="nothing was touched, and the page runs as before"):
         restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
+    assert cluster.noted == [0, "job", "delete j Foreground", 1]
+
+
+def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
+    cluster = _Stuck()
+    message = 'Back-off pulling image "page:typo"'
+    cluster.waiting = SimpleNamespace(reason="ImagePullBackOff", message=message)
+
+    with pytest.raises(RestoreError, match=f"runs as before: ImagePullBackOff: {message}"):
+        restore(House(cluster, cluster, cluster, patience=60), "latest", "page:typo")
     assert cluster.noted == [0, "job", "delete j Foreground", 1]
 
 
