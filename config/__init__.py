@@ -15,6 +15,7 @@ from config.ide import API_PATHS, ide_config
 from config.quantities import requested
 from config.sections import SettingsError
 from config.settings import Settings
+from config.stack_file import PREFIX
 
 __all__ = [
     "API_PATHS",
@@ -33,9 +34,6 @@ __all__ = [
     "told",
     "workload",
 ]
-
-
-PREFIX = "homelab:"
 
 
 def read(raw: Mapping[str, object]) -> Settings:

@@ -25,7 +25,7 @@ class Section:
         if not isinstance(raw, Mapping):
             text = "a text or " if cls.SHORT else ""
             wanted = f"must be {text}an object with the keys {_names(cls)}"
-            raise SettingsError(f"{key}: {raw!r} {wanted}")
+            raise SettingsError(f"{key}: {_shown(raw)} {wanted}")
         for name in raw:
             if name not in {field.name for field in fields(cls)}:
                 raise SettingsError(f"{_below(key, name)}: unknown key; known are {_names(cls)}")
@@ -39,6 +39,11 @@ class Section:
             elif field.default is MISSING:
                 raise SettingsError(f"{_below(key, field.name)}: missing; it must be set")
         return cls(**values)
+
+
+def _shown(value: object) -> str:
+    """A value as a person would know it again; a key with nothing behind it is None to Python."""
+    return "is empty and" if value is None else repr(value)
 
 
 def _names(section: type[Section]) -> str:
@@ -78,4 +83,4 @@ def _typed(key: str, value: object, hint: Any) -> Any:
         float: "a number",
         bool: "true or false",
     }[hint]
-    raise SettingsError(f"{key}: {value!r} must be {wanted}")
+    raise SettingsError(f"{key}: {_shown(value)} must be {wanted}")

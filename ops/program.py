@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pulumi import Output
 from pulumi.runtime import mocks, rpc, settings, stack
 from pulumi.runtime.config import set_all_config
 from pulumi.runtime.proto import resource_pb2
 
-from config import PREFIX, SettingsError
+from config.stack_file import config_of, own
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,19 +150,7 @@ def stack_config(stack_name: str) -> dict[str, Any]:
 
     Raises SettingsError if there are none to read.
     """
-    file = ROOT / f"Pulumi.{stack_name}.yaml"
-    try:
-        document = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise SettingsError(f"{file.name}: cannot be read: {line}") from error
-    keys = document.get("config") if isinstance(document, dict) else None
-    if not isinstance(keys, dict):
-        raise SettingsError(f"{file.name}: must be an object named config with the {PREFIX} keys")
-    own = {str(key): value for key, value in keys.items()}
-    # To Pulumi, a key without a namespace is the project's too.
-    ours = [key for key in own if key.startswith(PREFIX) or ":" not in key]
-    return {key.removeprefix(PREFIX): own[key] for key in ours}
+    return own(config_of(ROOT / f"Pulumi.{stack_name}.yaml"))
 
 
 def deploy_program(stack_name: str, config: Mapping[str, Any] | None = None) -> Deployment:

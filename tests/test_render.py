@@ -159,6 +159,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_written(
         (None, "Pulumi.other.yaml: cannot be read: No such file or directory"),
         ("config: [", "Pulumi.other.yaml: cannot be read: while parsing"),
         ("encryptionsalt: x", "Pulumi.other.yaml: must be an object named config"),
+        ("config:\n  a: 1\n  b: {c: 1, c: 2}", "Pulumi.other.yaml: cannot be read: line 3: c: is"),
     ],
 )
 def test_a_stack_file_that_is_none_is_one_line(

@@ -44,6 +44,8 @@ BAD: list[tuple[str, object, str]] = [
     # the wrong type, or a key nobody reads
     ("ollama", "yes", "homelab:ollama: 'yes' must be an object with the keys models, "),
     ("ollama/models", "llama3.2:3b", "homelab:ollama.models: 'llama3.2:3b' must be a list"),
+    ("ollama/models", None, "homelab:ollama.models: is empty and must be a list"),
+    ("network", None, "homelab:network: is empty and must be an object with the keys lan, pool"),
     ("ollama/models", [7], "homelab:ollama.models[0]: 7 must be a text or an object with the keys"),
     ("ollama/parallel", "2", "homelab:ollama.parallel: '2' must be a whole number"),
     ("ollama/parallel", True, "homelab:ollama.parallel: True must be a whole number"),
