@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pulumi.automation import CommandError
 from urllib3.exceptions import HTTPError
 
 from config import Settings, SettingsError, read
+from config.stack_file import config_of, own
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
 from sandbox.demo import Demo, alone, removed
@@ -48,9 +48,8 @@ def main() -> int:
             return actions[options.command](options)
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
-    except CommandError:
-        message = "pulumi stopped; it says above why; mend that, and run the same command again"
-        print(f"error: {message}", file=sys.stderr)
+    except CommandError as error:
+        print(f"error: pulumi {_why(error)}, and run the same command again", file=sys.stderr)
     except HTTPError as error:
         print(f"error: the cluster stopped answering: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -81,17 +80,13 @@ def up(options: argparse.Namespace) -> int:
 def down(options: argparse.Namespace) -> int:
     """Destroy the stack, end exactly the processes that were started, and forget the state."""
     cluster = Cluster(options.folder, build())
-    failed = None
     if cluster.running():
         try:
             Engine(cluster, build()).destroy(_say)
-        except (CommandError, SandboxError) as error:
-            failed = error
-    # A cluster that is thrown away takes with it what could not be destroyed in order.
+        except (CommandError, SandboxError):
+            print("  what pulumi could not destroy in order goes with the cluster", flush=True)
     cluster.remove()
     print("sandbox: stopped, and its state is gone")
-    if failed:
-        raise failed
     return 0
 
 
@@ -149,6 +144,14 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _why(error: CommandError) -> str:
+    """Say why the CLI ended, and what to do: by its exit code, its own last line, or as above."""
+    if killed := re.search(r"code: -(\d+)", str(error)):
+        return f"was killed by signal {killed[1]}; mend that"
+    own = str(error).rpartition("stderr:")[2].strip().splitlines()
+    return f"stopped: {own[-1]}; mend that" if own else "stopped; it says above why; mend that"
+
+
 def _tell(line: str) -> None:
     print(f"  {line}", flush=True)
 
@@ -161,21 +164,9 @@ def _nodes(settings: Settings) -> list[Node]:
 
 
 def _settings(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Settings:
-    try:
-        document = yaml.safe_load(STACK_FILE.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise SettingsError(f"{STACK_FILE.name}: cannot be read: {line}") from error
-    keys = document.get("config") if isinstance(document, dict) else None
-    if not isinstance(keys, dict):
-        message = f"{STACK_FILE.name}: must be an object named config with the homelab: keys"
-        raise SettingsError(message)
+    keys = config_of(STACK_FILE)
     change(keys)
-    prefix = "homelab:"
-    own = {str(key): value for key, value in keys.items()}
-    # To Pulumi, a key without a namespace is the project's too.
-    ours = {key for key in own if key.startswith(prefix) or ":" not in key}
-    settings = read({key.removeprefix(prefix): own[key] for key in ours})
+    settings = read(own(keys))
     if settings.context != Cluster.context:
         message = f"homelab:context: {settings.context!r} must be {Cluster.context} in the sandbox"
         raise SettingsError(message)

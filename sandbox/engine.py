@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import runpy
 import secrets
@@ -122,8 +123,18 @@ class Engine:
                     ),
                 )
 
+    def _mend(self) -> None:
+        """Take back what a full disk has cut off: the CLI itself reads neither of them again."""
+        for lock in (self._folder / "state").rglob("*.tmp"):
+            lock.unlink()
+        for state in (self._folder / "state").rglob(f"{self._stack}.json"):
+            before = state.with_name(f"{state.name}.bak")
+            if not _is_whole(state) and _is_whole(before):
+                shutil.copyfile(before, state)
+
     def _prepare(self) -> None:
         (self._folder / "state").mkdir(exist_ok=True)
+        self._mend()
         self._work.mkdir(exist_ok=True)
         if not (self._folder / "passphrase").exists():
             if (self._folder / "state" / ".pulumi").exists():
@@ -184,6 +195,15 @@ class Engine:
         stack.import_stack(state)
 
 
+def _is_whole(file: Path) -> bool:
+    """Say whether a file is there, and JSON to its end."""
+    try:
+        json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _identity(resource: dict[str, Any]) -> str | None:
     """The id that a Kubernetes object has or would have; None for anything else."""
     metadata = resource.get("inputs", {}).get("metadata", {})
@@ -207,9 +227,12 @@ def _only(environment: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _left_to_the_cli() -> Iterator[None]:
-    """Let an interrupt end the CLI, which gets it too and stops in good order, and not us."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    """Let an interrupt end the CLI first, which gets it too and stops in good order."""
+    interrupts = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        if interrupts:
+            raise KeyboardInterrupt

@@ -53,7 +53,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            print(f"  waiting for process {handle.read()}, which works in {folder}", flush=True)
+            # Whoever has just got it may not have written yet.
+            who = handle.read() or "another"
+            print(f"  waiting for process {who}, which works in {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         handle.truncate(0)
         handle.write(str(os.getpid()))

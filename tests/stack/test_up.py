@@ -86,6 +86,20 @@ def test_every_file_of_the_state_is_written_at_once(house: House) -> None:
     assert [path for path in state if path.suffix == ".attrs"] == []
 
 
+def test_what_a_full_disk_has_cut_off_is_read_again(house: House) -> None:
+    before = house.engine.outputs()
+    (state,) = (house.cluster.folder / "engine/state").rglob("sandbox.json")
+    state.write_bytes(state.read_bytes()[:100])
+    lock = house.cluster.folder / "engine/state/.pulumi/locks/organization/x.json.1.tmp"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+
+    # One step earlier the stack had no outputs yet.
+    assert house.up() == {}
+    assert house.engine.outputs() == before
+    assert not lock.exists()
+
+
 def test_a_second_up_changes_nothing(house: House) -> None:
     assert house.up() == {}
     assert set(house.engine.preview()) <= {"same", "OpType.SAME"}

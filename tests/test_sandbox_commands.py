@@ -1,0 +1,79 @@
+"""What a person is told when `make up` and `make down` go wrong; all else is in tests/stack."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+from pulumi.automation import CommandError
+
+from sandbox import __main__ as commands
+from sandbox.engine import _left_to_the_cli
+
+
+def stopped(code: int, stderr: str = "") -> CommandError:
+    """The CLI's end, as the automation API words it."""
+    return CommandError(f"\n code: {code}\n stdout: \n stderr: {stderr}\n")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """The engine of `make down` and `make output`, beside a cluster that runs."""
+    engine = Mock()
+    monkeypatch.setattr(commands, "build", Mock())
+    monkeypatch.setattr(commands, "Cluster", Mock())
+    monkeypatch.setattr(commands, "Engine", lambda *_: engine)
+    monkeypatch.setattr("sys.argv", ["sandbox", "--folder", str(tmp_path), "down"])
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (stopped(-9), "pulumi was killed by signal 9"),
+        (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: error: failed to"),
+        (stopped(1), "pulumi stopped; it says above why"),
+    ],
+)
+def test_why_the_cli_ended_is_told(
+    engine: Mock,
+    error: CommandError,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    engine.outputs.side_effect = error
+    monkeypatch.setattr("sys.argv", ["sandbox", "output", "x"])
+
+    assert commands.main() == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")
+    assert line.endswith("; mend that, and run the same command again")
+
+
+def test_down_throws_away_what_cannot_be_destroyed(
+    engine: Mock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine.destroy.side_effect = stopped(1)
+
+    assert commands.main() == 0
+    out = capfd.readouterr().out
+    assert out.endswith("goes with the cluster\nsandbox: stopped, and its state is gone\n")
+
+
+def test_an_interrupted_down_throws_nothing_away(
+    engine: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = SimpleNamespace(running=lambda: True)  # nothing to remove it with
+    monkeypatch.setattr(commands, "Cluster", lambda *_: cluster)
+
+    def destroy(_: object) -> None:
+        # As when the terminal sends it to the CLI as well, which then stops in good order.
+        with _left_to_the_cli():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise stopped(1)
+
+    engine.destroy = destroy
+    assert commands.main() == 130
