@@ -49,7 +49,7 @@ def main() -> int:
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
     except CommandError as error:
-        print(f"error: pulumi {_why(error)}, and run the same command again", file=sys.stderr)
+        print(f"error: pulumi {_why(error)}", file=sys.stderr)
     except HTTPError as error:
         print(f"error: the cluster stopped answering: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -148,9 +148,10 @@ def demo(options: argparse.Namespace) -> int:
 def _why(error: CommandError) -> str:
     """Say why the CLI ended, and what to do: by its exit code, its own last line, or as above."""
     if killed := re.search(r"code: -(\d+)", str(error)):
-        return f"was killed by signal {killed[1]}; mend that"
+        return f"was killed by signal {killed[1]}; run the same command again"
     own = str(error).rpartition("stderr:")[2].strip().splitlines()
-    return f"stopped: {own[-1]}; mend that" if own else "stopped; it says above why; mend that"
+    why = f": {own[-1].removeprefix('error: ')}" if own else "; it says above why"
+    return f"stopped{why}; mend that, and run the same command again"
 
 
 def _tell(line: str) -> None:

@@ -32,8 +32,8 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (stopped(-9), "pulumi was killed by signal 9"),
-        (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: error: failed to"),
+        (stopped(-9), "pulumi was killed by signal 9; run"),
+        (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: failed to load"),
         (stopped(1), "pulumi stopped; it says above why"),
     ],
 )
@@ -50,7 +50,7 @@ def test_why_the_cli_ended_is_told(
     assert commands.main() == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: {told}")
-    assert line.endswith("; mend that, and run the same command again")
+    assert line.endswith("run the same command again")
 
 
 def test_down_throws_away_what_cannot_be_destroyed(
