@@ -144,13 +144,3 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
     assert make("up", f"{tmp_path}:/usr/bin:/bin").stdout == "asked for: up --stack home\n"
     assert make("up", "/usr/bin:/bin").stderr.startswith("error: pulumi: not on PATH")
     assert make("down", f"{tmp_path}:/usr/bin:/bin").stderr.startswith("error: make down is for")
-
-
-def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 150
-
-
-def test_no_file_of_the_program_is_long() -> None:
-    files = [*ROOT.glob("components/*.py"), *ROOT.glob("config/*.py")]
-
-    assert [path.name for path in files if len(path.read_text().splitlines()) > 220] == []
