@@ -91,7 +91,7 @@ def model_job(
             parent=parent,
             depends_on=[server],
             # Models of 65 GB take hours on a home line; the log tells how far it is.
-            custom_timeouts=CustomTimeouts(create="4h"),
+            custom_timeouts=CustomTimeouts(create="4h", update="4h"),
             # Another try of the old one would delete what only the new one declares.
             delete_before_replace=True,
         ),

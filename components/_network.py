@@ -12,7 +12,7 @@ from pulumi_kubernetes.networking.v1 import (
     NetworkPolicySpecArgsDict,
 )
 
-from components._objects import labels
+from components._objects import UNAWAITED, labels
 
 DNS: NetworkPolicyEgressRuleArgsDict = {
     "to": [
@@ -145,7 +145,8 @@ def service(
             "name": name,
             "namespace": namespace,
             "labels": labels(name),
-            "annotations": asked if address else {},
+            # Its pods may have images to pull first, and what depends on it needs its name only.
+            "annotations": {**UNAWAITED, **(asked if address else {})},
         },
         spec=spec,
         opts=ResourceOptions(parent=parent),

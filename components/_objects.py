@@ -24,6 +24,14 @@ RESTRICTED: SecurityContextArgsDict = {
 """A container's security context: what Pod Security `restricted` asks for, and a read-only root."""
 
 
+UNAWAITED = {"pulumi.com/skipAwait": "true"}
+"""Annotation by which the provider does not wait for an object to become ready."""
+
+SLOW_PULL = "2h"
+"""How long a pod may take to run: the kubelet pulls one image after the other, and the 8 GB of all
+take an hour at 20 Mbit/s."""
+
+
 class PodArgs(TypedDict):
     """What every pod with a volume needs to know."""
 

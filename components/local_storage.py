@@ -12,7 +12,7 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.storage.v1 import StorageClass
 
-from components._objects import labels, pod_security
+from components._objects import UNAWAITED, labels, pod_security
 
 
 class VolumeArgs(TypedDict):
@@ -112,6 +112,8 @@ class LocalStorage(ComponentResource):
                     "name": key,
                     "namespace": self.namespaces[volume["namespace"]],
                     "labels": labels("storage"),
+                    # Bound at once it is never seen as Pending, for which the provider waits.
+                    "annotations": UNAWAITED,
                 },
                 spec={
                     "storage_class_name": self.class_name,

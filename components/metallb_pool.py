@@ -59,6 +59,8 @@ class MetalLBPool(ComponentResource):
                     version=version,
                     repository_opts={"repo": "https://metallb.github.io/metallb"},
                     max_history=5,
+                    # A wait that is cut off leaves a release that Helm will not touch again.
+                    skip_await=True,
                     values={
                         # The webhook answers only some time after the controller is ready, and a
                         # pool that it fails is not tried again; the controller checks it as well.

@@ -104,9 +104,9 @@ class ObservabilityStack(ComponentResource):
             chart="oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack",
             version=args["chart_version"],
             values=_merged(args["values"], _values(args, self.grafana_url)),
-            # Some ten images on a first install, at the speed of a home line.
-            timeout=900,
             max_history=5,
+            # A wait that is cut off leaves a release that Helm will not touch again.
+            skip_await=True,
             opts=ResourceOptions(parent=self, depends_on=[admin]),
         )
 

@@ -12,6 +12,7 @@ from components._model_job import ModelJobArgs, model_job
 from components._network import DNS, INTERNET, from_pods, policy, service, to_pods
 from components._objects import (
     RESTRICTED,
+    SLOW_PULL,
     environment,
     labels,
     otel_service,
@@ -129,9 +130,8 @@ class OllamaStack(ComponentResource):
                     },
                 },
             },
-            # The image is 3.8 GB; a first pull at home may take longer than the usual 10 minutes.
             opts=ResourceOptions(
-                parent=self, custom_timeouts=CustomTimeouts(create="30m", update="30m")
+                parent=self, custom_timeouts=CustomTimeouts(create=SLOW_PULL, update=SLOW_PULL)
             ),
         )
         token = gateway.token("PULL_TOKEN")
@@ -156,7 +156,8 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
         "OLLAMA_KV_CACHE_TYPE": kv_cache,
         # A smaller one is not used without; else Ollama knows better.
         **({} if kv_cache == "f16" else {"OLLAMA_FLASH_ATTENTION": "1"}),
-        "OLLAMA_MAX_QUEUE": "64",
+        # Ollama's own; a document attached is up to eight requests, and a page full of people more.
+        "OLLAMA_MAX_QUEUE": "512",
         "OLLAMA_KEEP_ALIVE": args["keep_alive"],
         # Seconds without progress, not in all: a large model from a cold disk.
         "OLLAMA_LOAD_TIMEOUT": "10m",

@@ -19,6 +19,7 @@ from pulumi_random import RandomPassword
 from components._network import policy, service
 from components._objects import (
     RESTRICTED,
+    SLOW_PULL,
     PodArgs,
     environment,
     labels,
@@ -56,6 +57,9 @@ class OpenWebUIArgs(PodArgs):
     """MetalLB pool that has `lan_address`."""
     tailnet_address: NotRequired[str | None]
     """The node's Tailscale address, where the pod itself listens. Default: none."""
+    origins: NotRequired[Sequence[str]]
+    """Further names of the page: a URL as a browser opens it, or a name at this port.
+    Default: none."""
     trusted_email_header: NotRequired[str | None]
     """Header in which a proxy names who is signed in; refused with an address. Default: none."""
     otlp_url: NotRequired[Input[str]]
@@ -76,6 +80,8 @@ class OpenWebUI(ComponentResource):
 
     urls: list[str]
     """Where the page is reached, the home network first."""
+    origins: list[str]
+    """What a browser may say that it opened: all of `urls`, and each of the further names."""
     admin_password: Output[str]
     """Password of the first account (secret); one changed in the page is not known here."""
 
@@ -87,6 +93,8 @@ class OpenWebUI(ComponentResource):
             # Whoever reaches the page directly could send the header himself and be anyone.
             raise ValueError("trusted_email_header: must not be set together with an address")
         self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
+        named = [one if "://" in one else f"http://{one}:{PORT}" for one in args.get("origins", ())]
+        self.origins = list(dict.fromkeys([*self.urls, *named]))
 
         # The database knows the first password and is sealed with the first key for ever.
         kept = ResourceOptions(parent=self, protect=args.get("protect", False))
@@ -114,7 +122,7 @@ class OpenWebUI(ComponentResource):
             volume("data", args["claim_name"]),
             {"name": "tmp", "empty_dir": {"size_limit": "2Gi"}},
         ]
-        container = _container(args, self.urls, secret.metadata["name"])
+        container = _container(args, self.urls, self.origins, secret.metadata["name"])
         Deployment(
             f"{name}-deployment",
             metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
@@ -128,11 +136,10 @@ class OpenWebUI(ComponentResource):
                     "spec": pod(container, volumes, args.get("node")),
                 },
             },
-            # A first pull of the image, and migrations of a large history.
             opts=ResourceOptions(
                 parent=self,
                 depends_on=args.get("after", []),
-                custom_timeouts=CustomTimeouts(create="30m", update="30m"),
+                custom_timeouts=CustomTimeouts(create=SLOW_PULL, update=SLOW_PULL),
             ),
         )
 
@@ -150,7 +157,9 @@ class OpenWebUI(ComponentResource):
         self.register_outputs({"urls": self.urls})
 
 
-def _container(args: OpenWebUIArgs, urls: list[str], secret: Input[str]) -> ContainerArgsDict:
+def _container(
+    args: OpenWebUIArgs, urls: list[str], origins: list[str], secret: Input[str]
+) -> ContainerArgsDict:
     """The one container; the environment is the only source of its settings."""
     port: ContainerPortArgsDict = {"name": "http", "container_port": PORT}
     if tailnet := args.get("tailnet_address"):
@@ -163,7 +172,7 @@ def _container(args: OpenWebUIArgs, urls: list[str], secret: Input[str]) -> Cont
     return {
         "name": "open-webui",
         "image": args["image"],
-        "env": [*environment(_settings(args, urls)), *secrets],
+        "env": [*environment(_settings(args, urls, origins)), *secrets],
         "ports": [port],
         # Migrations run before the port opens. Any unknown path answers 200: mind the spelling.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},

@@ -17,7 +17,7 @@ from pulumi_random import RandomPassword
 
 from components._backup_jobs import BackupJobArgs, backup, job, restore, secret
 from components._network import policy
-from components._objects import labels, selector
+from components._objects import SLOW_PULL, labels, selector
 
 
 class OpenWebUIBackupArgs(BackupJobArgs):
@@ -98,8 +98,9 @@ class OpenWebUIBackup(ComponentResource):
                 "annotations": {"pulumi.com/replaceUnready": "true"},
             },
             spec=upgrade,
-            # On a first install it is the one that waits for the image.
-            opts=ResourceOptions(parent=self, custom_timeouts=CustomTimeouts(create="2h")),
+            opts=ResourceOptions(
+                parent=self, custom_timeouts=CustomTimeouts(create=SLOW_PULL, update=SLOW_PULL)
+            ),
         )
         CronJob(
             f"{name}-restore",

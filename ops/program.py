@@ -40,6 +40,8 @@ class Registration:
     """Property paths whose changes the engine overlooks."""
     replaced_by: tuple[str, ...]
     """Property paths whose changes need a new resource, besides those the provider knows."""
+    timeouts: Mapping[str, str]
+    """How long the engine waits to `create` and `update` it, such as `2h`; empty: its default."""
 
 
 @dataclass
@@ -101,6 +103,10 @@ class _Monitor(mocks.MockMonitor):
             dependencies=frozenset(urn.rpartition("::")[2] for urn in request.dependencies),
             ignored=tuple(request.ignoreChanges),
             replaced_by=tuple(request.replaceOnChanges),
+            timeouts={
+                "create": request.customTimeouts.create,
+                "update": request.customTimeouts.update,
+            },
         )
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 

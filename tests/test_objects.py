@@ -181,3 +181,51 @@ def test_what_is_checked_against_the_node_is_what_is_requested() -> None:
 
     # The gateway is small and the model Job short: both are counted in the reserve.
     assert 0 <= asked - checked < SYSTEM_RESERVE.memory / 8
+
+
+@every_stack
+def test_nothing_is_waited_for_that_waits_for_an_image_but_pods_for_two_hours(
+    lab: Deployment,
+) -> None:
+    """A kubelet pulls one image after the other, so the slowest of all is before every other."""
+
+    def hours(made: Registration, what: str) -> float:
+        found = re.fullmatch(r"(\d+)h", made.timeouts[what])
+        return float(found[1]) if found else 0
+
+    unawaited = [*lab.of_kind("Service"), *lab.of_kind("PersistentVolumeClaim")]
+    pods = [*lab.of_kind("Deployment"), *lab.of_kind("Job")]
+    releases = lab.of_kind("Release")
+    assert len(unawaited) >= 5
+    assert len(pods) >= 3
+    assert releases
+
+    for made in unawaited:
+        assert made.inputs["metadata"]["annotations"]["pulumi.com/skipAwait"] == "true", made.name
+    for made in releases:
+        assert made.inputs["skipAwait"] is True, made.name
+    for made in pods:
+        assert min(hours(made, "create"), hours(made, "update")) >= 2, made.name
+    # Of these the provider knows when they are ready, or has nothing to wait for; a kind that is
+    # new here needs a look at what its waits depend on.
+    assert {made.inputs["kind"] for made in lab.objects()} <= {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "CronJob",
+        "Deployment",
+        "IPAddressPool",
+        "Job",
+        "L2Advertisement",
+        "Namespace",
+        "NetworkPolicy",
+        "PersistentVolume",
+        "PersistentVolumeClaim",
+        "PrometheusRule",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "Service",
+        "ServiceAccount",
+        "StorageClass",
+    }
