@@ -195,6 +195,7 @@ chat = OpenWebUI(
         "lan_address": webui.lan_address,
         "address_pool": addresses.pool_name,
         "tailnet_address": webui.tailnet_address,
+        "origins": [*settings.nodes, *(webui.origins or [])],
         "trusted_email_header": webui.trusted_email_header,
         "otlp_url": monitoring.otlp_url,
         "name_users": observability.label_users,
@@ -209,6 +210,7 @@ chat = OpenWebUI(
 pulumi.export("models", settings.model_set)
 pulumi.export("model_digests", settings.model_digests)
 pulumi.export("open_webui_urls", chat.urls)
+pulumi.export("open_webui_origins", chat.origins)
 pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
 if settings.completion_model:

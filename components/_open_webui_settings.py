@@ -9,6 +9,8 @@ FIXED = {
     "ENABLE_SIGNUP": "false",
     "DEFAULT_USER_ROLE": "pending",
     "WEBUI_ADMIN_NAME": "Admin",
+    # Without, a model is hidden from everybody but admins until one of them opens it.
+    "BYPASS_MODEL_ACCESS_CONTROL": "true",
     # A stolen session is good until it expires; the default is four weeks.
     "JWT_EXPIRES_IN": "7d",
     # Not below /app/backend/data: a volume there hides the models that the image brings.
@@ -16,6 +18,9 @@ FIXED = {
     "STATIC_DIR": "/tmp/static",
     "HOME": "/tmp",
     "RAG_EMBEDDING_ENGINE": "ollama",
+    # One request for each chunk, all at once, is more than Ollama queues: a 120 kB text failed.
+    "RAG_EMBEDDING_BATCH_SIZE": "32",
+    "RAG_EMBEDDING_CONCURRENT_REQUESTS": "8",
     # Nothing leaves the house.
     "OFFLINE_MODE": "true",
     "ENABLE_OPENAI_API": "false",

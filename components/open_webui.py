@@ -187,7 +187,7 @@ def _container(
     }
 
 
-def _settings(args: OpenWebUIArgs, urls: list[str]) -> dict[str, Input[str]]:
+def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[str, Input[str]]:
     """Open WebUI's environment."""
     settings: dict[str, Input[str]] = {
         **FIXED,
@@ -198,7 +198,10 @@ def _settings(args: OpenWebUIArgs, urls: list[str]) -> dict[str, Input[str]]:
         "RAG_OLLAMA_BASE_URL": args["ollama_url"],
     }
     if urls:
-        settings |= {"WEBUI_URL": urls[0], "CORS_ALLOW_ORIGIN": ";".join(urls)}
+        settings["WEBUI_URL"] = urls[0]
+    if origins:
+        # The websocket, over which answers come, is refused to pages of any other.
+        settings["CORS_ALLOW_ORIGIN"] = ";".join(origins)
     if paths := args.get("api_paths"):
         settings |= {
             "ENABLE_API_KEYS": "true",

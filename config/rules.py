@@ -15,6 +15,11 @@ from config.settings import TAILNET, Settings
 CONTEXT_LENGTHS = range(512, 1024**2 + 1)
 """Tokens; 0 would let Ollama choose up to 262144 by the memory it finds, and fill it."""
 
+ORIGIN = re.compile(
+    r"(http://(?!.*:80$)|https://(?!.*:443$))?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(?(1)(:\d+)?)"
+)
+"""A host name, or an Origin as browsers write it (RFC 6454, 6.1): no usual port, no path."""
+
 
 def check(settings: Settings, monitoring: Request) -> None:
     """Raise SettingsError with the first thing wrong, given what the monitoring chart requests."""
@@ -202,6 +207,21 @@ def _access(settings: Settings) -> Iterator[str]:
         yield (
             f"webui.trusted_email_header: {webui.trusted_email_header!r} must not be set together"
             " with lan_address or tailnet_address"
+        )
+    for index, origin in enumerate(webui.origins or []):
+        if "*" in origin:
+            yield (
+                f"webui.origins[{index}]: {origin!r} must be one name or URL; with * any page that"
+                " somebody has open could read and write the chats"
+            )
+        elif not ORIGIN.fullmatch(origin):
+            yield (
+                f"webui.origins[{index}]: {origin!r} must be a name such as evo4t.lan, or a URL"
+                " such as https://chat.example.org, in lower case, without a path or a usual port"
+            )
+    if webui.trusted_email_header and not webui.origins:
+        yield (
+            "webui.origins: missing; with trusted_email_header it must have the URL of the proxy"
         )
     if not (webui.lan_address or tailnet or webui.trusted_email_header):
         yield "webui.lan_address: missing; it must be an address of network.pool"

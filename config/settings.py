@@ -88,6 +88,7 @@ class WebUI(Section):
     admin_email: str
     lan_address: str | None = None
     tailnet_address: str | None = None
+    origins: list[str] | None = None
     trusted_email_header: str | None = None
     embedding_model: str = "nomic-embed-text:v1.5"
     task_model: str | None = None

@@ -188,6 +188,7 @@ def after(house: House) -> list[Check]:
     """Give the checks of the running house."""
     settings, outputs = house.settings, house.program.outputs
     pages, grafana = outputs["open_webui_urls"], outputs["grafana_url"]
+    origins = outputs["open_webui_origins"]
     places = dict.fromkeys(pages, doctor_house.PAGE_HEALTH) | {grafana: doctor_house.GRAFANA_HEALTH}
     lan = settings.network.lan
 
@@ -206,7 +207,9 @@ def after(house: House) -> list[Check]:
 
     return [
         Check("page", f"{RUNBOOK}#openwebuidown", answers),
-        Check("websocket", f"{RUNBOOK}#openwebuidown", lambda: doctor_house.websocket(pages)),
+        Check(
+            "websocket", f"{RUNBOOK}#openwebuidown", lambda: doctor_house.websocket(pages, origins)
+        ),
         Check("completion", f"{RUNBOOK}#ollamadown", completion, ANSWER),
         Check("metrics", f"{RUNBOOK}#gatewaynotreporting", metrics),
     ]

@@ -51,26 +51,32 @@ def answers(places: Mapping[str, str], away: str) -> Result:
     return told(silent, do, ", ".join(places))
 
 
-def websocket(pages: list[str]) -> Result:
-    """Open the websocket that the page streams answers through."""
+def websocket(pages: list[str], origins: list[str]) -> Result:
+    """Open the websocket that the page streams answers through, as a page of each origin does."""
 
-    async def first() -> str:
+    async def opens(session: aiohttp.ClientSession, origin: str) -> str:
+        try:
+            async with session.ws_connect(page + SOCKET, origin=origin) as opened:
+                greeting = await opened.receive_str(timeout=LIMIT)
+        except (OSError, aiohttp.ClientError, TypeError) as error:
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403:
+                return f"{origin} is refused: 403"
+            return f"{page}{SOCKET}: does not open: {error or type(error).__name__}"
+        otherwise = f"{page}{SOCKET}: answers {greeting[:40]!r}, not as socket.io"
+        return "" if greeting.startswith("0{") else otherwise
+
+    async def problems() -> list[str]:
         limit = aiohttp.ClientTimeout(total=LIMIT)
-        async with (
-            aiohttp.ClientSession(timeout=limit) as session,
-            session.ws_connect(page + SOCKET) as opened,
-        ):
-            return await opened.receive_str(timeout=LIMIT)
+        async with aiohttp.ClientSession(timeout=limit) as session:
+            return await asyncio.gather(*(opens(session, origin) for origin in origins))
 
     page = first_that_answers(pages)
-    do = "a proxy between must pass on Upgrade; kubectl -n ollama-stack logs deployment/open-webui"
-    try:
-        greeting = asyncio.run(first())
-    except (OSError, aiohttp.ClientError, TypeError) as error:
-        return fail(f"{page}{SOCKET}: does not open: {error or type(error).__name__}", do)
-    if not greeting.startswith("0{"):
-        return fail(f"{page}{SOCKET}: answers {greeting[:40]!r}, not as socket.io", do)
-    return ok(f"opens at {page}")
+    do = (
+        "is it in webui.origins, and was there an up since? a proxy between must pass on Upgrade;"
+        " kubectl -n ollama-stack logs deployment/open-webui"
+    )
+    found = dict.fromkeys(filter(None, asyncio.run(problems())))
+    return told(found, do, f"opens at {page} for {', '.join(origins)}")
 
 
 def completion(pages: list[str], email: str, password: str, model: str) -> Result:

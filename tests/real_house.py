@@ -43,6 +43,15 @@ def eventually(what: Callable[[], Any], patience: float = PATIENCE) -> Any:
     return answer
 
 
+@dataclass(frozen=True)
+class Person:
+    """An account of the page that has signed in."""
+
+    email: str
+    password: str
+    token: str
+
+
 @dataclass
 class House:
     """What the tests talk to."""
@@ -77,14 +86,40 @@ class House:
 
     def sign_in(self) -> None:
         """Get a token of the admin."""
-        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", self.admin)
-        assert status == 200, text
-        self.token = json.loads(text)["token"]
+        self.token = self.token_of(**self.admin)
 
-    def chat(self, model: str, words: str) -> dict[str, Any]:
-        """Chat through Open WebUI, streamed; give the text, the number of pieces and the usage."""
+    def token_of(self, email: str, password: str) -> str:
+        """Sign an account in."""
+        who = {"email": email, "password": password}
+        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", who)
+        assert status == 200, text
+        token: str = json.loads(text)["token"]
+        return token
+
+    def person(self, role: str) -> Person:
+        """Give the admin, or an account of another role that the admin adds if it is not there."""
+        if role == "admin":
+            return Person(**self.admin, token=self.token)
+        new = {"email": f"{role}@example.org", "password": "a password of 8 or more"}
+        added = {**new, "name": role, "role": role}
+        status, text = ask("POST", f"{self.page}/api/v1/auths/add", added, self.token)
+        assert status == 200 or "already" in text, text
+        return Person(**new, token=self.token_of(**new))
+
+    def models(self, token: str) -> set[str]:
+        """Names of the models that the page offers to somebody."""
+        status, text = ask("GET", f"{self.page}/api/models", token=token)
+        assert status == 200, text
+        return {model["id"] for model in json.loads(text)["data"]}
+
+    def chat(self, model: str, words: str, token: str = "") -> dict[str, Any]:
+        """Chat through Open WebUI, streamed, as the admin or whose token it is.
+
+        Gives the text, the number of pieces and the usage.
+        """
         wanted = {"model": model, "messages": [{"role": "user", "content": words}], "stream": True}
-        status, text = ask("POST", f"{self.page}/api/chat/completions", wanted, self.token)
+        path = f"{self.page}/api/chat/completions"
+        status, text = ask("POST", path, wanted, token or self.token)
         assert status == 200, text
         lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line]
         assert lines.pop() == "[DONE]"

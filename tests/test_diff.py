@@ -291,6 +291,7 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
             put("webui.lan_address", None),
             put("webui.tailnet_address", None),
             put("webui.trusted_email_header", "X-Me"),
+            put("webui.origins", ["https://chat.example.org"]),
         ),
         [
             f"Who may reach what: **opened** by {WEBUI}: `WEBUI_AUTH_TRUSTED_EMAIL_HEADER` ="

@@ -603,7 +603,7 @@ def test_a_page_that_does_not_answer_is_told() -> None:
 
 def test_a_websocket_that_does_not_open_is_told() -> None:
     with served(lambda *_: (200, {}, "{}")) as port:
-        found = doctor_house.websocket([f"http://127.0.0.1:{port}"])
+        found = doctor_house.websocket([f"http://127.0.0.1:{port}"], ["http://evo4t:8080"])
 
     assert found.level == "fail"
     assert "does not open" in found.text

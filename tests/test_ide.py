@@ -50,7 +50,12 @@ def test_an_api_key_is_good_for_completions_only() -> None:
 
 
 def test_without_such_a_model_or_an_address_there_are_no_keys() -> None:
-    proxy = {"lan_address": None, "tailnet_address": None, "trusted_email_header": "X-Email"}
+    proxy = {
+        "lan_address": None,
+        "tailnet_address": None,
+        "trusted_email_header": "X-Email",
+        "origins": ["https://chat.example.org"],
+    }
     for lab in (with_models("llama3.2:3b"), with_models("codellama:7b", **proxy)):
         assert "ide_config" not in lab.outputs
         assert "ENABLE_API_KEYS" not in variables(lab)

@@ -90,7 +90,25 @@ def test_the_page_is_reached_where_the_outputs_say() -> None:
         f"http://{address}:{port['port']}",
         f"http://{CONTAINER['ports'][0]['hostIP']}:8080",
     ]
-    assert ENVIRONMENT["CORS_ALLOW_ORIGIN"].split(";") == HOME.outputs["open_webui_urls"]
+
+
+def test_a_browser_may_open_the_page_by_any_of_its_names() -> None:
+    further = ["evo4t.lan", "https://evo4t.example.ts.net", "http://chat.lan:9000"]
+    raw = stack_config("home")
+    raw["webui"]["origins"] = further
+    lab = deploy_program("home", raw)
+    made = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    (allowed,) = [one["value"] for one in container["env"] if one["name"] == "CORS_ALLOW_ORIGIN"]
+
+    assert allowed.split(";") == [
+        "http://192.168.1.101:8080",
+        "http://100.102.114.95:8080",
+        "http://evo4t:8080",
+        "http://evo4t.lan:8080",
+        *further[1:],
+    ]
+    assert lab.outputs["open_webui_origins"] == allowed.split(";")
 
 
 def test_nothing_leaves_the_house() -> None:

@@ -168,6 +168,30 @@ BAD: list[tuple[str, object, str]] = [
         "homelab:webui.trusted_email_header: 'Tailscale-User-Login' must not be set together with"
         " lan_address or tailnet_address",
     ),
+    ("webui/origins", "evo4t.lan", "homelab:webui.origins: 'evo4t.lan' must be a list"),
+    (
+        "webui/origins",
+        ["evo4t.lan", "*"],
+        "homelab:webui.origins[1]: '*' must be one name or URL; with * any page that somebody has",
+    ),
+    ("webui/origins", ["https://*.ts.net"], "homelab:webui.origins[0]: 'https://*.ts.net' must be"),
+    *(
+        ("webui/origins", [wrong], f"homelab:webui.origins[0]: {wrong!r} must be a name such as")
+        for wrong in (
+            "",
+            "Evo4t",
+            "evo4t:8080",
+            "evo4t/",
+            "https://evo4t/",
+            "https://evo4t/chat",
+            "https://evo4t:443",
+            "http://evo4t:80",
+            "ftp://evo4t",
+            "https://me@evo4t",
+            "a;b",
+            "-evo4t",
+        )
+    ),
     # disk
     ("ollama/volume/size", "lots", "homelab:ollama.volume.size: 'lots' must be a size with its"),
     ("ollama/volume/size", "0Gi", "homelab:ollama.volume.size: '0Gi' must be a size with its unit"),

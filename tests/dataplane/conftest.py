@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from real_house import GATEWAY, House
+from real_house import GATEWAY, House, Person
 
 from sandbox.build import build
 from sandbox.cluster import Node
@@ -36,3 +36,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield house
     finally:
         demo.remove()
+
+
+@pytest.fixture(params=["admin", "user"])
+def person(house: House, request: pytest.FixtureRequest) -> Person:
+    """Whoever uses the page: what works for the admin alone does not work."""
+    return house.person(request.param)

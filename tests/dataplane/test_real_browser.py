@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, WebSocket, sync_playwright
-from real_house import ARTEFACTS, House
+from real_house import ARTEFACTS, House, Person
 
 CHROMIUM = shutil.which("chromium")
 
@@ -27,17 +27,16 @@ def page() -> Iterator[Page]:
 END = '"done":true'
 
 
-def test_an_answer_arrives_over_the_websocket(house: House, page: Page) -> None:
+def test_an_answer_arrives_over_the_websocket(house: House, person: Person, page: Page) -> None:
     frames: list[str] = []
 
     def listen(socket: WebSocket) -> None:
         socket.on("framereceived", lambda frame: frames.append(str(frame)))
 
     page.on("websocket", listen)
-    admin = house.admin
     page.goto(house.page)
-    page.fill("#email", admin["email"])
-    page.fill("#password", admin["password"])
+    page.fill("#email", person.email)
+    page.fill("#password", person.password)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Okay, Let's Go!").click()
     page.locator("#chat-input").click()
@@ -50,8 +49,9 @@ def test_an_answer_arrives_over_the_websocket(house: House, page: Page) -> None:
     while not any(END in frame for frame in frames) and time.monotonic() < deadline:
         page.wait_for_timeout(200)
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTEFACTS / "chat.png")
-    print(f"written: {ARTEFACTS / 'chat.png'}")
+    picture = ARTEFACTS / f"chat-{person.email.partition('@')[0]}.png"
+    page.screenshot(path=picture)
+    print(f"written: {picture}")
 
     assert [frame for frame in frames if END in frame]
     deltas = [frame for frame in frames if "chat:completion" in frame]

@@ -26,10 +26,23 @@ def test_the_page_answers(house: House) -> None:
     assert doctor_house.answers({house.page: health, SILENT: health}, away="").level == "fail"
 
 
-def test_the_websocket_opens(house: House) -> None:
-    assert doctor_house.websocket([SILENT, house.page]).level == "ok"
+def test_the_websocket_opens_for_every_name_of_the_page(house: House) -> None:
+    origins = deployed("sandbox").outputs["open_webui_origins"]
+    assert "http://evo4t:8080" in origins
+
+    assert doctor_house.websocket([SILENT, house.page], origins).level == "ok"
     with pytest.raises(UnreadableError):
-        doctor_house.websocket([SILENT])
+        doctor_house.websocket([SILENT], origins)
+
+
+@pytest.mark.parametrize("stranger", ["http://evo4t.lan:8080", "https://evo4t:8080", "null"])
+def test_a_name_that_the_page_does_not_know_is_named(house: House, stranger: str) -> None:
+    known = deployed("sandbox").outputs["open_webui_origins"]
+
+    found = doctor_house.websocket([house.page], [*known, stranger])
+
+    assert found.level == "fail"
+    assert found.text == f"{stranger} is refused: 403"
 
 
 def test_a_model_answers_the_admin(house: House) -> None:

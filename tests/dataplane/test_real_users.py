@@ -22,6 +22,20 @@ def test_users_are_told_apart_by_pseudonym_when_the_owner_says_so(house: House) 
     assert requests["metric"]["ollama_user"] == counted["metric"]["ollama_user"]
 
 
+def test_a_model_that_is_added_later_is_there_for_everybody(house: House) -> None:
+    later = "llama3.2:1b"
+    user = house.person("user")
+    assert later not in house.models(user.token)
+    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].append(later))
+    house.demo.engine.up(lambda _: None)
+    house.demo.kubelet.start()
+    (job,) = house.demo.kubelet.run_jobs().values()
+    assert job.code() == 0, job.log().read_text()
+
+    assert later in eventually(lambda: house.models(user.token) & {later})
+    assert house.chat(later, "Who are you?", user.token)["pieces"] > 1
+
+
 def test_nobody_can_sign_up_after_a_restart_either(house: House) -> None:
     # With the account that it makes at its first start, Open WebUI closes sign-up by itself.
     stranger = {"name": "X", "email": "x@example.org", "password": "long enough 1"}
