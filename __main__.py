@@ -96,20 +96,14 @@ monitoring = ObservabilityStack(
     {
         "namespace": storage.namespaces["observability"],
         "chart_version": observability.chart_version,
-        "values": config.chart_values(),
         "class_name": storage.class_name,
         "volume_name": storage.volume_names["prometheus"],
         "volume_size": observability.volume.size,
         "retention_size": observability.retention_size,
-        "dashboards": config.dashboards(
-            disks, observability.runbook, backup_hours=backup.hours if backup else None
-        ),
-        "alerts": config.alerts(
-            disks,
-            gpu=bool(settings.profile.device),
-            runbook=observability.runbook,
-            backup_hours=backup.hours if backup else None,
-        ),
+        "disks": disks,
+        "runbook": observability.runbook,
+        "gpu": bool(settings.profile.device),
+        "backup_hours": backup.hours if backup else None,
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,
         "release_namespaces": addresses.release_namespaces,
@@ -128,10 +122,6 @@ models = OllamaStack(
         "dry_run": ollama.dry_run,
         "claim_name": storage.claims["models"],
         "program_image": webui.image,
-        "job_program": config.workload(*config.MODEL_JOB),
-        "gateway_program": config.workload(
-            "gateway.py", "gateway_check.py", "gateway_meters.py", "gateway_rules.py"
-        ),
         "cpu": ollama.cpu,
         "memory_request": plan.memory.request,
         "memory_limit": plan.memory.limit,
@@ -161,7 +151,6 @@ saved = backup and OpenWebUIBackup(
         "namespace": storage.namespaces["ollama-stack"],
         "image": webui.image,
         "restic_image": backup.image,
-        "program": config.workload("backup.py", "repository.sh"),
         "data_claim": storage.claims["open-webui"],
         "backup_claim": storage.claims["backup"],
         "secret_name": "open-webui",

@@ -12,7 +12,7 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.storage.v1 import StorageClass
 
-from components._objects import UNAWAITED, labels, pod_security
+from components._kubernetes import UNAWAITED, labels, pod_security
 
 
 class VolumeArgs(TypedDict):

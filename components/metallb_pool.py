@@ -7,7 +7,7 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
 
-from components._objects import labels, pod_security
+from components._kubernetes import labels, pod_security
 
 METALLB = "metallb.io/v1beta1"
 NAMESPACE = "metallb-system"

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pulumi
+import yaml
 from pulumi.runtime.config import CONFIG, get_config_env
 
 from config import capacity, rules
 from config.capacity_table import table
 from config.catalogue import read_bytes
 from config.declaration import told
-from config.files import MODEL_JOB, alerts, chart_values, dashboards, workload
 from config.ide import API_PATHS, ide_config
 from config.quantities import requested
 from config.sections import SettingsError
@@ -19,12 +20,8 @@ from config.stack_file import PREFIX
 
 __all__ = [
     "API_PATHS",
-    "MODEL_JOB",
     "Settings",
     "SettingsError",
-    "alerts",
-    "chart_values",
-    "dashboards",
     "ide_config",
     "load",
     "plan",
@@ -32,8 +29,15 @@ __all__ = [
     "read_bytes",
     "table",
     "told",
-    "workload",
 ]
+
+
+def chart_values() -> dict[str, object]:
+    values: dict[str, object] = yaml.load(
+        (Path(__file__).parent.parent / "components/observability/values.yaml").read_text(),
+        yaml.CSafeLoader,
+    )
+    return values
 
 
 def read(raw: Mapping[str, object]) -> Settings:

@@ -35,8 +35,6 @@ OllamaStack(
         "models": [{"name": f"model-{number}:1b"} for number in range(COUNT)],
         "claim_name": storage.claims["volume-0"],
         "program_image": "python:1.0.0",
-        "gateway_program": {"gateway.py": ""},
-        "job_program": {},
         "cpu": 1,
         "memory_request": "1Gi",
         "memory_limit": "1Gi",

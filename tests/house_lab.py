@@ -16,8 +16,8 @@ NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 # A Deployment may take half an hour at home; a test's process outlives one run of the program.
 PATIENCE = """
 import pulumi
-from components import ollama_stack
-ollama_stack.CustomTimeouts = {timeouts}
+from components.ollama import stack
+stack.CustomTimeouts = {timeouts}
 """
 
 

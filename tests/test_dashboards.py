@@ -10,10 +10,12 @@ import pytest
 import yaml
 from harness import ROOT
 
-import config
+from components.observability.alerts import alerts
+from components.observability.dashboards import dashboards
 from sandbox.programs import promtool
 
-MADE = config.dashboards(["/mnt/b", "/mnt/a"], backup_hours=24)
+RUNBOOK = "docs/runbook.md"
+MADE = dashboards(["/mnt/b", "/mnt/a"], RUNBOOK, backup_hours=24)
 BOARDS = {name: json.loads(text) for name, text in MADE.items()}
 PANELS = {
     f"{name}: {panel['title']}": panel
@@ -72,7 +74,7 @@ def test_every_panel_has_unit_description_thresholds_and_runbook(panel: dict[str
 
 
 def test_another_address_of_the_runbook_is_the_one_in_the_panels() -> None:
-    text = config.dashboards(["/mnt/a"], runbook="https://example.org/runbook.html")["house"]
+    text = dashboards(["/mnt/a"], "https://example.org/runbook.html")["house"]
 
     assert text.count("Runbook: https://example.org/runbook.html#") == text.count("Runbook: ")
 
@@ -98,7 +100,7 @@ def plain(query: str) -> str:
 
 
 def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
-    rules = yaml.safe_dump(config.alerts(["/mnt/a"]))
+    rules = yaml.safe_dump(alerts(["/mnt/a"], RUNBOOK))
     recorded = set(re.findall(r"record: (\S+)", rules))
     asked = set(re.findall(r"\b\w+:\w+:\w+\b", " ".join(QUERIES)))
 

@@ -1,6 +1,7 @@
 """Each planted change, rendered through the program, is told with exactly its risks."""
 
 import copy
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from harness import deploy_program, stack_config
 
-import components
 import config as house
-from components import _network, _open_webui_settings
+from components import _kubernetes, observability
+from components.ollama import model_job, stack
+from components.open_webui import environment
 from config import versions
 from ops import changes, diff, render, risks
 from ops.changes import Difference, Made
@@ -66,7 +68,7 @@ def bounds(tree: Any, bound: str, resource: str) -> float:
 
 def told(base: dict[str, Made], head: dict[str, Made]) -> dict[str, str]:
     """What an expected line leaves open, as it changes with every request of the program."""
-    pods = [*(list(made.containers()) for made in base.values()), house.chart_values()]
+    pods = [*(list(made.containers()) for made in base.values()), observability.CHART_VALUES]
     (job,) = (made.name for made in head.values() if made.kind == "Job")
 
     def line(bound: str, resource: str, more: float) -> str:
@@ -114,9 +116,7 @@ def chart(part: str, key: str, value: object) -> Plant:
     """Change one of the chart's values."""
 
     def change(_: Config, patch: pytest.MonkeyPatch) -> None:
-        values = house.chart_values()
-        values[part][key] = value
-        patch.setattr(house, "chart_values", lambda: values)
+        patch.setitem(observability.CHART_VALUES[part], key, value)
 
     return change
 
@@ -125,7 +125,7 @@ def option(module: str, kind: str, **changed: object) -> Plant:
     """Have a component make each resource of `kind` with other arguments."""
 
     def change(_: Config, patch: pytest.MonkeyPatch) -> None:
-        original = getattr(getattr(components, module), kind)
+        original = getattr(importlib.import_module(f"components.{module}"), kind)
         patch.setattr(
             f"components.{module}.{kind}",
             lambda name, **rest: original(name, **{**rest, **changed}),
@@ -142,9 +142,9 @@ def second_machine(config: Config, _: pytest.MonkeyPatch) -> None:
 
 
 def no_deny(_: Config, patch: pytest.MonkeyPatch) -> None:
-    original = _network.policy
+    original = _kubernetes.policy
     patch.setattr(
-        "components.ollama_stack.policy",
+        "components.ollama.stack.policy",
         lambda name, *rest, **rules: (
             None if name.endswith("default-deny") else original(name, *rest, **rules)
         ),
@@ -152,19 +152,20 @@ def no_deny(_: Config, patch: pytest.MonkeyPatch) -> None:
 
 
 def renamed(_: Config, patch: pytest.MonkeyPatch) -> None:
-    original = _network.service
+    original = _kubernetes.service
     patch.setattr(
-        "components.ollama_stack.service",
+        "components.ollama.stack.service",
         lambda logical, *rest, **more: original(f"{logical}-new", *rest, **more),
     )
 
 
 def newer_program(_: Config, patch: pytest.MonkeyPatch) -> None:
-    original = house.workload
+    program = {name: f"{text}# newer\n" for name, text in model_job.PROGRAM.items()}
+    patch.setattr(model_job, "PROGRAM", program)
+    original = _kubernetes.texts
     patch.setattr(
-        house,
-        "workload",
-        lambda *names: {name: f"{text}# newer\n" for name, text in original(*names).items()},
+        "components.ollama.gateway.texts",
+        lambda *folder: {name: f"{text}# newer\n" for name, text in original(*folder).items()},
     )
 
 
@@ -305,7 +306,7 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
         ],
     ),
     "anybody may sign up": (
-        lambda _, patch: patch.setitem(_open_webui_settings.FIXED, "ENABLE_SIGNUP", "true"),
+        lambda _, patch: patch.setitem(environment.FIXED, "ENABLE_SIGNUP", "true"),
         [
             f"Who may reach what: **opened** by {WEBUI}: `ENABLE_SIGNUP` = `true`",
             f"Who may reach what: closed by {WEBUI}: `ENABLE_SIGNUP` = `false`",
@@ -334,7 +335,7 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
         ],
     ),
     "models may be fetched from anywhere": (
-        lambda _, patch: patch.setattr(components.ollama_stack, "INTERNET", {}),
+        lambda _, patch: patch.setattr(stack, "INTERNET", {}),
         [
             "Who may reach what: **opened** by `NetworkPolicy ollama-stack/ollama`: egress to"
             " anyone, port any",
@@ -384,7 +385,7 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
         ],
     ),
     "a longer key": (
-        option("open_webui", "RandomPassword", length=64),
+        option("open_webui.page", "RandomPassword", length=64),
         [
             *(
                 f"`up` would refuse: `RandomPassword open-webui-{name}` is deleted and made anew,"
@@ -552,7 +553,7 @@ def test_the_report_has_the_risks_first_and_each_diff_below_its_component(
 def test_a_change_that_no_rule_knows_is_told_as_such(
     base: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(house, "alerts", lambda *_, **__: {})
+    monkeypatch.setattr("components.observability.stack.alerts", lambda *_, **__: {})
     head = rendered(tmp_path, stack_config("home"))
     removed = sum(made.kind == "PrometheusRule" for made in base.values())
 

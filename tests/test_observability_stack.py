@@ -6,7 +6,7 @@ import re
 import yaml
 from harness import ROOT, deployed
 
-from config import alerts
+from components.observability.alerts import alerts
 from config.quantities import size
 
 HOME = deployed()
@@ -22,7 +22,7 @@ def test_the_release_is_named_and_pinned() -> None:
 
 
 def test_the_values_of_the_house_are_added_to_those_of_the_file() -> None:
-    base = yaml.safe_load((ROOT / "config/kube-prometheus-stack.yaml").read_text())
+    base = yaml.safe_load((ROOT / "components/observability/values.yaml").read_text())
 
     assert base["prometheus"]["prometheusSpec"].items() <= PROMETHEUS.items()
     assert (
@@ -141,6 +141,6 @@ def test_both_push_to_the_receiver_by_its_whole_url() -> None:
 
 
 def test_disks_of_several_nodes_are_watched() -> None:
-    text = json.dumps(alerts(["/mnt/b", "/mnt/a", "/mnt/a"]))
+    text = json.dumps(alerts(["/mnt/b", "/mnt/a", "/mnt/a"], "docs/runbook.md"))
 
     assert 'mountpoint=~\\"/mnt/a|/mnt/b\\"' in text

@@ -8,7 +8,7 @@ import pytest
 from harness import deploy, deploy_program, deployed, stack_config
 
 from components import OpenWebUI
-from components.open_webui import OpenWebUIArgs
+from components.open_webui.page import OpenWebUIArgs
 
 HOME = deployed()
 PAGE = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs

@@ -5,7 +5,7 @@ from typing import Any
 from harness import deploy, deployed
 from pulumi import ComponentResource
 
-from components._reader import reader
+from components.observability.reader import reader
 
 HOME = deployed()
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from harness import ROOT
 
-import config
+from components.observability.alerts import alerts
 from sandbox.programs import promtool
 
-RULES = config.alerts(["/mnt/data"], gpu=True, backup_hours=24)
+RUNBOOK = "docs/runbook.md"
+RULES = alerts(["/mnt/data"], RUNBOOK, gpu=True, backup_hours=24)
 TESTS = {path.stem: path for path in sorted((ROOT / "tests/promtool").glob("*.yaml"))}
 ALERTS = {
     rule["alert"]: rule
@@ -103,18 +104,18 @@ def anchors(page: str) -> set[str]:
 
 
 def test_another_address_of_the_runbook_is_the_one_in_the_alerts() -> None:
-    spec = config.alerts(["/mnt/data"], runbook="https://example.org/runbook.html")["webui"]
+    spec = alerts(["/mnt/data"], "https://example.org/runbook.html")["webui"]
     down = spec["groups"][0]["rules"][0]
 
     assert down["annotations"]["runbook_url"] == "https://example.org/runbook.html#openwebuidown"
 
 
 def test_a_gpu_and_backups_are_watched_only_where_there_are_some() -> None:
-    assert set(RULES) - set(config.alerts(["/mnt/data"])) == {"gpu", "backup"}
+    assert set(RULES) - set(alerts(["/mnt/data"], RUNBOOK)) == {"gpu", "backup"}
 
 
 def test_a_backup_is_too_old_after_two_intervals() -> None:
-    (group,) = config.alerts(["/mnt/data"], backup_hours=6)["backup"]["groups"]
+    (group,) = alerts(["/mnt/data"], RUNBOOK, backup_hours=6)["backup"]["groups"]
 
     assert ") > 43200\n" in group["rules"][0]["expr"]
 

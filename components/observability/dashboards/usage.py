@@ -1,7 +1,7 @@
 """Usage: who asks how much of which model, and how the chat page fares."""
 
-from config.grafana.panels import Board, Panel, high
-from config.grafana.queries import MODEL, NAME, or_zero
+from components.observability.dashboards.panels import Board, Panel, high
+from components.observability.dashboards.queries import MODEL, NAME, or_zero
 
 # The kubelet asks these all day.
 PEOPLE = 'http_route!~"/health.*|/ready"'

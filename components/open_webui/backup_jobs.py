@@ -14,7 +14,7 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from components._objects import RESTRICTED, environment, labels, otel_service, pod, volume
+from components._kubernetes import RESTRICTED, environment, labels, otel_service, pod, volume
 
 
 class BackupJobArgs(TypedDict):

@@ -1,6 +1,6 @@
 """House: the data disk, the memory, the pods, and Prometheus itself."""
 
-from config.grafana.panels import Board, Panel, high, low
+from components.observability.dashboards.panels import Board, Panel, high, low
 
 OURS = 'namespace=~"ollama-stack|observability"'
 RESTARTS = (

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from config.grafana import ai, house, usage
-from config.grafana.panels import Board, encoded
+from components.observability.dashboards import ai, house, usage
+from components.observability.dashboards.panels import Board, encoded
 
 
 def boards(disks: str, backup_hours: int | None) -> list[Board]:

@@ -3,25 +3,27 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NotRequired
 
 from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict
 
-from components._objects import RESTRICTED, PodArgs, environment, labels, pod, volume
+from components._kubernetes import RESTRICTED, PodArgs, environment, labels, pod, texts, volume
+
+PROGRAM = texts(Path(__file__).parent / "programs", "*model*.py")
+"""Files of the program by name; `reconcile_models.py` is run."""
 
 
 class ModelJobArgs(PodArgs):
     """What the Job needs to know."""
 
     models: Sequence[Mapping[str, Any]]
-    """Models to have, as `Model` of `workloads/model_house.py` takes them; a changed list is a
+    """Models to have, as `Model` of `programs/model_house.py` takes them; a changed list is a
     new Job."""
     program_image: str
     """An image with Python 3.11, aiohttp and the OpenTelemetry SDK that the node has anyway."""
-    job_program: Mapping[str, str]
-    """Files of the program by name; `reconcile_models.py` is run."""
     dry_run: NotRequired[bool]
     """Whether the Job only says what it would do. Default: false."""
 
@@ -101,7 +103,7 @@ def model_job(
 def _files(args: ModelJobArgs) -> dict[str, str]:
     """The program, and what it is told; the order of the models does not matter to it."""
     models = sorted(args["models"], key=lambda model: str(model["name"]))
-    return {**args["job_program"], "models.json": json.dumps(models, indent=1, sort_keys=True)}
+    return {**PROGRAM, "models.json": json.dumps(models, indent=1, sort_keys=True)}
 
 
 def _fingerprint(args: ModelJobArgs) -> str:

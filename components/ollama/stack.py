@@ -7,20 +7,25 @@ from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOpt
 from pulumi_kubernetes.apps.v1 import Deployment
 from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeArgsDict
 
-from components._gateway import PORT, TERMINATION, Gateway
-from components._model_job import ModelJobArgs, model_job
-from components._network import DNS, INTERNET, from_pods, policy, service, to_pods
-from components._objects import (
+from components._kubernetes import (
+    DNS,
+    INTERNET,
     RESTRICTED,
     SLOW_PULL,
     environment,
+    from_pods,
     labels,
     otel_service,
     pod,
+    policy,
     resources,
     selector,
+    service,
+    to_pods,
     volume,
 )
+from components.ollama.gateway import PORT, TERMINATION, Gateway
+from components.ollama.model_job import ModelJobArgs, model_job
 
 CLIENT = {"homelab/ollama-client": "true"}
 SERVER = "127.0.0.1:11435"
@@ -30,8 +35,6 @@ SERVER = "127.0.0.1:11435"
 class OllamaStackArgs(ModelJobArgs):
     """What the model server needs to know."""
 
-    gateway_program: Mapping[str, str]
-    """Files of the gateway by name; `gateway.py` is run."""
     context_length: int
     """Tokens of context for each request."""
     parallel: int
@@ -102,7 +105,7 @@ class OllamaStack(ComponentResource):
             "http://", made.metadata["name"], ".", made.metadata["namespace"], f":{PORT}"
         )
 
-        gateway = Gateway(name, namespace, args["gateway_program"], self)
+        gateway = Gateway(name, namespace, self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
             f"{name}-deployment",

@@ -16,8 +16,7 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
-from components._network import policy, service
-from components._objects import (
+from components._kubernetes import (
     RESTRICTED,
     SLOW_PULL,
     PodArgs,
@@ -25,11 +24,13 @@ from components._objects import (
     labels,
     otel_service,
     pod,
+    policy,
     resources,
     selector,
+    service,
     volume,
 )
-from components._open_webui_settings import FIXED
+from components.open_webui.environment import FIXED
 
 PORT = 8080
 

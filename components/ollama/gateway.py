@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from pulumi import Input, Resource, ResourceOptions
 from pulumi_kubernetes.core.v1 import (
@@ -16,7 +17,7 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_random import RandomPassword
 
-from components._objects import RESTRICTED, environment, labels
+from components._kubernetes import RESTRICTED, environment, labels, texts
 
 PORT = 11434
 GRACE = 300
@@ -29,10 +30,9 @@ TERMINATION = GRACE + 30
 class Gateway:
     """What lets requests through, keeps to the policy and measures; a part of the Ollama pod."""
 
-    def __init__(
-        self, name: str, namespace: Input[str], program: Mapping[str, str], parent: Resource
-    ) -> None:
-        """Make its ConfigMap with the files of `program` and its Secret, in `namespace`."""
+    def __init__(self, name: str, namespace: Input[str], parent: Resource) -> None:
+        """Make its ConfigMap with the program and its Secret, in `namespace`."""
+        program = texts(Path(__file__).parent / "programs", "gateway*.py")
         child = ResourceOptions(parent=parent)
         self._label = f"{name}-gateway"
         self._fingerprint = hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
@@ -71,7 +71,7 @@ class Gateway:
     ) -> ContainerArgsDict:
         """The container, which leads to `upstream`, host and port inside the pod.
 
-        `settings` are further variables of `workloads/gateway_rules.py`.
+        `settings` are further variables of `programs/gateway_rules.py`.
         """
         probe: ProbeArgsDict = {"http_get": {"path": "/", "port": "http"}, "timeout_seconds": 5}
         own: dict[str, Input[str]] = {

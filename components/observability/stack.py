@@ -1,17 +1,33 @@
 """Prometheus and Grafana as one Helm release, with the house's own dashboards and alerts."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import yaml
 from pulumi import ComponentResource, Input, Output, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.helm.v3 import Release
 from pulumi_random import RandomPassword
 
-from components._network import DNS, from_pods, policy, service, to_pods
-from components._objects import labels, selector
-from components._reader import reader
+from components._kubernetes import (
+    DNS,
+    from_pods,
+    labels,
+    policy,
+    selector,
+    service,
+    to_pods,
+)
+from components.observability.alerts import alerts
+from components.observability.dashboards import dashboards
+from components.observability.reader import reader
+
+CHART_VALUES: dict[str, Any] = yaml.load(
+    Path(__file__).with_name("values.yaml").read_text(), yaml.CSafeLoader
+)
+"""Helm values that are the same in every stack."""
 
 RELEASE = "kube-prom-stack"
 
@@ -34,8 +50,6 @@ class ObservabilityStackArgs(TypedDict):
     """Namespace of the release and of everything beside it."""
     chart_version: str
     """Exact version of the chart kube-prometheus-stack."""
-    values: Mapping[str, Any]
-    """Helm values that do not depend on this house."""
     class_name: Input[str]
     """StorageClass of Prometheus' volume."""
     volume_name: Input[str]
@@ -44,10 +58,14 @@ class ObservabilityStackArgs(TypedDict):
     """Size of that volume, such as `50Gi`."""
     retention_size: str
     """History to keep, such as `40GiB`: less than the volume, for it leaves out the newest."""
-    dashboards: Mapping[str, str]
-    """Grafana dashboards as JSON text, by name."""
-    alerts: Mapping[str, Mapping[str, Any]]
-    """PrometheusRule specs, by name."""
+    disks: list[str]
+    """Mount points to watch."""
+    runbook: str
+    """Address of the page that says what to do; each alert has a section in it."""
+    gpu: NotRequired[bool]
+    """Whether models run on a GPU, which is then watched. Default: false."""
+    backup_hours: NotRequired[int | None]
+    """Hours between two backups, which are then watched. Default: no backups."""
     lan_address: str
     """Address of Grafana on the home network."""
     address_pool: Input[str]
@@ -103,14 +121,15 @@ class ObservabilityStack(ComponentResource):
             namespace=namespace,
             chart="oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack",
             version=args["chart_version"],
-            values=_merged(args["values"], _values(args, self.grafana_url)),
+            values=_merged(CHART_VALUES, _values(args, self.grafana_url)),
             max_history=5,
             # A wait that is cut off leaves a release that Helm will not touch again.
             skip_await=True,
             opts=ResourceOptions(parent=self, depends_on=[admin]),
         )
 
-        for key, dashboard in args["dashboards"].items():
+        hours = args.get("backup_hours")
+        for key, dashboard in dashboards(args["disks"], args["runbook"], hours).items():
             ConfigMap(
                 f"{name}-{key}-dashboard",
                 metadata={
@@ -122,7 +141,10 @@ class ObservabilityStack(ComponentResource):
                 data={f"{key}.json": dashboard},
                 opts=child,
             )
-        for key, spec in args["alerts"].items():
+        rules = alerts(
+            args["disks"], args["runbook"], gpu=args.get("gpu", False), backup_hours=hours
+        )
+        for key, spec in rules.items():
             CustomResource(
                 f"{name}-{key}-alerts",
                 api_version="monitoring.coreos.com/v1",

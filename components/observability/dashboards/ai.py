@@ -1,7 +1,16 @@
 """AI performance: how fast the models answer, and what holds them up."""
 
-from config.grafana.panels import Board, Panel, high, low
-from config.grafana.queries import CEILING, MODEL, NAME, SIZE, SPEED, mean, or_zero, p90
+from components.observability.dashboards.panels import Board, Panel, high, low
+from components.observability.dashboards.queries import (
+    CEILING,
+    MODEL,
+    NAME,
+    SIZE,
+    SPEED,
+    mean,
+    or_zero,
+    p90,
+)
 
 # Watchdog fires always, to show that alerts work at all; InfoInhibitor only silences others.
 FIRING = 'ALERTS{alertstate="firing", alertname!~"Watchdog|InfoInhibitor"}'

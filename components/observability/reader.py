@@ -15,7 +15,7 @@ from pulumi_kubernetes.rbac.v1 import (
     SubjectArgsDict,
 )
 
-from components._objects import labels
+from components._kubernetes import labels
 
 ACCOUNT = "homelab-reader"
 LOOK = ["get", "list", "watch"]

@@ -1,7 +1,7 @@
 """Backups of the chat page's data: taken, proven, forgotten when old, and the way back."""
 
 import hashlib
-from collections.abc import Mapping
+from pathlib import Path
 from typing import NotRequired
 
 from pulumi import ComponentResource, CustomTimeouts, Output, Resource, ResourceOptions
@@ -15,16 +15,21 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_random import RandomPassword
 
-from components._backup_jobs import BackupJobArgs, backup, job, restore, secret
-from components._network import policy
-from components._objects import SLOW_PULL, labels, selector
+from components._kubernetes import (
+    SLOW_PULL,
+    labels,
+    policy,
+    selector,
+    texts,
+)
+from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restore, secret
+
+PROGRAMS = texts(Path(__file__).parent / "programs", "backup.py", "repository.sh")
 
 
 class OpenWebUIBackupArgs(BackupJobArgs):
     """What the backups need to know."""
 
-    program: Mapping[str, str]
-    """Files of the programs by name: `backup.py` and `repository.sh`."""
     schedule: str
     """When, as cron writes it."""
     protect: NotRequired[bool]
@@ -57,9 +62,7 @@ class OpenWebUIBackup(ComponentResource):
             string_data={"RESTIC_PASSWORD": self.password},
             opts=child,
         )
-        program = ConfigMap(
-            f"{name}-program", metadata=about, data=dict(args["program"]), opts=child
-        )
+        program = ConfigMap(f"{name}-program", metadata=about, data=PROGRAMS, opts=child)
         # No way out but the one that `pod_labels` open.
         policy(name, namespace, selector(name), self, ingress=[], egress=[])
 

@@ -1,0 +1,5 @@
+"""Prometheus and Grafana: their component, its dashboards, alerts and Helm values."""
+
+from components.observability.stack import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
+
+__all__ = ["CHART_VALUES", "PROMETHEUS_CLAIM", "ObservabilityStack"]
