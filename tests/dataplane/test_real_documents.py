@@ -2,15 +2,17 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 from real_house import House, Person, ask, eventually
 
 EMBEDDING = "nomic-embed-text:v1.5"
+MODELS = {"llama3.2:3b", "codellama:7b", "gemma3:4b"}
 MEGABYTES = 5
-# With 2 cores and a model of 0.4 MB: some 5,000 chunks of 1,000 characters.
-PATIENCE = 420.0
+# Some 5,500 chunks of 1,000 characters, after the chats.
+PATIENCE = 240.0
 
 
 def attach(house: House, person: Person, name: str, text: str) -> str:
@@ -32,30 +34,40 @@ def attach(house: House, person: Person, name: str, text: str) -> str:
     return identity
 
 
-def test_a_large_document_is_taken_up_while_its_model_is_not_loaded(
+def test_a_large_document_is_taken_up_while_its_model_waits_to_be_loaded(
     house: House, person: Person
 ) -> None:
     words = random.Random(person.email)
     text = " ".join(f"{words.randrange(10**8):08}" for _ in range(MEGABYTES * 10**6 // 9))
-    ask("POST", f"{house.gateway}/api/embed", {"model": EMBEDDING, "input": [], "keep_alive": 0})
+    outcome = f'ollama_requests_total{{gen_ai_request_model="{EMBEDDING}", ollama_outcome!="ok"}}'
+    refused = house.value(f"sum({outcome})") or 0
 
-    def loaded() -> bool:
-        return EMBEDDING in ask("GET", f"{house.gateway}/api/ps")[1]
+    def chat(model: str) -> str:
+        options = {"num_predict": 4000, "temperature": 1}
+        asked = {"model": model, "prompt": "x", "options": options, "stream": False}
+        return ask("POST", f"{house.gateway}/api/generate", asked, timeout=300)[1]
 
-    assert eventually(lambda: not loaded())
-    busy = f'sum(ollama_requests_total{{gen_ai_request_model="{EMBEDDING}", ollama_outcome!="ok"}})'
-    refused = house.value(busy) or 0
+    def loaded() -> set[str]:
+        models = json.loads(ask("GET", f"{house.gateway}/api/ps")[1])["models"]
+        return {model["name"] for model in models}
 
-    identity = attach(house, person, f"{person.email}.txt", text)
+    # As many as may be loaded are at work, and until one of them ends there is no place for it.
+    with ThreadPoolExecutor(len(MODELS)) as pool:
+        chats = [pool.submit(chat, model) for model in MODELS]
+        assert eventually(lambda: loaded() == MODELS)
+        identity = attach(house, person, f"{person.email}.txt", text)
+        assert not any(chat.done() for chat in chats)
 
-    def status() -> str:
-        _, text = ask("GET", f"{house.page}/api/v1/files/{identity}", None, person.token)
-        data = json.loads(text)["data"]
-        done = data.get("status") not in (None, "pending", "processing")
-        return f"{data['status']} {data.get('error') or ''}".strip() if done else ""
+        def status() -> str:
+            _, answer = ask("GET", f"{house.page}/api/v1/files/{identity}", None, person.token)
+            data = json.loads(answer)["data"]
+            done = data.get("status") not in (None, "pending", "processing")
+            return f"{data['status']} {data.get('error') or ''}".strip() if done else ""
 
-    assert eventually(status, PATIENCE) == "completed"
-    assert (house.value(busy) or 0) == refused
+        assert eventually(status, PATIENCE) == "completed"
+        assert {json.loads(chat.result())["done"] for chat in chats} == {True}
+
+    assert (house.value(f"sum({outcome})") or 0) == refused
     embedded = f'gen_ai_client_token_usage_sum{{gen_ai_request_model="{EMBEDDING}"}}'
     assert eventually(lambda: house.series(embedded))
     query = {"collection_name": f"file-{identity}", "query": text[:80], "k": 1}
