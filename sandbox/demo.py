@@ -128,8 +128,7 @@ class Demo:
             "ghcr.io/open-webui/open-webui": Image(
                 programs=self._programs.python.parent,
                 command=web,
-                # The image sets the first; the second goes with what was installed here.
-                environment={"ENV": "prod", "USE_SLIM_DOCKER": "true", **(hurry or {})},
+                environment={"ENV": "prod", **(hurry or {})},  # the image sets it
             ),
             "restic/restic": Image(programs=self._programs.restic.parent, command=("restic",)),
         }
@@ -168,7 +167,7 @@ class Demo:
             f"Prometheus  {self.prometheus}",
             "",
             f"Not run: {others}.",
-            "Open WebUI is its slim installation; the data disk is this machine's.",
+            "Open WebUI reads no PDF and no Office files here; the data disk is this machine's.",
         ]
         if self._local_models:
             lines.append("Every model is one of 0.4 MB with random weights: answers are noise.")

@@ -1,5 +1,6 @@
 """Installs the programs that the pods of the house run, as plain programs of this machine."""
 
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from sandbox.toolchain import MODULES, find_program, numbers, pinned, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
+# What it imports beyond its slim requirements before it indexes documents as the image does.
+BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
 # What Open WebUI asks for.
 PYTHONS = ((3, 11), (3, 12))
 OLLAMA = "github.com/ollama/ollama"
@@ -121,7 +124,7 @@ def _exporter(name: str, pinned_in: str, module: str) -> Tool:
 def _install_open_webui(folder: Path) -> Path:
     environment = folder / "open-webui"
     python, stamp = environment / "bin" / "python", environment / ".key"
-    key = f"{OPEN_WEBUI} on {sys.version}"
+    key = f"{OPEN_WEBUI} with {BEYOND_SLIM} on {sys.version}"
     if python.exists() and stamp.exists() and stamp.read_text() == key:
         return python
     # It has its own path in its scripts, so it cannot be made elsewhere and moved: the stamp,
@@ -133,6 +136,11 @@ def _install_open_webui(folder: Path) -> Path:
     run("open-webui", [*pip, "--no-deps", f"open-webui=={OPEN_WEBUI}"], log, folder)
     # The full requirements are four times as large, for what no test here uses.
     (slim,) = environment.glob("lib/python*/site-packages/requirements-slim.txt")
-    run("its packages", [*pip, "--requirement", slim], log, folder)
+    (metadata,) = environment.glob("lib/python*/site-packages/open_webui-*.dist-info/METADATA")
+    pins = re.findall(r"^Requires-Dist: ([\w.-]+)(?:\[.*\])?(==\S+)$", metadata.read_text(), re.M)
+    constraints = environment / "constraints.txt"
+    constraints.write_text("".join(f"{name}{version}\n" for name, version in pins))
+    pip += ["--requirement", slim, "--constraint", constraints, *BEYOND_SLIM]
+    run("its packages", pip, log, folder)
     stamp.write_text(key)
     return python

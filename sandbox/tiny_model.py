@@ -8,11 +8,14 @@ import numpy as np
 WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 128, 8192
 
 
-def write(path: Path, name: str) -> None:
-    """Write a model called `name` as GGUF: architecture `llama`, a vocabulary of the 256 bytes."""
+def write(path: Path, name: str, context: int = CONTEXT) -> None:
+    """Write a model called `name` as GGUF: architecture `llama`, a vocabulary of the 256 bytes.
+
+    It is said to have been trained on `context` tokens; Ollama embeds no more of a text.
+    """
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED_FORWARD)
@@ -28,6 +31,8 @@ def write(path: Path, name: str) -> None:
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * len(words))
     writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * 256])
+    # A text that was cut to the context must not grow again when it is read.
+    writer.add_add_space_prefix(False)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 

@@ -1,15 +1,20 @@
-"""A gateway in a thread, between a server that follows a script and a plain client."""
+"""A gateway, in a thread or by itself, between a server that follows a script and a client."""
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection, IncompleteRead
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import gateway
 from gateway import Gateway
 from gateway_rules import Settings
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -128,10 +133,10 @@ class Upstream:
             "/api/ps": whole({"models": [LOADED]}),
         }
         self.seen: list[Connection] = []
-        self.serving: list[threading.Thread] = []
+        self.serving = [threading.Thread(target=self.accept, daemon=True)]
         self.server = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self.server.getsockname()[1]
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.serving[0].start()
 
     def accept(self) -> None:
         """Serve each connection in a thread of its own."""
@@ -160,7 +165,7 @@ class Upstream:
         with suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
         self.server.close()
-        for one in self.serving:
+        for one in self.serving:  # the one that accepts first: it may be adding to them
             one.join(10)
             assert not one.is_alive()
 
@@ -319,3 +324,24 @@ def lab(**settings: Any) -> Iterator[Lab]:
             one.close()
         raise
     one.close()
+
+
+@contextmanager
+def program(upstream: Upstream, **settings: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run the program by itself and wait until it listens."""
+    own = {
+        "GATEWAY_LISTEN": "127.0.0.1:0",
+        "GATEWAY_UPSTREAM": f"http://127.0.0.1:{upstream.port}",
+        "GATEWAY_PUSH_SECONDS": "0.2",
+        "PATH": os.environ["PATH"],
+    }
+    command = [sys.executable, "-u", str(Path(gateway.__file__))]
+    with subprocess.Popen(
+        command, env=own | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            listening = next(line for line in process.stdout if line.startswith("port "))
+            yield process, int(listening.split()[1])
+        finally:
+            process.kill()

@@ -118,6 +118,8 @@ def test_a_backup_is_too_old_after_two_intervals() -> None:
     (group,) = alerts(["/mnt/data"], RUNBOOK, backup_hours=6)["backup"]["groups"]
 
     assert ") > 43200\n" in group["rules"][0]["expr"]
+    # What the last one lacks is told as long, unless another follows.
+    assert "[43200s]" in group["rules"][1]["expr"]
 
 
 def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:

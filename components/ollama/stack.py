@@ -159,7 +159,7 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
         "OLLAMA_KV_CACHE_TYPE": kv_cache,
         # A smaller one is not used without; else Ollama knows better.
         **({} if kv_cache == "f16" else {"OLLAMA_FLASH_ATTENTION": "1"}),
-        # Ollama's own; a document attached is up to eight requests, and a page full of people more.
+        # Ollama's own; each document that is being read is up to four requests.
         "OLLAMA_MAX_QUEUE": "512",
         "OLLAMA_KEEP_ALIVE": args["keep_alive"],
         # Seconds without progress, not in all: a large model from a cold disk.

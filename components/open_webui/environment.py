@@ -19,8 +19,8 @@ FIXED = {
     "HOME": "/tmp",
     "RAG_EMBEDDING_ENGINE": "ollama",
     # One request for each chunk, all at once, is more than Ollama queues: a 120 kB text failed.
-    "RAG_EMBEDDING_BATCH_SIZE": "32",
-    "RAG_EMBEDDING_CONCURRENT_REQUESTS": "8",
+    "RAG_EMBEDDING_BATCH_SIZE": "16",
+    "RAG_EMBEDDING_CONCURRENT_REQUESTS": "4",
     # Nothing leaves the house.
     "OFFLINE_MODE": "true",
     "ENABLE_OPENAI_API": "false",

@@ -38,7 +38,10 @@ def test_an_answer_arrives_over_the_websocket(house: House, person: Person, page
     page.fill("#email", person.email)
     page.fill("#password", person.password)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("button", name="Okay, Let's Go!").click()
+    news = page.get_by_role("button", name="Okay, Let's Go!")  # what is new, to the admin alone
+    page.locator("#chat-input").or_(news).first.wait_for()
+    if news.is_visible():
+        news.click()
     page.locator("#chat-input").click()
     page.keyboard.type("Say something.")
     page.keyboard.press("Enter")

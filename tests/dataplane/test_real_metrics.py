@@ -11,6 +11,7 @@ ONLY_IN_TROUBLE = {
     "kube_pod_container_status_last_terminated_reason",
     "kube_pod_container_status_waiting_reason",
     "kube_pod_init_container_status_last_terminated_reason",
+    "kube_pod_init_container_status_waiting_reason",
 }
 
 

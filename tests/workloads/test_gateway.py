@@ -1,24 +1,19 @@
 """The gateway between clients and Ollama: what it passes on, what it refuses, what it counts."""
 
 import json
-import os
 import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import gateway
 import pytest
 from gateway_lab import (
     BANDWIDTH,
@@ -34,6 +29,7 @@ from gateway_lab import (
     head,
     lab,
     lines,
+    program,
     stream,
     wait_for,
     whole,
@@ -699,27 +695,6 @@ def test_secrets_are_not_in_the_text_of_the_settings() -> None:
 
 
 # The program as the pod runs it
-
-
-@contextmanager
-def program(upstream: Upstream, **settings: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the program by itself and wait until it listens."""
-    own = {
-        "GATEWAY_LISTEN": "127.0.0.1:0",
-        "GATEWAY_UPSTREAM": f"http://127.0.0.1:{upstream.port}",
-        "GATEWAY_PUSH_SECONDS": "0.2",
-        "PATH": os.environ["PATH"],
-    }
-    command = [sys.executable, "-u", str(Path(gateway.__file__))]
-    with subprocess.Popen(
-        command, env=own | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout
-        try:
-            listening = next(line for line in process.stdout if line.startswith("port "))
-            yield process, int(listening.split()[1])
-        finally:
-            process.kill()
 
 
 def accepts(port: int) -> bool:

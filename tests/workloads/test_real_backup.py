@@ -171,6 +171,36 @@ def test_another_image_is_preceded_by_a_snapshot_with_the_old_ones_name(box: Box
     assert (box.mounts["backup"] / "image").read_text().endswith(":v99.0.0")
 
 
+def test_a_damaged_index_stops_neither_backup_nor_image_nor_restore(box: Box) -> None:
+    chat = box.say(box.sign_in(*ADMIN), "beside a damaged index")
+    index = box.mounts["data"] / "vector_db/chroma.sqlite3"
+    index.parent.mkdir(exist_ok=True)
+    index.write_text("not a database at all\n" * 500)
+    sentence = "left out: vector_db (chroma.sqlite3 cannot be copied: file is not a database)"
+
+    code, said = box.run(before(program("ghcr.io/open-webui/open-webui:v99.0.1")))
+    assert (code, said.splitlines()[-1]) == (0, sentence), said
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"))
+    assert (code, said.splitlines()[-1]) == (0, sentence), said
+    assert value(box, "homelab_backup_left_out") == ["1"]
+    assert value(box, "homelab_backup_verified") == ["1"]
+
+    box.stop_page()
+    code, said = box.run(cron(box.lab, "open-webui-backup-restore"))
+    assert code == 0, said
+    assert sentence in said
+    # The old one is aside with the rest.
+    assert not index.parent.exists()
+    assert list(box.mounts["data"].glob(".before-restore-*/vector_db/chroma.sqlite3"))
+    box.start_page()
+    box.wait_for_page()
+    assert box.said(box.sign_in(*ADMIN), chat) == "beside a damaged index"
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"))
+    assert code == 0, said
+    assert "left out" not in said
+    assert value(box, "homelab_backup_left_out") == ["0"]
+
+
 def test_another_password_never_makes_a_new_repository(box: Box) -> None:
     code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), RESTIC_PASSWORD="lost")
 

@@ -71,6 +71,22 @@ def test_what_is_forgotten_takes_no_room(repository: Repository) -> None:
     assert repository.size() < 3_000_000 + 1_000_000
 
 
+@pytest.mark.parametrize("kind", ["scheduled", "upgrade"])
+def test_what_was_left_out_is_the_last_word(
+    repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        repository, "environment", {**repository.environment, "KIND": kind, "IMAGE": "page:1"}
+    )
+    scratch = repository.taken(1000)
+    (scratch / "left-out").write_text("left out: uploads/a\n")
+
+    assert repository.step("store", scratch).returncode == 0
+    done = repository.step("finish", scratch)
+
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "left out: uploads/a")
+
+
 def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> None:
     locks = repository.backup / "repository/locks"
     # A check has the repository for itself, as a prune does; slow enough to be killed at it.

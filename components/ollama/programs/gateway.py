@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import hdrs, web
 from gateway_check import Check
 from gateway_meters import Call, Meters, Poller, Tee
-from gateway_rules import BLOBS, PATTERNS, ROUTES, Settings, passed_on
+from gateway_rules import BLOBS, PATTERNS, ROUTES, Settings, outline, passed_on
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -229,10 +229,10 @@ class Gateway:
         return await self.forward(request, call, body)
 
     def understand(self, call: Call, body: bytes, headers: Mapping[str, str]) -> None:
-        """Read from the body what the labels need; Ollama judges the rest."""
+        """Read from the body what the labels need, if that is cheap; Ollama judges the rest."""
         asked: Any = None
         with suppress(ValueError, RecursionError):
-            asked = json.loads(body)
+            asked = json.loads(outline(body))
         asked = asked if isinstance(asked, dict) else {}
         stream = asked.get("stream")
         assert call.route

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import islice
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs
@@ -112,6 +113,21 @@ NOT_PASSED_ON = {
     *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
     *("te", "trailer", "transfer-encoding", "upgrade", "host", "expect"),
 }
+
+# Matches wherever it begins and never turns back: the largest body is scanned in 20 ms, in 250 if
+# it is all escaped quotes, and in 5 if it has too many tokens, for then the scan ends early.
+TOKEN = re.compile(
+    rb'[^",\[{]{1,300}+|"[^"]*+(?<!\\)"|"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL
+)
+MOST_TOKENS = 30_000  # a message is a dozen; all others wait while these are parsed, 1 ms
+LONG_STRING = 300  # no name of a model; so 9 MB at most are left to parse, 36 MB once decoded
+
+
+def outline(body: bytes) -> bytes:
+    """Give JSON with its long strings emptied, or nothing when it has too many tokens to read."""
+    tokens = islice(TOKEN.finditer(body), MOST_TOKENS + 1)
+    short = [b'""' if one.end() - one.start() > LONG_STRING else one[0] for one in tokens]
+    return b"".join(short) if len(short) <= MOST_TOKENS else b""
 
 
 def comparable(name: str) -> str:

@@ -3,6 +3,7 @@
 Runs on Open WebUI's image, which has Python 3.11, and knows its own schema.
 """
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import quote
 
 # Beside these there are caches, which are made anew, and what an earlier restore put aside.
 DATABASES = ("webui.db", "vector_db/chroma.sqlite3")
-FOLDERS = ("uploads", "vector_db")
+UPLOADS, INDEX = "uploads", "vector_db"
 MANIFEST = "manifest.json"
 KEY = "webui-secret-key"
 WORDS = (("user", "users"), ("chat", "chats"), ("file", "uploads"))
@@ -57,10 +58,15 @@ def readable(database: Path) -> sqlite3.Connection:
 def copy_database(source: Path, target: Path) -> None:
     """Copy a database through SQLite itself: a copy of the file alone lacks what is in its log."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with closing(readable(source)) as old, closing(sqlite3.connect(target)) as new:
-        old.backup(new)
-        # One file, whatever reads it: a log beside it would not be in the manifest.
-        new.execute("PRAGMA journal_mode=DELETE")
+    try:
+        with closing(readable(source)) as old, closing(sqlite3.connect(target)) as new:
+            old.backup(new)
+            # One file, whatever reads it: a log beside it would not be in the manifest.
+            new.execute("PRAGMA journal_mode=DELETE")
+    except FileNotFoundError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise BackupError(f"{source.name} cannot be copied: {error}") from error
 
 
 def rows(database: Path) -> dict[str, int]:
@@ -69,7 +75,8 @@ def rows(database: Path) -> dict[str, int]:
         try:
             found = [row[0] for row in open_.execute("PRAGMA integrity_check")]
             if found != ["ok"]:
-                raise BackupError(f"{database.name} is damaged: {found[0]}")
+                fault = " ".join(found[0].splitlines()[:2])  # of a heading and a hundred faults
+                raise BackupError(f"{database.name} is damaged: {fault}")
             tables = open_.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
             ).fetchall()
@@ -118,8 +125,47 @@ def described(folder: Path, progress: str) -> dict[str, Any]:
     }
 
 
+def copy_files(data: Path, name: str, target: Path) -> list[str]:
+    """Copy a folder that is in use, and give what cannot be read; what is gone is not missed."""
+    unread: list[str] = []
+
+    def failed(path: Path, error: OSError) -> None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackupError(f"the scratch space: {error.strerror}") from error
+        if not isinstance(error, FileNotFoundError) or os.path.lexists(path):
+            # Escaped: a name may have a line feed, or be no UTF-8.
+            unread.append(repr(str(path.relative_to(data)))[1:-1])
+
+    walk = os.walk(data / name, onerror=lambda e: failed(Path(e.filename), e), followlinks=True)
+    databases = tuple(Path(database).name for database in DATABASES)  # and their logs
+    for place, _, names in walk:
+        folder = target / Path(place).relative_to(data)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (Path(place, name) for name in names if not name.startswith(databases)):
+            try:
+                shutil.copy2(path, folder / path.name)
+            except OSError as error:
+                (folder / path.name).unlink(missing_ok=True)
+                failed(path, error)
+    return sorted(unread)
+
+
+def copy_index(data: Path, target: Path) -> list[str]:
+    """Copy the index whole, or leave it out and say so: it can be made anew from the uploads."""
+    try:
+        with suppress(FileNotFoundError):
+            copy_database(data / DATABASES[1], target / DATABASES[1])
+            rows(target / DATABASES[1])
+        if unread := copy_files(data, INDEX, target):
+            raise BackupError(f"{unread[0]} cannot be read")
+    except (BackupError, OSError) as error:
+        shutil.rmtree(target / INDEX, ignore_errors=True)
+        return [f"{INDEX} ({error})"]
+    return []
+
+
 def snapshot(data: Path, target: Path, image: Path) -> None:
-    """Copy what Open WebUI keeps to `target`, the databases first: files are only ever added.
+    """Copy what Open WebUI keeps to `target`, the databases first, then the files they name.
 
     The secret key goes with it; the file `image` says which Open WebUI is running.
     """
@@ -131,29 +177,38 @@ def snapshot(data: Path, target: Path, image: Path) -> None:
         raise BackupError("WEBUI_SECRET_KEY: missing; what it encrypted could not be read again")
     target.mkdir()
     (target / KEY).write_text(key)
-    for name in DATABASES:
-        if (data / name).exists():
-            copy_database(data / name, target / name)
-    for folder in FOLDERS:
-        if (data / folder).is_dir():
-            beside = shutil.ignore_patterns(*(f"{Path(name).name}*" for name in DATABASES))
-            shutil.copytree(data / folder, target / folder, ignore=beside, dirs_exist_ok=True)
+    copy_database(data / DATABASES[0], target / DATABASES[0])
+    left_out = [*copy_index(data, target), *copy_files(data, UPLOADS, target)]
     about = {
         "time": began,
         # Of the Open WebUI that wrote it; known from the second image on.
         "image": image.read_text() if image.exists() else "unknown",
+        "left_out": left_out,
         **described(target, "snapshot"),
     }
+    if not about["revision"]:
+        raise BackupError(f"{DATABASES[0]} has no schema, so that nothing could be restored")
     (target / MANIFEST).write_text(json.dumps(about))
-    say(f"snapshot: {summary(about)}, {time.time() - began:.1f} s")
+    if lacks := lacking(about):
+        # repository.sh has the last word.
+        target.with_name("left-out").write_text(f"{lacks}\n")
+    say(f"snapshot: {summary(about)}; {time.time() - began:.1f} s")
+
+
+def lacking(about: dict[str, Any]) -> str:
+    """Say what a snapshot lacks; empty if nothing."""
+    names = about.get("left_out", [])  # older ones have none
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"left out: {', '.join(names[:3])}{more}" if names else ""
 
 
 def summary(about: dict[str, Any]) -> str:
-    """Say in a few words what a snapshot holds."""
+    """Say in a few words what a snapshot holds, and what it lacks."""
     main = about["rows"].get(DATABASES[0], {})
     counts = [f"{main[table]} {word}" for table, word in WORDS if table in main]
     size = f"{len(about['files'])} files, {about['bytes'] / 1e6:.1f} MB"
-    return ", ".join([*counts, size, f"schema {about['revision'] or 'unknown'}"])
+    held = ", ".join([*counts, size, f"schema {about['revision'] or 'unknown'}"])
+    return "; ".join(filter(None, [held, lacking(about)]))
 
 
 def check(folder: Path, about: dict[str, Any]) -> None:
@@ -190,6 +245,7 @@ def verify(manifest: Path, folder: Path) -> None:
             "homelab.backup.last_success.timestamp": ("s", about["time"]),
             "homelab.backup.duration": ("s", took),
             "homelab.backup.size": ("By", about["bytes"]),
+            "homelab.backup.left_out": ("", len(about["left_out"])),
         }
     )
 

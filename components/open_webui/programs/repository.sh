@@ -39,6 +39,7 @@ finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, n
     $restic prune
     $restic snapshots --compact
   fi
+  [ ! -e "$2/left-out" ] || cat "$2/left-out"
   ;;
 fetch) # DATA KEY: get a snapshot beside the data, and its secret key into memory
   rm -rf "$2/.restore"

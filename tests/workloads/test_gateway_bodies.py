@@ -1,0 +1,268 @@
+"""Bodies made to hurt: none fills the gateway's memory or holds others up; honest ones are read."""
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gateway_lab import (
+    MODELS,
+    Answer,
+    Connection,
+    Upstream,
+    ask,
+    chunk,
+    head,
+    lab,
+    lines,
+    program,
+    wait_for,
+    whole,
+)
+from gateway_rules import MOST_TOKENS, TOKEN, outline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MODEL = str(MODELS[0]["name"])
+PAGE = b"aBcD+/09" * 36  # a piece of a picture, just not long enough to be left out
+# What begins the value, what fills it, and what ends it.
+ATTACKS = {
+    "lists": (b"[", b"[],", b"0]}"),
+    "objects": (b"[", b"{},", b"0]}"),
+    "numbers": (b"[", b"1.5,", b"0]}"),
+    "keys": (b"{", b'"%07d":1,', b'"":0}}'),
+    "strings": (b"[", b'"",', b'""]}'),
+}
+ODD = {
+    "depth": (b"", b"[", b""),
+    "spaces": (b"", b" ", b"0}"),
+    "digits": (b"", b"1", b"}"),
+    "fraction": (b"0.", b"1", b"}"),
+    "colons": (b"", b":", b"}"),
+    "quotes": (b"", b'"', b"}"),
+    "picture": (b'"', b"aBcD", b'"}'),
+    "picture with an emoji": ('"😀'.encode(), b"aBcD", b'"}'),
+    "line feeds": (b'"', rb"\n", b'"}'),
+    "escaped quotes": (b'"', rb"\"", b'"}'),
+    "escaped backslashes": (b'"', rb"\\", b'"}'),
+    "table with an emoji": ('"😀'.encode(), rb"1,2.5,\"a\"\n", b'"}'),
+    "no end": (b'"', rb"\"", b""),
+    "no end but a backslash": (b'"', b"a", b"\\"),
+    "as much as is read": (
+        b"[" + b'"\xf0\x9f\x98\x80%s",' % PAGE * (MOST_TOKENS // 3) + b'"',
+        b"aBcD",
+        b'"]}',
+    ),
+}
+CASES = [
+    *((kind, size) for kind in ATTACKS for size in (18, 20, 67)),
+    *((kind, 67) for kind in ODD),
+]
+
+
+def body(kind: str, megabytes: int) -> bytes:
+    """Write a body of this size; 67 MB is what the gateway just lets pass."""
+    begin, fill, end = (ATTACKS | ODD)[kind]
+    start = b'{"model":"%s","messages":[],"x":' % MODEL.encode() + begin
+    room, numbered = megabytes * 1_000_000 - len(start) - len(end), b"%" in fill
+    times = room // len(fill % 0 if numbered else fill)
+    filling = b"".join([fill % n for n in range(times)]) if numbered else fill * times
+    return start + filling + end
+
+
+class Watched:
+    """A gateway by itself, and calm streams through it that note how late each piece is."""
+
+    def __init__(self, upstream: Upstream, pid: int, port: int) -> None:
+        self.upstream, self.port, self.over = upstream, port, threading.Event()
+        self.about = Path(f"/proc/{pid}")
+        upstream.replies["/api/chat"] = whole({"done": True})
+        upstream.replies["/api/generate"] = self.tell_the_time
+        self.late: list[list[tuple[float, float]]] = [[], [], []]  # when it was sent, how late
+        self.streams = [threading.Thread(target=self.listen, args=(one,)) for one in self.late]
+        for one in self.streams:
+            one.start()
+        self.settle()
+
+    def tell_the_time(self, to: Connection) -> None:
+        """Stream until the end, 50 pieces a second."""
+        to.send(head())
+        while not self.over.wait(0.02):
+            to.send(chunk(b"%.6f\n" % time.monotonic()))
+        to.send(b"0\r\n\r\n")
+
+    def listen(self, late: list[tuple[float, float]]) -> None:
+        """Follow one stream."""
+        with (
+            closing(HTTPConnection("127.0.0.1", self.port, timeout=30)) as client,
+            suppress(OSError, HTTPException),  # shows in `settle`
+        ):
+            client.request("POST", "/api/generate", b"{}")
+            for line in client.getresponse():
+                late.append((float(line), time.monotonic() - float(line)))
+
+    def settle(self) -> None:
+        """Wait until every stream has all that was sent before now."""
+        now = time.monotonic()
+        wait_for(lambda: all(one and one[-1][0] > now for one in self.late), 20)
+
+    def forget(self) -> None:
+        """Begin anew, so that what a test measures is its own."""
+        self.settle()
+        self.upstream.seen.clear()
+        for one in self.late:
+            one.clear()
+        with suppress(OSError):  # a kernel without it gives the peak of all tests up to now
+            (self.about / "clear_refs").write_text("5")
+
+    def delays(self) -> list[float]:
+        """Give how late the pieces were since `forget`."""
+        self.settle()
+        return [late for one in self.late for _, late in one]
+
+    def peak(self) -> int:
+        """Give the most memory in use since `forget`, in MB."""
+        status = (self.about / "status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 // 1_000_000
+
+    def close(self) -> None:
+        """End the streams."""
+        self.over.set()
+        for one in self.streams:
+            one.join(10)
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Watched]:
+    upstream = Upstream()
+    with program(upstream) as (process, port):
+        one = Watched(upstream, process.pid, port)
+        yield one
+        one.close()
+    upstream.close()
+
+
+@pytest.mark.parametrize(("kind", "megabytes"), CASES)
+def test_no_body_fills_the_memory_or_holds_others_up(
+    watched: Watched, kind: str, megabytes: int
+) -> None:
+    sent = body(kind, megabytes)
+    watched.forget()
+
+    answer = ask(watched.port, "/api/chat", sent)
+
+    held, peak = max(watched.delays()), watched.peak()
+    passed = [one.body == sent for one in watched.upstream.got("/api/chat")]
+    assert (answer.status, passed) in [(200, [True]), (413, [])]
+    assert peak < 300
+    assert held < 2  # seconds: of a quarter when nothing else runs here
+
+
+def test_a_body_sent_over_and_over_holds_nobody_up(watched: Watched) -> None:
+    sent = body("lists", 2)
+    watched.forget()
+
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        assert ask(watched.port, "/api/chat", sent).status == 200
+
+    assert statistics.median(watched.delays()) < 0.06
+
+
+def labels(*bodies: bytes) -> list[str]:
+    """Give the models as which the requests were counted, each request once."""
+    with lab() as home:
+        home.upstream.replies["/api/chat"] = whole({"done": True})
+        answers: list[Answer] = [home.ask("/api/chat", one) for one in bodies]
+        assert {one.status for one in answers} == {200}
+        home.outcomes()
+        counts = {
+            one.labels["gen_ai.request.model"]: one.value for one in home.metric("ollama.requests")
+        }
+        return sorted(name for name, count in counts.items() for _ in range(count))
+
+
+TEXTS = {
+    "a table": "1,2.5,abc\n" * 210_000,
+    "a table in quotes": '"1","a ""b"""\n,' * 150_000,
+    "paths": '"C:\\temp\\",\n[{' * 150_000,
+    "JSON": json.dumps({"model": "x", "a": ["\\", '"', {}]}) * 60_000,
+    "what ends in a backslash": "," * 2_000_000 + "\\",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_pasted_file_is_counted_under_its_model(text: str) -> None:
+    assert len(text) >= 2_000_000
+    messages = [{"role": "user", "content": text}]
+    first, last = {"model": MODEL, "messages": messages}, {"messages": messages, "model": MODEL}
+
+    assert labels(json.dumps(first).encode(), json.dumps(last).encode()) == [MODEL, MODEL]
+
+
+def test_a_long_conversation_and_a_picture_are_counted_under_their_model() -> None:
+    said = [{"role": "user", "content": 'Hé, 😀 \\ "you"! ' * n} for n in range(1, 40)] * 50
+    seen = [{"role": "user", "content": "What is it?", "images": ["aBcD" * 5_000_000]}]
+
+    bodies = [json.dumps({"messages": one, "model": MODEL}).encode() for one in (said, seen)]
+
+    assert labels(*bodies) == [MODEL, MODEL]
+
+
+def test_what_has_too_many_tokens_is_passed_on_unread() -> None:
+    few, many = ({"model": MODEL, "x": [[]] * n} for n in (MOST_TOKENS // 4, MOST_TOKENS // 2))
+
+    # A list and its comma are three tokens.
+    assert labels(lines(few), lines(many)) == [MODEL, "other"]
+
+
+def walk(value: Any) -> Iterator[str]:
+    """Give each string of a JSON value, and for each opening or comma the character."""
+    if isinstance(value, str):
+        yield json.dumps(value)
+    if isinstance(value, list | dict):
+        yield "{" if isinstance(value, dict) else "["
+        for n, one in enumerate(value):
+            yield from "," * bool(n)
+            yield from walk(one)
+            yield from walk(value[one]) if isinstance(value, dict) else ()
+
+
+def emptied(value: Any) -> Any:
+    """Give a JSON value as `outline` leaves it."""
+    if isinstance(value, str):
+        return value if len(json.dumps(value)) <= 300 else ""
+    if isinstance(value, list):
+        return [emptied(one) for one in value]
+    if isinstance(value, dict):
+        return {emptied(key): emptied(one) for key, one in value.items()}
+    return value
+
+
+TEXT = st.text() | st.text('a,[{"\\\n', min_size=1).map(lambda text: text * 100)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner))
+
+
+@given(value=JSON, indent=st.sampled_from([None, 1]))
+@settings(max_examples=60, deadline=None)
+def test_tokens_are_those_of_the_json(value: Any, indent: int | None) -> None:
+    raw = json.dumps(value, indent=indent).encode()
+
+    tokens = [one[0].decode() for one in TOKEN.finditer(raw)]
+
+    assert "".join(tokens) == raw.decode()
+    assert [one for one in tokens if one[0] in '",[{'] == list(walk(value))
+    assert json.loads(outline(raw)) == emptied(value)
+
+
+@given(raw=st.text('"\\,[{}]: 1n\n').map(str.encode) | st.binary())
+@settings(max_examples=200, deadline=None)
+def test_tokens_leave_out_nothing_of_what_is_no_json(raw: bytes) -> None:
+    assert b"".join(one[0] for one in TOKEN.finditer(raw)) == raw
