@@ -134,7 +134,6 @@ models = OllamaStack(
         "backend": settings.profile.environment,
         "device": settings.profile.device,
         "device_groups": settings.gpu_groups,
-        "check_model": ollama.names[0] if settings.profile.device else "",
         "otlp_url": monitoring.otlp_url,
         "pod_labels": monitoring.pusher_labels,
         "memory_bandwidth": settings.memory_bandwidth,

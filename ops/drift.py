@@ -171,7 +171,7 @@ def answers(report: Report, stack: Stack, state: State) -> list[str]:
         for namespace, name in state.releases:
             show = f"{helm} -n {namespace} get manifest {name}"
             back[f"{show} | {kubectl} apply --server-side --force-conflicts -f -"] = None
-        keep["set the chart's value in config/kube-prometheus-stack.yaml"] = None
+        keep["set the chart's value in components/observability/values.yaml"] = None
     # The Job that is deleted comes back only so.
     pulls = any(one.layer == "model" and one.change != "extra" for one in found)
     if pulls or any(one.layer == "declared" for one in found):

@@ -30,6 +30,7 @@ from sandbox.engine import Engine
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
+PROGRAMS = "components/ollama/programs"
 MODEL_JOB = ROOT / "tests/workloads/bench_models.py"
 NO_PROGRAMS = tuple(
     f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "stack", "workloads")
@@ -99,14 +100,14 @@ def unit_tests() -> None:
 
 def model_job() -> None:
     """What the model Job costs when all is there: Python's start, Ollama's answers, a load."""
-    paths = [ROOT, *(ROOT / name for name in ("workloads", "tests", "tests/workloads"))]
+    paths = [ROOT, *(ROOT / name for name in (PROGRAMS, "tests", "tests/workloads"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     subprocess.run([sys.executable, MODEL_JOB], env=environment, check=True)
 
 
 def gateway() -> None:
     """What the gateway costs beside nginx, as a table of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "workloads")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / PROGRAMS)}
     print(flush=True)
     subprocess.run([sys.executable, GATEWAY], env=environment, check=True)
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from harness import deploy_program, stack_config
 
-import config as house
 from components import _kubernetes, observability
 from components.ollama import model_job, stack
 from components.open_webui import environment

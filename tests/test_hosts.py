@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from gateway_rules import Settings as GatewaySettings
 from harness import ROOT, Deployment, deploy_program, deployed, gpu_config, stack_config
 
 from config import SettingsError, plan, read
@@ -41,7 +40,6 @@ def test_without_a_word_models_run_on_the_processor() -> None:
     assert not [name for name in variables(ollama) if re.search("VULKAN|IGPU|GPU_", name)]
     assert set(ollama["resources"]["limits"]) == {"memory"}
     assert "supplementalGroups" not in pod(CPU)["securityContext"]
-    assert variables(gateway)["GATEWAY_CHECK_MODEL"] == ""
     assert RULE not in CPU.resources
 
 
@@ -84,20 +82,10 @@ def test_a_profile_changes_ollamas_pod_and_the_alerts_and_nothing_else() -> None
     assert different == set(PROFILES["hx370"].environment)
 
 
-def test_the_gateway_checks_the_default_model_where_a_gpu_is_expected() -> None:
-    told = {name: text for name, text in variables(parts(GPU)[1]).items() if "GATEWAY" in name}
-    settings = GatewaySettings.parse(told)
-
-    assert settings.check_model == stack_config("home")["ollama"]["models"][0]
-    assert settings.check_seconds == 3600
-
-
 def test_the_alerts_about_the_gpu_exist_where_one_is_expected() -> None:
     (group,) = GPU[RULE].inputs["spec"]["groups"]
 
-    assert {rule["alert"] for rule in group["rules"]} == {
-        *("ModelOnCPU", "ModelAnswersWrong", "GPUNotChecked")
-    }
+    assert [rule["alert"] for rule in group["rules"]] == ["ModelOnCPU"]
 
 
 def test_the_machine_of_the_models_decides() -> None:

@@ -53,8 +53,6 @@ class OllamaStackArgs(ModelJobArgs):
     """Resource of the device plugin that hands a GPU to the pod. Default: none."""
     device_groups: NotRequired[Sequence[int]]
     """The node's group numbers that may open that device. Default: none."""
-    check_model: NotRequired[str]
-    """Model that is asked now and then, to see whether it is on the GPU. Default: none."""
     otlp_url: NotRequired[Input[str]]
     """Where metrics are pushed, by OTLP over HTTP. Default: nowhere."""
     pod_labels: NotRequired[dict[str, str]]
@@ -190,7 +188,6 @@ def _metrics(args: OllamaStackArgs) -> dict[str, Input[str]]:
         "GATEWAY_OTLP_URL": args.get("otlp_url", ""),
         "GATEWAY_BANDWIDTH": f"{args.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": reads,
-        "GATEWAY_CHECK_MODEL": args.get("check_model", ""),
         "GATEWAY_USER_LABEL": "on" if args.get("label_users") else "off",
         **otel_service("ollama-gateway", args["namespace"], "ollama"),
     }

@@ -31,7 +31,13 @@ class Repository:
 
     def step(self, word: str, scratch: Path) -> subprocess.CompletedProcess[str]:
         """Run one step of a backup."""
-        command = ["sh", *map(str, (ROOT / "workloads/repository.sh", word, scratch, self.backup))]
+        command = [
+            "sh",
+            *map(
+                str,
+                (ROOT / "components/open_webui/programs/repository.sh", word, scratch, self.backup),
+            ),
+        ]
         return subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False
         )

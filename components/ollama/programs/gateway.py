@@ -17,7 +17,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import hdrs, web
-from gateway_check import Check
 from gateway_meters import Call, Meters, Poller, Tee
 from gateway_rules import BLOBS, PATTERNS, ROUTES, Settings, outline, passed_on
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -99,7 +98,6 @@ class Gateway:
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
         self.poller = Poller(settings, self.session)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
-        self.check = Check(settings, self.session, self.poller, self.meters)
         self.server = Server(
             self.handle,
             request_factory=self.request,
@@ -119,8 +117,6 @@ class Gateway:
         await self.runner.setup()
         await web.TCPSite(self.runner, host, int(port), backlog=1024).start()
         self.tasks = [asyncio.create_task(self.poller.run())]
-        if self.settings.check_model:
-            self.tasks.append(asyncio.create_task(self.check.run()))
         return int(self.runner.addresses[0][1])
 
     async def stop(self) -> None:

@@ -131,10 +131,6 @@ GAUGES = {
     "ollama.model.loaded.size": Gauge("By", MODEL, "Memory a loaded model takes"),
     "ollama.model.loaded.gpu.size": Gauge("By", MODEL, "The part of it that is the GPU's"),
     "ollama.model.expires_in": Gauge("s", MODEL, "Until it is unloaded; a week or more: a week"),
-    # Of gateway_check.py. Here "_ratio" is what is wanted.
-    "ollama.check.gpu": Gauge("1", MODEL, "Share of the model on the GPU, at its last check"),
-    "ollama.check.correct": Gauge("", MODEL, "Whether its answer was right, at its last check"),
-    "ollama.check.timestamp": Gauge("s", MODEL, "When it was last checked, in Unix time"),
     "ollama.ceiling.tokens": Gauge("{token}/s", MODEL, "Memory bandwidth / bytes per token"),
 }
 WEEK = 7 * 86400.0
@@ -150,8 +146,6 @@ class Poller:
         self.known: dict[str, str] = {}  # kept when Ollama is away: labels do not change for that
         self.ceilings: dict[str, float] = {}
         self.told: dict[str, set[str]] = {}
-        self.checks: dict[str, dict[str, float]] = {}  # gauges of gateway_check.py
-        self.starts = 0  # of Ollama, as far as they were noticed
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -171,8 +165,7 @@ class Poller:
         up = values["ollama.up"] = {"": float(bool(values["ollama.version.info"]))}
         if up != self.values["ollama.up"]:
             print(f"Ollama {'answers' if up[''] else 'does not answer'}")
-            self.starts += bool(up[""])
-        self.values = values | (self.checks if up[""] else {})
+        self.values = values
 
     async def ask(self, name: str, see: Callable[..., None], values: dict[str, Any]) -> None:
         """Ask one route, and leave no value behind when it fails."""
@@ -243,8 +236,6 @@ class Meters:
 
     def __init__(self, settings: Settings, poller: Poller, meter: Meter) -> None:
         self.settings, self.poller, self.users = settings, poller, set[str]()
-        self.used = set[str]()  # models that were asked, until `gateway_check` takes them out
-        self.running = 0  # requests to models, on their way
 
         def histogram(name: str, unit: str, description: str, *bounds: float) -> Any:
             return meter.create_histogram(
@@ -307,7 +298,6 @@ class Meters:
         labels = {"http.route": call.path} | ({MODEL: call.model} if call.model else {})
         if call.phase:
             self.in_flight.add(-1, labels | {"ollama.phase": call.phase})
-        self.running += bool(call.model) * (bool(phase) - bool(call.phase))
         if phase:
             self.in_flight.add(1, labels | {"ollama.phase": phase})
         call.phase = phase
@@ -321,7 +311,6 @@ class Meters:
         self.requests.add(1, labels | who)
         if not (call.route and call.route.operation and call.model):
             return
-        self.used.add(call.model)
         why = {} if outcome == "ok" else {"error.type": outcome}
         end = time.monotonic()
         self.duration.record(end - call.start, call.attributes(**why))

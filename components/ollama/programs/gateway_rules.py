@@ -26,8 +26,6 @@ class Settings:
     user_key: str = field(default="", repr=False)
     user_header: str = "X-OpenWebUI-User-Id"
     user_cap: int = 20  # pseudonyms; all later users are "other"
-    check_model: str = ""  # asked whether it is on the GPU; empty: nothing is ever asked
-    check_seconds: float = 3600  # between two checks of a model
     grace_seconds: float = 600  # for running answers after SIGTERM
     header_bytes: int = 16384  # one header; 128 headers at most
     body_bytes: int = 64 * 2**20  # pictures travel in the body
