@@ -25,7 +25,7 @@ PAGE = "open-webui"
 TEMPLATE = "open-webui-backup-restore"
 """The suspended CronJob that the program registers; a Job is made of it."""
 REFUSED = ("restore", 1)
-"""The container, and what it ends with when it has touched nothing (components/open_webui/programs/backup.py)."""
+"""The container, and what it ends with when it has touched nothing (backup.py)."""
 UNPULLED = ("ImagePullBackOff", "InvalidImageName")
 """What a kubelet says of a container whose image it did not get; the first after some tries."""
 FETCH = "fetch"

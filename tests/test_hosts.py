@@ -34,7 +34,7 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
 
 
 def test_without_a_word_models_run_on_the_processor() -> None:
-    ollama, gateway = parts(CPU)
+    ollama, _ = parts(CPU)
 
     assert variables(ollama)["OLLAMA_LLM_LIBRARY"] == "cpu"
     assert not [name for name in variables(ollama) if re.search("VULKAN|IGPU|GPU_", name)]
