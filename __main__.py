@@ -1,4 +1,4 @@
-"""The house: one call for each part, what it needs flowing down from the settings."""
+"""Composes the homelab stack: settings in, one component for each part, outputs."""
 
 import pulumi
 from pulumi import ResourceOptions
@@ -13,24 +13,44 @@ from components import (
     OllamaStack,
     OpenWebUI,
     OpenWebUIBackup,
+    Pod,
+    Telemetry,
+    Volume,
 )
+
+
+def pod(part: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
+    """The pod of a part, with the memory that it is given."""
+    return {
+        "image": part.image,
+        "cpu": part.cpu,
+        "memory_request": memory.request,
+        "memory_limit": memory.limit,
+        "node": settings.node_of(part),
+    }
+
+
+def volume(part: config.Part, of: config.Volume, namespace: str = "ollama-stack") -> Volume:
+    """A volume of a part, on the node that the part runs on."""
+    node = settings.node_of(part)
+    return {"namespace": namespace, "path": of.path, "size": of.size, "node": node}
+
 
 settings = config.load()
 plan = config.plan(settings)
 pulumi.log.info(config.table(settings, plan))
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup = webui.backup
-disks = [node.disk.path for node in settings.nodes.values()]
 
 cluster = Provider(
     "cluster",
     context=settings.context,
     # Empty, not unset: unset reads $KUBECONFIG into the state, so that laptop and CI would differ.
     kubeconfig="",
-    # Otherwise the same cluster, reached by another address, is another one: all is replaced.
+    # Without it, a changed address of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
-    # What somebody changed by hand is put back, instead of left as a conflict of two owners.
+    # Overwrite edits by hand instead of failing on conflicts of field managers.
     enable_patch_force=True,
 )
 on_cluster = ResourceOptions(provider=cluster)
@@ -39,47 +59,24 @@ storage = LocalStorage(
     "storage",
     {
         "namespaces": {
-            # A port on the node's tailnet address is all that needs more than `restricted`.
+            # A port on the node's tailnet address needs more than `restricted`.
             "ollama-stack": "privileged" if webui.tailnet_address else "restricted",
             # node-exporter reads the host.
             "observability": "privileged",
         },
         "volumes": {
-            "models": {
-                "namespace": "ollama-stack",
-                "path": ollama.volume.path,
-                "size": ollama.volume.size,
-                "node": settings.node_of(ollama),
-            },
-            "open-webui": {
-                "namespace": "ollama-stack",
-                "path": webui.volume.path,
-                "size": webui.volume.size,
-                "node": settings.node_of(webui),
-            },
+            "models": volume(ollama, ollama.volume),
+            "open-webui": volume(webui, webui.volume),
             "prometheus": {
-                "namespace": "observability",
-                "path": observability.volume.path,
-                "size": observability.volume.size,
-                "node": settings.node_of(observability),
+                **volume(observability, observability.volume, "observability"),
                 "claim": PROMETHEUS_CLAIM,
             },
-            **(
-                {
-                    "backup": {
-                        "namespace": "ollama-stack",
-                        "path": backup.volume.path,
-                        "size": backup.volume.size,
-                        "node": settings.node_of(webui),
-                    }
-                }
-                if backup
-                else {}
-            ),
+            **({"backup": volume(webui, backup.volume)} if backup else {}),
         },
     },
     ResourceOptions(provider=cluster, protect=settings.protect),
 )
+namespace = storage.namespaces["ollama-stack"]
 
 addresses = MetalLBPool(
     "homelab",
@@ -96,68 +93,70 @@ monitoring = ObservabilityStack(
     {
         "namespace": storage.namespaces["observability"],
         "chart_version": observability.chart_version,
-        "class_name": storage.class_name,
-        "volume_name": storage.volume_names["prometheus"],
-        "volume_size": observability.volume.size,
-        "retention_size": observability.retention_size,
-        "disks": disks,
-        "runbook": observability.runbook,
-        "gpu": bool(settings.profile.device),
-        "backup_hours": backup.hours if backup else None,
+        "history": {
+            "class_name": storage.class_name,
+            "size": observability.volume.size,
+            "retention_size": observability.retention_size,
+        },
+        "watched": {
+            "disks": [node.disk.path for node in settings.nodes.values()],
+            "runbook": observability.runbook,
+            "gpu": bool(settings.profile.device),
+            "backup_hours": backup.hours if backup else None,
+        },
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,
         "release_namespaces": addresses.release_namespaces,
-        "pushed_from": [storage.namespaces["ollama-stack"]],
+        "pushed_from": [namespace],
         "node": settings.node_of(observability),
     },
     on_cluster,
 )
+telemetry: Telemetry = {"otlp_url": monitoring.otlp_url, "pod_labels": monitoring.pusher_labels}
 
 models = OllamaStack(
     "ollama",
     {
-        "namespace": storage.namespaces["ollama-stack"],
-        "image": ollama.image,
-        "models": config.told(ollama.models, webui.embedding_model),
-        "dry_run": ollama.dry_run,
+        "namespace": namespace,
         "claim_name": storage.claims["models"],
-        "program_image": webui.image,
-        "cpu": ollama.cpu,
-        "memory_request": plan.memory.request,
-        "memory_limit": plan.memory.limit,
-        "context_length": ollama.context_length,
-        "parallel": ollama.parallel,
-        "kv_cache": ollama.kv_cache,
-        "loaded_models": plan.loaded_models,
-        "prompt_cache_mib": ollama.prompt_cache_mib,
-        "keep_alive": ollama.keep_alive,
-        "backend": settings.profile.environment,
-        "device": settings.profile.device,
-        "device_groups": settings.gpu_groups,
-        "otlp_url": monitoring.otlp_url,
-        "pod_labels": monitoring.pusher_labels,
-        "memory_bandwidth": settings.memory_bandwidth,
-        "read_bytes": config.read_bytes(),
-        "label_users": observability.label_users,
-        "node": settings.node_of(ollama),
+        "pod": pod(ollama, plan.memory),
+        "runtime": {
+            "context_length": ollama.context_length,
+            "parallel": ollama.parallel,
+            "loaded_models": plan.loaded_models,
+            "kv_cache": ollama.kv_cache,
+            "prompt_cache_mib": ollama.prompt_cache_mib,
+            "keep_alive": ollama.keep_alive,
+            "backend": {**settings.profile.environment},
+            "device": settings.profile.device,
+            "device_groups": settings.gpu_groups,
+        },
+        "models": {
+            "declared": config.told(ollama.models, webui.embedding_model),
+            "dry_run": ollama.dry_run,
+        },
+        "gateway": {
+            "image": webui.image,
+            "memory_bandwidth": settings.memory_bandwidth,
+            "read_bytes": config.read_bytes(),
+            "label_users": observability.label_users,
+        },
+        "telemetry": telemetry,
     },
     on_cluster,
 )
 
-saved = backup and OpenWebUIBackup(
+snapshots = backup and OpenWebUIBackup(
     "open-webui-backup",
     {
-        "namespace": storage.namespaces["ollama-stack"],
-        "image": webui.image,
-        "restic_image": backup.image,
-        "data_claim": storage.claims["open-webui"],
-        "backup_claim": storage.claims["backup"],
+        "namespace": namespace,
+        "images": {"open_webui": webui.image, "restic": backup.image},
+        "claims": {"data": storage.claims["open-webui"], "backup": storage.claims["backup"]},
         "secret_name": "open-webui",
         "schedule": backup.schedule,
         "keep": backup.keep,
-        "room": webui.volume.size,
-        "otlp_url": monitoring.otlp_url,
-        "pod_labels": monitoring.pusher_labels,
+        "scratch_size": webui.volume.size,
+        "telemetry": telemetry,
         "protect": settings.protect,
         "node": settings.node_of(webui),
     },
@@ -167,30 +166,30 @@ saved = backup and OpenWebUIBackup(
 chat = OpenWebUI(
     "open-webui",
     {
-        "namespace": storage.namespaces["ollama-stack"],
-        "image": webui.image,
-        "ollama_url": models.url,
-        "pod_labels": {**models.client_labels, **monitoring.pusher_labels},
+        "namespace": namespace,
         "claim_name": storage.claims["open-webui"],
+        "pod": pod(webui, webui.memory),
         "admin_email": webui.admin_email,
-        "default_model": ollama.names[0],
-        "embedding_model": webui.embedding_model,
-        "task_model": webui.task_model,
-        "cpu": webui.cpu,
-        "memory_request": webui.memory.request,
-        "memory_limit": webui.memory.limit,
-        "reached_from": settings.reached_from,
-        "lan_address": webui.lan_address,
-        "address_pool": addresses.pool_name,
-        "tailnet_address": webui.tailnet_address,
-        "origins": [*settings.nodes, *(webui.origins or [])],
-        "trusted_email_header": webui.trusted_email_header,
-        "otlp_url": monitoring.otlp_url,
-        "name_users": observability.label_users,
-        "api_paths": config.API_PATHS if settings.completion_model else (),
-        "after": [saved.before] if saved else [],
+        "models": {
+            "url": models.url,
+            "client_labels": models.client_labels,
+            "default": ollama.names[0],
+            "embedding": webui.embedding_model,
+            "task": webui.task_model,
+            "name_users": observability.label_users,
+        },
+        "access": {
+            "reached_from": settings.reached_from,
+            "lan_address": webui.lan_address,
+            "address_pool": addresses.pool_name,
+            "tailnet_address": webui.tailnet_address,
+            "origins": [*settings.nodes, *(webui.origins or [])],
+            "trusted_email_header": webui.trusted_email_header,
+            "api_paths": [*config.API_PATHS] if settings.completion_model else [],
+        },
+        "telemetry": telemetry,
+        "after": [snapshots.before] if snapshots else [],
         "protect": settings.protect,
-        "node": settings.node_of(webui),
     },
     on_cluster,
 )
@@ -206,8 +205,8 @@ if settings.completion_model:
     pulumi.export("ide_config", config.ide_config(chat.urls[0], model, context))
 pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
-if backup and saved:
+if backup and snapshots:
     pulumi.export("backups", f"every {backup.hours} h to {backup.volume.path}")
-    pulumi.export("backup_password", saved.password)
+    pulumi.export("backup_password", snapshots.password)
 else:
     pulumi.export("backups", "none: chats are on one disk only (docs/backups.md)")

@@ -1,6 +1,7 @@
 """The parts of the server, each usable on its own: values in, outputs out."""
 
-from components.local_storage import LocalStorage
+from components._kubernetes import Pod, Telemetry
+from components.local_storage import LocalStorage, Volume
 from components.metallb_pool import MetalLBPool
 from components.observability import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
 from components.ollama import OllamaStack
@@ -15,4 +16,7 @@ __all__ = [
     "OllamaStack",
     "OpenWebUI",
     "OpenWebUIBackup",
+    "Pod",
+    "Telemetry",
+    "Volume",
 ]

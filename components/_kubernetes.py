@@ -42,23 +42,32 @@ SLOW_PULL = "2h"
 take an hour at 20 Mbit/s."""
 
 
-class PodArgs(TypedDict):
-    """What every pod with a volume needs to know."""
+class Pod(TypedDict):
+    """What the scheduler and the kubelet need to know of a pod."""
 
-    namespace: Input[str]
-    """Namespace to run in."""
     image: str
-    """Image of its one container, pinned."""
-    claim_name: Input[str]
-    """Claim of the volume that keeps its data."""
+    """Image of its main container, pinned."""
     cpu: float
     """Cores to be scheduled with; there is no limit."""
     memory_request: str
-    """Memory to be scheduled with."""
+    """Memory to be scheduled with, such as `1Gi`."""
     memory_limit: str
-    """Memory at which the pod is killed."""
+    """Memory at which the container is killed."""
     node: NotRequired[str | None]
-    """Host name of the machine to run on. Default: the one with the volume."""
+    """Host name of the node to run on. Default: the one with the volume."""
+
+
+class Telemetry(TypedDict):
+    """Where a pod pushes metrics."""
+
+    otlp_url: Input[str]
+    """Address that takes them, by OTLP over HTTP."""
+    pod_labels: dict[str, str]
+    """Labels that open the way there."""
+
+
+NOWHERE: Telemetry = {"otlp_url": "", "pod_labels": {}}
+"""Nothing is pushed."""
 
 
 def texts(folder: Path, *patterns: str) -> dict[str, str]:
@@ -139,13 +148,13 @@ def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def resources(args: PodArgs, device: str | None = None) -> ResourceRequirementsArgsDict:
-    """What a container asks for, with one of `device`, and the memory that it may not exceed."""
+def resources(of: Pod, device: str | None = None) -> ResourceRequirementsArgsDict:
+    """Requests and the memory limit of a container, with one `device` of a device plugin."""
     # A device must be both, and the same.
     devices = {device: "1"} if device else {}
     return {
-        "requests": {"cpu": f"{args['cpu']:g}", "memory": args["memory_request"], **devices},
-        "limits": {"memory": args["memory_limit"], **devices},
+        "requests": {"cpu": f"{of['cpu']:g}", "memory": of["memory_request"], **devices},
+        "limits": {"memory": of["memory_limit"], **devices},
     }
 
 

@@ -1,6 +1,5 @@
 """Directories of the data disk as volumes, with the namespaces and claims that hold on to them."""
 
-from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 from pulumi import ComponentResource, Input, Output, ResourceOptions
@@ -15,7 +14,7 @@ from pulumi_kubernetes.storage.v1 import StorageClass
 from components._kubernetes import UNAWAITED, labels, pod_security
 
 
-class VolumeArgs(TypedDict):
+class Volume(TypedDict):
     """One directory, and the claim that it is kept for."""
 
     path: str
@@ -33,9 +32,9 @@ class VolumeArgs(TypedDict):
 class LocalStorageArgs(TypedDict):
     """What the storage needs to know."""
 
-    volumes: Mapping[str, VolumeArgs]
+    volumes: dict[str, Volume]
     """Volumes by name; a claim made here has the same name."""
-    namespaces: Mapping[str, str]
+    namespaces: dict[str, str]
     """Pod Security level to enforce in each namespace to make, by name."""
     class_name: NotRequired[str]
     """Name of the StorageClass. Default: `local-path`."""
@@ -50,8 +49,6 @@ class LocalStorage(ComponentResource):
     """Name of each namespace, once it exists."""
     claims: dict[str, Output[str]]
     """Name of each claim made here, by volume."""
-    volume_names: dict[str, Output[str]]
-    """Name of each PersistentVolume, by volume."""
 
     def __init__(
         self, name: str, args: LocalStorageArgs, opts: ResourceOptions | None = None
@@ -91,7 +88,6 @@ class LocalStorage(ComponentResource):
             )
             for key, volume in args["volumes"].items()
         }
-        self.volume_names = {key: volume.metadata["name"] for key, volume in volumes.items()}
 
         namespaces = {
             key: Namespace(
@@ -117,7 +113,7 @@ class LocalStorage(ComponentResource):
                 },
                 spec={
                     "storage_class_name": self.class_name,
-                    "volume_name": self.volume_names[key],
+                    "volume_name": volumes[key].metadata["name"],
                     "access_modes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": volume["size"]}},
                 },

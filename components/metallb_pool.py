@@ -2,7 +2,7 @@
 
 from typing import NotRequired, TypedDict
 
-from pulumi import ComponentResource, Output, ResourceOptions
+from pulumi import ComponentResource, Input, Output, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
@@ -27,7 +27,7 @@ class MetalLBPoolArgs(TypedDict):
 class MetalLBPool(ComponentResource):
     """A layer-2 address pool, announced from every node, given only to those who ask for it."""
 
-    release_namespaces: dict[str, Output[str]]
+    release_namespaces: dict[str, Input[str]]
     """Namespace of MetalLB's own release, by logical name; none if MetalLB was there already."""
     pool_name: Output[str]
     """Value for a Service's `metallb.io/address-pool` annotation, once addresses are announced."""

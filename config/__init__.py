@@ -15,13 +15,21 @@ from config.declaration import told
 from config.ide import API_PATHS, ide_config
 from config.quantities import requested
 from config.sections import SettingsError
-from config.settings import Settings
+from config.settings import Memory, Observability, Ollama, Settings, WebUI
 from config.stack_file import PREFIX
+from config.storage import Volume
+
+Part = Ollama | WebUI | Observability
 
 __all__ = [
     "API_PATHS",
+    "Memory",
+    "Ollama",
+    "Part",
     "Settings",
     "SettingsError",
+    "Volume",
+    "WebUI",
     "ide_config",
     "load",
     "plan",

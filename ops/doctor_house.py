@@ -20,7 +20,7 @@ SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 """Where Open WebUI has socket.io, in version 4 of its protocol."""
 PUSHERS = {"ollama-stack/ollama-gateway", "ollama-stack/open-webui"}
 """The jobs by which Prometheus knows who pushes to it."""
-SERVICE = "http:kube-prom-stack-kube-prome-prometheus:9090"
+SERVICE = "http:kube-prom-stack-prometheus:9090"
 PROMETHEUS = f"/api/v1/namespaces/observability/services/{SERVICE}/proxy"
 """The API server's way to Prometheus, which has no address of its own."""
 LIMIT = 3.0

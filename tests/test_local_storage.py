@@ -3,14 +3,14 @@
 from harness import Deployment, deploy, deployed
 
 from components import LocalStorage
-from components.local_storage import LocalStorageArgs, VolumeArgs
+from components.local_storage import LocalStorageArgs, Volume
 
 HOME = deployed()
 
 
 def side_by_side() -> None:
     for owner in ("one", "two"):
-        volume: VolumeArgs = {
+        volume: Volume = {
             "path": f"/mnt/disk/{owner}",
             "size": "10Gi",
             "namespace": owner,
@@ -78,9 +78,9 @@ def test_an_operators_volume_waits_for_the_operators_claim() -> None:
     # The operator's pattern: <StatefulSet>-db-<pod>; the StatefulSet carries the release's name.
     stateful_set, _, pod = claim["name"].partition("-db-")
     assert pod == f"{stateful_set}-0"
-    assert stateful_set.startswith(f"prometheus-{release.inputs['name']}")
+    assert release.inputs["values"]["cleanPrometheusOperatorObjectNames"] is True
+    assert stateful_set == f"prometheus-{release.inputs['values']['fullnameOverride']}"
     asked = template["volumeClaimTemplate"]["spec"]
-    assert asked["volumeName"] == prometheus.inputs["metadata"]["name"]
     assert asked["storageClassName"] == prometheus.inputs["spec"]["storageClassName"]
     assert (
         asked["resources"]["requests"]["storage"]

@@ -127,7 +127,7 @@ def test_both_push_to_the_receiver_by_its_whole_url() -> None:
         for made in HOME.of_kind("Deployment")
     }
     gateway, page = told["ollama-deployment"], told["open-webui-deployment"]
-    url = "http://kube-prom-stack-kube-prome-prometheus.observability:9090/api/v1/otlp/v1/metrics"
+    url = "http://kube-prom-stack-prometheus.observability:9090/api/v1/otlp/v1/metrics"
 
     # Open WebUI takes the endpoint as it is written, and gRPC unless this one variable says http.
     assert gateway["GATEWAY_OTLP_URL"] == page["OTEL_METRICS_EXPORTER_OTLP_ENDPOINT"] == url

@@ -18,18 +18,24 @@ ENVIRONMENT = {entry["name"]: entry.get("value") for entry in CONTAINER["env"]}
 
 ALONE: OpenWebUIArgs = {
     "namespace": "chat",
-    "image": "page:1.0.0",
-    "ollama_url": "http://models:11434",
-    "pod_labels": {},
     "claim_name": "data",
+    "pod": {"image": "page:1.0.0", "cpu": 1, "memory_request": "1Gi", "memory_limit": "1Gi"},
     "admin_email": "me@example.com",
-    "default_model": "a:1b",
-    "embedding_model": "b:1b",
-    "cpu": 1,
-    "memory_request": "1Gi",
-    "memory_limit": "1Gi",
-    "reached_from": ["10.0.0.1/32"],
+    "models": {
+        "url": "http://models:11434",
+        "client_labels": {},
+        "default": "a:1b",
+        "embedding": "b:1b",
+    },
+    "access": {"reached_from": ["10.0.0.1/32"]},
 }
+
+
+def behind(**access: str) -> None:
+    """A page whose users a proxy names."""
+    args: Any = {**ALONE, "access": {"reached_from": [], "trusted_email_header": "X-Email"}}
+    args["access"] |= access
+    OpenWebUI("chat", args)
 
 
 def test_nobody_signs_up() -> None:
@@ -134,20 +140,12 @@ def test_every_path_that_is_written_is_a_mount() -> None:
 
 @pytest.mark.parametrize("address", ["lan_address", "tailnet_address"])
 def test_a_trusted_header_and_an_address_do_not_go_together(address: str) -> None:
-    def insecure() -> None:
-        args: Any = {**ALONE, "trusted_email_header": "X-Email", address: "10.0.0.9"}
-        OpenWebUI("chat", args)
-
     with pytest.raises(ValueError, match="trusted_email_header"):
-        deploy(insecure)
+        deploy(lambda: behind(**{address: "10.0.0.9"}))
 
 
 def test_behind_a_proxy_the_page_has_no_address_of_its_own() -> None:
-    def behind_a_proxy() -> None:
-        args: Any = {**ALONE, "trusted_email_header": "X-Email"}
-        OpenWebUI("chat", args)
-
-    lab = deploy(behind_a_proxy)
+    lab = deploy(behind)
 
     service = lab["kubernetes:core/v1:Service::chat-service"].inputs
     assert service["spec"]["type"] == "ClusterIP"

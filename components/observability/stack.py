@@ -1,6 +1,6 @@
 """Prometheus and Grafana as one Helm release, with the house's own dashboards and alerts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -31,10 +31,7 @@ CHART_VALUES: dict[str, Any] = yaml.load(
 
 RELEASE = "kube-prom-stack"
 
-PROMETHEUS = f"prometheus-{RELEASE}-kube-prome-prometheus"
-"""StatefulSet that the operator makes: the chart cuts its own name to 26 characters."""
-
-PROMETHEUS_CLAIM = f"{PROMETHEUS}-db-{PROMETHEUS}-0"
+PROMETHEUS_CLAIM = f"prometheus-{RELEASE}-db-prometheus-{RELEASE}-0"
 """Claim that the operator makes for Prometheus' data."""
 
 PROMETHEUS_PORT = 9090
@@ -43,39 +40,49 @@ PUSHER = {"homelab/pushes-metrics": "true"}
 ADMIN_SECRET = "grafana-admin"
 
 
+class History(TypedDict):
+    """Prometheus' volume, which waits for the claim `PROMETHEUS_CLAIM`."""
+
+    class_name: Input[str]
+    """Its StorageClass."""
+    size: str
+    """Its size, such as `50Gi`."""
+    retention_size: str
+    """How much to keep, such as `40GiB`: less than the volume, for it leaves out the newest."""
+
+
+class Watched(TypedDict):
+    """What dashboards and alerts are about."""
+
+    disks: list[str]
+    """Mount points of the data disks."""
+    runbook: str
+    """Address of the page that says what to do; each alert has a section in it."""
+    gpu: NotRequired[bool]
+    """Whether models run on a GPU. Default: false."""
+    backup_hours: NotRequired[int | None]
+    """Hours between two backups. Default: there are none."""
+
+
 class ObservabilityStackArgs(TypedDict):
-    """What the monitoring needs to know."""
+    """Inputs of an `ObservabilityStack`."""
 
     namespace: Input[str]
     """Namespace of the release and of everything beside it."""
     chart_version: str
     """Exact version of the chart kube-prometheus-stack."""
-    class_name: Input[str]
-    """StorageClass of Prometheus' volume."""
-    volume_name: Input[str]
-    """PersistentVolume that waits for the claim `PROMETHEUS_CLAIM`."""
-    volume_size: str
-    """Size of that volume, such as `50Gi`."""
-    retention_size: str
-    """History to keep, such as `40GiB`: less than the volume, for it leaves out the newest."""
-    disks: list[str]
-    """Mount points to watch."""
-    runbook: str
-    """Address of the page that says what to do; each alert has a section in it."""
-    gpu: NotRequired[bool]
-    """Whether models run on a GPU, which is then watched. Default: false."""
-    backup_hours: NotRequired[int | None]
-    """Hours between two backups, which are then watched. Default: no backups."""
+    history: History
+    watched: Watched
     lan_address: str
     """Address of Grafana on the home network."""
     address_pool: Input[str]
     """MetalLB pool that has `lan_address`."""
-    pushed_from: NotRequired[Sequence[Input[str]]]
+    pushed_from: NotRequired[list[Input[str]]]
     """Namespaces whose pods with `pusher_labels` may push metrics. Default: none."""
-    release_namespaces: NotRequired[Mapping[str, Input[str]]]
+    release_namespaces: NotRequired[dict[str, Input[str]]]
     """Others with a Helm release in which to look for drift, by logical name. Default: none."""
     node: NotRequired[str | None]
-    """Host name of the machine to run on. Default: any, but Prometheus follows its volume."""
+    """Host name of the node to run on. Default: any, but Prometheus follows its volume."""
 
 
 class ObservabilityStack(ComponentResource):
@@ -98,7 +105,7 @@ class ObservabilityStack(ComponentResource):
         child = ResourceOptions(parent=self)
         self.grafana_url = f"http://{args['lan_address']}:{GRAFANA_PORT}"
         self.otlp_url = Output.concat(
-            f"http://{RELEASE}-kube-prome-prometheus.",
+            f"http://{RELEASE}-prometheus.",
             namespace,
             f":{PROMETHEUS_PORT}/api/v1/otlp/v1/metrics",
         )
@@ -128,8 +135,9 @@ class ObservabilityStack(ComponentResource):
             opts=ResourceOptions(parent=self, depends_on=[admin]),
         )
 
-        hours = args.get("backup_hours")
-        for key, dashboard in dashboards(args["disks"], args["runbook"], hours).items():
+        watched = args["watched"]
+        disks, runbook, hours = watched["disks"], watched["runbook"], watched.get("backup_hours")
+        for key, dashboard in dashboards(disks, runbook, hours).items():
             ConfigMap(
                 f"{name}-{key}-dashboard",
                 metadata={
@@ -141,9 +149,7 @@ class ObservabilityStack(ComponentResource):
                 data={f"{key}.json": dashboard},
                 opts=child,
             )
-        rules = alerts(
-            args["disks"], args["runbook"], gpu=args.get("gpu", False), backup_hours=hours
-        )
+        rules = alerts(disks, runbook, gpu=watched.get("gpu", False), backup_hours=hours)
         for key, spec in rules.items():
             CustomResource(
                 f"{name}-{key}-alerts",
@@ -190,20 +196,22 @@ class ObservabilityStack(ComponentResource):
 
 def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
     """The Helm values that depend on this house."""
-    node = args.get("node")
+    node, history = args.get("node"), args["history"]
     on_node = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
     return {
+        # The operator's objects are then called after the release, and not cut to 26 characters.
+        "fullnameOverride": RELEASE,
+        "cleanPrometheusOperatorObjectNames": True,
         "prometheus": {
             "prometheusSpec": {
                 **on_node,
-                "retentionSize": args["retention_size"],
+                "retentionSize": history["retention_size"],
                 "storageSpec": {
                     "volumeClaimTemplate": {
                         "spec": {
-                            "storageClassName": args["class_name"],
-                            "volumeName": args["volume_name"],
+                            "storageClassName": history["class_name"],
                             "accessModes": ["ReadWriteOnce"],
-                            "resources": {"requests": {"storage": args["volume_size"]}},
+                            "resources": {"requests": {"storage": history["size"]}},
                         }
                     }
                 },

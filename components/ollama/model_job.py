@@ -2,30 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypedDict
 
 from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict
 
-from components._kubernetes import RESTRICTED, PodArgs, environment, labels, pod, texts, volume
+from components._kubernetes import RESTRICTED, environment, labels, pod, texts, volume
 
 PROGRAM = texts(Path(__file__).parent / "programs", "*model*.py")
 """Files of the program by name; `reconcile_models.py` is run."""
 
 
-class ModelJobArgs(PodArgs):
+class ModelJobArgs(TypedDict):
     """What the Job needs to know."""
 
-    models: Sequence[Mapping[str, Any]]
-    """Models to have, as `Model` of `programs/model_house.py` takes them; a changed list is a
-    new Job."""
-    program_image: str
-    """An image with Python 3.11, aiohttp and the OpenTelemetry SDK that the node has anyway."""
+    namespace: Input[str]
+    claim_name: Input[str]
+    """Claim of the models' volume, which keeps the ledger too."""
+    image: str
+    """Image with Python 3.11 and aiohttp, pinned."""
+    declared: list[dict[str, Any]]
+    """Models to have; a changed list is a new Job."""
     dry_run: NotRequired[bool]
     """Whether the Job only says what it would do. Default: false."""
+    node: str | None
 
 
 def model_job(
@@ -52,7 +54,7 @@ def model_job(
     dry = ["--dry-run"] if args.get("dry_run") else []
     container: ContainerArgsDict = {
         "name": "reconcile-models",
-        "image": args["program_image"],
+        "image": args["image"],
         "command": ["python3", "-u", "/workload/reconcile_models.py"],
         "args": [*dry, "/workload/models.json"],
         "env": [*environment({"OLLAMA_URL": url, "LEDGER_FOLDER": "/ledger"}), token],
@@ -82,9 +84,7 @@ def model_job(
             "template": {
                 "metadata": {"labels": {**labels(job), **client_labels}},
                 "spec": {
-                    **pod(
-                        container, [script, volume("models", args["claim_name"])], args.get("node")
-                    ),
+                    **pod(container, [script, volume("models", args["claim_name"])], args["node"]),
                     "restart_policy": "Never",
                 },
             },
@@ -102,7 +102,7 @@ def model_job(
 
 def _files(args: ModelJobArgs) -> dict[str, str]:
     """The program, and what it is told; the order of the models does not matter to it."""
-    models = sorted(args["models"], key=lambda model: str(model["name"]))
+    models = sorted(args["declared"], key=lambda model: str(model["name"]))
     return {**PROGRAM, "models.json": json.dumps(models, indent=1, sort_keys=True)}
 
 

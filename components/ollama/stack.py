@@ -1,7 +1,6 @@
 """The model server behind its gateway, the way to it, and the Job that gives it its models."""
 
-from collections.abc import Mapping, Sequence
-from typing import NotRequired
+from typing import Any, NotRequired, TypedDict
 
 from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
@@ -10,8 +9,11 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeAr
 from components._kubernetes import (
     DNS,
     INTERNET,
+    NOWHERE,
     RESTRICTED,
     SLOW_PULL,
+    Pod,
+    Telemetry,
     environment,
     from_pods,
     labels,
@@ -32,8 +34,8 @@ SERVER = "127.0.0.1:11435"
 """Where Ollama listens: inside its pod only, so that nothing gets around the gateway."""
 
 
-class OllamaStackArgs(ModelJobArgs):
-    """What the model server needs to know."""
+class OllamaRuntime(TypedDict):
+    """How Ollama serves models."""
 
     context_length: int
     """Tokens of context for each request."""
@@ -47,22 +49,50 @@ class OllamaStackArgs(ModelJobArgs):
     """MiB of old prompts that each loaded model keeps, beside its context."""
     keep_alive: str
     """How long a model stays loaded without a request, such as `30m`; `-1` is for ever."""
-    backend: Mapping[str, str]
+    backend: dict[str, str]
     """Variables of Ollama that choose where models run, such as `OLLAMA_LLM_LIBRARY`."""
     device: NotRequired[str | None]
     """Resource of the device plugin that hands a GPU to the pod. Default: none."""
-    device_groups: NotRequired[Sequence[int]]
+    device_groups: NotRequired[list[int]]
     """The node's group numbers that may open that device. Default: none."""
-    otlp_url: NotRequired[Input[str]]
-    """Where metrics are pushed, by OTLP over HTTP. Default: nowhere."""
-    pod_labels: NotRequired[dict[str, str]]
-    """Labels that open the way to `otlp_url`. Default: none."""
+
+
+class OllamaModels(TypedDict):
+    """Which models the server has."""
+
+    declared: list[dict[str, Any]]
+    """Models to have, as `Model` of `programs/model_house.py` takes them; a changed list is a
+    new Job."""
+    dry_run: NotRequired[bool]
+    """Whether the Job only says what it would do. Default: false."""
+
+
+class OllamaGateway(TypedDict):
+    """What stands between Ollama and its users."""
+
+    image: str
+    """Image with Python 3.11, aiohttp and the OpenTelemetry SDK, pinned; the Job runs on it too."""
     memory_bandwidth: NotRequired[float]
     """Bytes/s of the node's memory, which bound tokens/s. Default: unknown."""
-    read_bytes: NotRequired[Mapping[str, float]]
+    read_bytes: NotRequired[dict[str, float]]
     """Bytes that a model reads for each token, where that is not all of its file. Default: none."""
     label_users: NotRequired[bool]
     """Whether tokens are counted by user, under a pseudonym. Default: false."""
+
+
+class OllamaStackArgs(TypedDict):
+    """Inputs of an `OllamaStack`."""
+
+    namespace: Input[str]
+    """Namespace to run in; its pods are cut off but for what this component opens."""
+    claim_name: Input[str]
+    """Claim of the volume that keeps the models."""
+    pod: Pod
+    runtime: OllamaRuntime
+    models: OllamaModels
+    gateway: OllamaGateway
+    telemetry: NotRequired[Telemetry]
+    """Default: nothing is pushed."""
 
 
 class OllamaStack(ComponentResource):
@@ -103,6 +133,8 @@ class OllamaStack(ComponentResource):
             "http://", made.metadata["name"], ".", made.metadata["namespace"], f":{PORT}"
         )
 
+        runtime, node = args["runtime"], args["pod"].get("node")
+        telemetry = args.get("telemetry", NOWHERE)
         gateway = Gateway(name, namespace, self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
@@ -115,17 +147,21 @@ class OllamaStack(ComponentResource):
                 "selector": {"match_labels": selector(name)},
                 "template": {
                     "metadata": {
-                        "labels": {**labels(name), **args.get("pod_labels", {})},
+                        "labels": {**labels(name), **telemetry["pod_labels"]},
                         "annotations": gateway.annotations,
                     },
                     "spec": {
                         **pod(
-                            gateway.container(args["program_image"], SERVER, _metrics(args)),
+                            gateway.container(
+                                args["gateway"]["image"],
+                                SERVER,
+                                _metrics(args["gateway"], telemetry, namespace),
+                            ),
                             [volume("models", args["claim_name"]), scratch, gateway.volume],
-                            args.get("node"),
+                            node,
                             # It cuts running answers when told to stop: the gateway's end first.
-                            server=_server(args),
-                            groups=args.get("device_groups", ()),
+                            server=_server(args["pod"], runtime),
+                            groups=runtime.get("device_groups", ()),
                         ),
                         "termination_grace_period_seconds": TERMINATION,
                     },
@@ -136,43 +172,50 @@ class OllamaStack(ComponentResource):
             ),
         )
         token = gateway.token("PULL_TOKEN")
-        model_job(name, args, self.url, token, CLIENT, server, self)
+        job: ModelJobArgs = {
+            "namespace": namespace,
+            "claim_name": args["claim_name"],
+            "image": args["gateway"]["image"],
+            "node": node,
+            **args["models"],
+        }
+        model_job(name, job, self.url, token, CLIENT, server, self)
 
         self.register_outputs({"url": self.url})
 
 
-def _server(args: OllamaStackArgs) -> ContainerArgsDict:
+def _server(of: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
     """The container that serves; its settings are explicit wherever Ollama would guess."""
     # Nobody but the pod reaches it, so it asks itself.
     probe: ProbeArgsDict = {"exec_": {"command": ["ollama", "ls"]}, "timeout_seconds": 10}
-    kv_cache = args.get("kv_cache", "f16")
+    kv_cache = runtime.get("kv_cache", "f16")
     settings = {
         "HOME": "/data",
         "OLLAMA_MODELS": "/data/models",
         "OLLAMA_HOST": SERVER,
         "OLLAMA_NO_CLOUD": "1",
-        "OLLAMA_CONTEXT_LENGTH": str(args["context_length"]),
-        "OLLAMA_NUM_PARALLEL": str(args["parallel"]),
-        "OLLAMA_MAX_LOADED_MODELS": str(args["loaded_models"]),
+        "OLLAMA_CONTEXT_LENGTH": str(runtime["context_length"]),
+        "OLLAMA_NUM_PARALLEL": str(runtime["parallel"]),
+        "OLLAMA_MAX_LOADED_MODELS": str(runtime["loaded_models"]),
         "OLLAMA_KV_CACHE_TYPE": kv_cache,
         # A smaller one is not used without; else Ollama knows better.
         **({} if kv_cache == "f16" else {"OLLAMA_FLASH_ATTENTION": "1"}),
         # Ollama's own; each document that is being read is up to four requests.
         "OLLAMA_MAX_QUEUE": "512",
-        "OLLAMA_KEEP_ALIVE": args["keep_alive"],
+        "OLLAMA_KEEP_ALIVE": runtime["keep_alive"],
         # Seconds without progress, not in all: a large model from a cold disk.
         "OLLAMA_LOAD_TIMEOUT": "10m",
-        "LLAMA_ARG_CACHE_RAM": str(args["prompt_cache_mib"]),
-        **args["backend"],
+        "LLAMA_ARG_CACHE_RAM": str(runtime["prompt_cache_mib"]),
+        **runtime["backend"],
     }
     return {
         "name": "ollama",
-        "image": args["image"],
+        "image": of["image"],
         "env": environment(settings),
         # The port is open long before it answers: libraries are probed for up to 30 s each.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 36},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
-        "resources": resources(args, args.get("device")),
+        "resources": resources(of, runtime.get("device")),
         "security_context": RESTRICTED,
         "volume_mounts": [
             {"name": "models", "mount_path": "/data"},
@@ -181,13 +224,15 @@ def _server(args: OllamaStackArgs) -> ContainerArgsDict:
     }
 
 
-def _metrics(args: OllamaStackArgs) -> dict[str, Input[str]]:
-    """What the gateway needs to know to measure, and to push what it has measured."""
-    reads = ",".join(f"{model}={size:g}" for model, size in args.get("read_bytes", {}).items())
+def _metrics(
+    gateway: OllamaGateway, telemetry: Telemetry, namespace: Input[str]
+) -> dict[str, Input[str]]:
+    """Environment by which the gateway measures, and pushes what it has measured."""
+    reads = ",".join(f"{model}={size:g}" for model, size in gateway.get("read_bytes", {}).items())
     return {
-        "GATEWAY_OTLP_URL": args.get("otlp_url", ""),
-        "GATEWAY_BANDWIDTH": f"{args.get('memory_bandwidth', 0):g}",
+        "GATEWAY_OTLP_URL": telemetry["otlp_url"],
+        "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": reads,
-        "GATEWAY_USER_LABEL": "on" if args.get("label_users") else "off",
-        **otel_service("ollama-gateway", args["namespace"], "ollama"),
+        "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
+        **otel_service("ollama-gateway", namespace, "ollama"),
     }

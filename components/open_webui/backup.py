@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NotRequired
 
-from pulumi import ComponentResource, CustomTimeouts, Output, Resource, ResourceOptions
+from pulumi import ComponentResource, CustomTimeouts, Output, ResourceOptions
 from pulumi_kubernetes.batch.v1 import CronJob, Job
 from pulumi_kubernetes.core.v1 import (
     ConfigMap,
@@ -41,7 +41,7 @@ class OpenWebUIBackup(ComponentResource):
 
     password: Output[str]
     """What the backups are encrypted with (secret)."""
-    before: Resource
+    before: Job
     """The snapshot before `image` is rolled out; what runs that image has to wait for it."""
 
     def __init__(
@@ -71,12 +71,12 @@ class OpenWebUIBackup(ComponentResource):
             "name": "program",
             "config_map": {"name": program.metadata["name"]},
         }
-        room: EmptyDirVolumeSourceArgsDict = {"size_limit": args["room"]}
+        scratch: EmptyDirVolumeSourceArgsDict = {"size_limit": args["scratch_size"]}
         # Only the secret key is there, which has no business on a disk.
         memory: EmptyDirVolumeSourceArgsDict = {"medium": "Memory", "size_limit": "1Mi"}
-        pushes = args.get("pod_labels", {})
+        pushes = args["telemetry"]["pod_labels"] if "telemetry" in args else {}
         scheduled, upgrade = (
-            job(name, args, backup(kind, args, password), script, room, 2, pushes)
+            job(name, args, backup(kind, args, password), script, scratch, 2, pushes)
             for kind in ("scheduled", "upgrade")
         )
         on_demand = job(name, args, restore(args, password), script, memory, 1, {})
@@ -90,7 +90,7 @@ class OpenWebUIBackup(ComponentResource):
             },
             opts=child,
         )
-        fingerprint = hashlib.sha256(args["image"].encode()).hexdigest()[:8]
+        fingerprint = hashlib.sha256(args["images"]["open_webui"].encode()).hexdigest()[:8]
         self.before = Job(
             f"{name}-before",
             metadata={

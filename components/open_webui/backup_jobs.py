@@ -14,7 +14,32 @@ from pulumi_kubernetes.core.v1 import (
     VolumeMountArgsDict,
 )
 
-from components._kubernetes import RESTRICTED, environment, labels, otel_service, pod, volume
+from components._kubernetes import (
+    RESTRICTED,
+    Telemetry,
+    environment,
+    labels,
+    otel_service,
+    pod,
+    volume,
+)
+
+
+class BackupImages(TypedDict):
+    """Images of a backup's containers, pinned."""
+
+    open_webui: str
+    """Open WebUI's, on which the programs run; another one is a new snapshot before it."""
+    restic: str
+
+
+class BackupClaims(TypedDict):
+    """Claims of the two volumes."""
+
+    data: Input[str]
+    """The chat page's."""
+    backup: Input[str]
+    """Takes the backups."""
 
 
 class BackupJobArgs(TypedDict):
@@ -22,35 +47,27 @@ class BackupJobArgs(TypedDict):
 
     namespace: Input[str]
     """Namespace of the chat page."""
-    image: str
-    """Open WebUI's image, on which the programs run; another one is a new snapshot before it."""
-    restic_image: str
-    """Image of restic, pinned."""
-    data_claim: Input[str]
-    """Claim of the chat page's volume."""
-    backup_claim: Input[str]
-    """Claim of the volume that takes the backups."""
+    images: BackupImages
+    claims: BackupClaims
     secret_name: str
     """Secret with the chat page's `WEBUI_SECRET_KEY`; it may come later than the first backup."""
-    keep: Mapping[str, int]
+    keep: dict[str, int]
     """How many are kept, by restic's words `last`, `daily`, `weekly`, `monthly`."""
-    room: str
+    scratch_size: str
     """Scratch space on the node's own disk: what all the data needs once."""
-    otlp_url: NotRequired[Input[str]]
-    """Where the results are pushed, by OTLP over HTTP. Default: nowhere."""
-    pod_labels: NotRequired[dict[str, str]]
-    """Labels that open the way to `otlp_url`. Default: none."""
+    telemetry: NotRequired[Telemetry]
+    """Where the results are pushed. Default: nowhere."""
     node: NotRequired[str | None]
-    """Host name of the machine to run on. Default: the one with the volumes."""
+    """Host name of the node to run on. Default: the one with the volumes."""
 
 
 def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgsDict]:
     """Take a snapshot, store it and get it back, prove that it is the same, forget old ones."""
     key = secret("WEBUI_SECRET_KEY", args["secret_name"], optional=True)
     keep = " ".join(f"--keep-{word} {number}" for word, number in args["keep"].items())
-    told = environment({"KIND": kind, "KEEP": keep, "IMAGE": args["image"]})
+    told = environment({"KIND": kind, "KEEP": keep, "IMAGE": args["images"]["open_webui"]})
     result: dict[str, Input[str]] = {
-        "BACKUP_OTLP_URL": args.get("otlp_url", ""),
+        "BACKUP_OTLP_URL": args["telemetry"]["otlp_url"] if "telemetry" in args else "",
         **otel_service("open-webui-backup", args["namespace"], "open-webui"),
     }
     both = ("/scratch", "/backup")
@@ -102,8 +119,8 @@ def job(
 ) -> JobSpecArgsDict:
     """One step after the other; the scratch space is gone with the pod, however it ends."""
     volumes: list[VolumeArgsDict] = [
-        volume("data", args["data_claim"]),
-        volume("backup", args["backup_claim"]),
+        volume("data", args["claims"]["data"]),
+        volume("backup", args["claims"]["backup"]),
         {"name": "scratch", "empty_dir": scratch},
         script,
     ]
@@ -127,7 +144,7 @@ def _python(
     env: list[EnvVarArgsDict],
 ) -> ContainerArgsDict:
     command = ["python3", "-u", "/workload/backup.py"]
-    return _container(words[0], args["image"], [*command, *words], mounts, env)
+    return _container(words[0], args["images"]["open_webui"], [*command, *words], mounts, env)
 
 
 def _restic(
@@ -138,7 +155,9 @@ def _restic(
 ) -> ContainerArgsDict:
     command = ["sh", "/workload/repository.sh"]
     place = environment({"RESTIC_REPOSITORY": "/backup/repository", "TMPDIR": "/scratch"})
-    return _container(words[0], args["restic_image"], [*command, *words], mounts, [*place, *env])
+    return _container(
+        words[0], args["images"]["restic"], [*command, *words], mounts, [*place, *env]
+    )
 
 
 def _container(

@@ -1,10 +1,10 @@
 """The chat page: its account, its data, and the two ways to reach it."""
 
-from collections.abc import Sequence
-from typing import NotRequired
+from typing import NotRequired, TypedDict
 
-from pulumi import ComponentResource, CustomTimeouts, Input, Output, Resource, ResourceOptions
+from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
+from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     ContainerPortArgsDict,
@@ -17,9 +17,11 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
 from components._kubernetes import (
+    NOWHERE,
     RESTRICTED,
     SLOW_PULL,
-    PodArgs,
+    Pod,
+    Telemetry,
     environment,
     labels,
     otel_service,
@@ -35,21 +37,26 @@ from components.open_webui.environment import FIXED
 PORT = 8080
 
 
-class OpenWebUIArgs(PodArgs):
-    """What the chat page needs to know."""
+class ChatModels(TypedDict):
+    """The model server, and which of its models the page uses for what."""
 
-    ollama_url: Input[str]
+    url: Input[str]
     """Where the model server answers."""
-    pod_labels: dict[str, str]
-    """Labels that open the way to the model server, and to `otlp_url`."""
-    admin_email: str
-    """E-mail address that the first account signs in with."""
-    default_model: str
+    client_labels: dict[str, str]
+    """Labels that open the way there."""
+    default: str
     """Model that a new chat starts with."""
-    embedding_model: str
-    """Model on the same server that reads documents."""
-    task_model: NotRequired[str | None]
+    embedding: str
+    """Model that documents are indexed with."""
+    task: NotRequired[str | None]
     """Model that names chats. Default: the one that is chatted with."""
+    name_users: NotRequired[bool]
+    """Whether the model server gets a header with the user's id. Default: false."""
+
+
+class PageAccess(TypedDict):
+    """From where, by which names and with what the page is reached."""
+
     reached_from: list[str]
     """CIDRs that may open the page."""
     lan_address: NotRequired[str | None]
@@ -58,19 +65,31 @@ class OpenWebUIArgs(PodArgs):
     """MetalLB pool that has `lan_address`."""
     tailnet_address: NotRequired[str | None]
     """The node's Tailscale address, where the pod itself listens. Default: none."""
-    origins: NotRequired[Sequence[str]]
+    origins: NotRequired[list[str]]
     """Further names of the page: a URL as a browser opens it, or a name at this port.
     Default: none."""
     trusted_email_header: NotRequired[str | None]
     """Header in which a proxy names who is signed in; refused with an address. Default: none."""
-    otlp_url: NotRequired[Input[str]]
-    """Where metrics are pushed, by OTLP over HTTP. Default: nowhere."""
-    name_users: NotRequired[bool]
-    """Whether the model server is told who asks. Default: false."""
-    api_paths: NotRequired[Sequence[str]]
+    api_paths: NotRequired[list[str]]
     """Paths that an API key is good for. Default: there are no API keys."""
-    after: NotRequired[list[Resource]]
-    """What has to be done before a changed image is rolled out. Default: nothing."""
+
+
+class OpenWebUIArgs(TypedDict):
+    """Inputs of an `OpenWebUI`."""
+
+    namespace: Input[str]
+    """Namespace to run in."""
+    claim_name: Input[str]
+    """Claim of the volume that keeps accounts, chats and files."""
+    pod: Pod
+    admin_email: str
+    """E-mail address that the first account signs in with."""
+    models: ChatModels
+    access: PageAccess
+    telemetry: NotRequired[Telemetry]
+    """Default: nothing is pushed."""
+    after: NotRequired[list[Job]]
+    """Jobs that have to end before a changed image is rolled out. Default: none."""
     protect: NotRequired[bool]
     """Refuse to lose the generated secrets, which the data on the volume depends on.
     Default: false."""
@@ -89,12 +108,16 @@ class OpenWebUI(ComponentResource):
     def __init__(self, name: str, args: OpenWebUIArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("homelab:index:OpenWebUI", name, {}, opts)
         child = ResourceOptions(parent=self)
-        lan, tailnet = args.get("lan_address"), args.get("tailnet_address")
-        if args.get("trusted_email_header") and (lan or tailnet):
+        access, models = args["access"], args["models"]
+        lan, tailnet = access.get("lan_address"), access.get("tailnet_address")
+        telemetry = args.get("telemetry", NOWHERE)
+        if access.get("trusted_email_header") and (lan or tailnet):
             # Whoever reaches the page directly could send the header himself and be anyone.
             raise ValueError("trusted_email_header: must not be set together with an address")
         self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
-        named = [one if "://" in one else f"http://{one}:{PORT}" for one in args.get("origins", ())]
+        named = [
+            one if "://" in one else f"http://{one}:{PORT}" for one in access.get("origins", ())
+        ]
         self.origins = list(dict.fromkeys([*self.urls, *named]))
 
         # The database knows the first password and is sealed with the first key for ever.
@@ -114,7 +137,7 @@ class OpenWebUI(ComponentResource):
         )
 
         callers: NetworkPolicyIngressRuleArgsDict = {
-            "from_": [{"ip_block": {"cidr": cidr}} for cidr in args["reached_from"]],
+            "from_": [{"ip_block": {"cidr": cidr}} for cidr in access["reached_from"]],
             "ports": [{"protocol": "TCP", "port": PORT}],
         }
         policy(name, args["namespace"], selector(name), self, ingress=[callers])
@@ -133,8 +156,14 @@ class OpenWebUI(ComponentResource):
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": selector(name)},
                 "template": {
-                    "metadata": {"labels": {**labels(name), **args["pod_labels"]}},
-                    "spec": pod(container, volumes, args.get("node")),
+                    "metadata": {
+                        "labels": {
+                            **labels(name),
+                            **models["client_labels"],
+                            **telemetry["pod_labels"],
+                        }
+                    },
+                    "spec": pod(container, volumes, args["pod"].get("node")),
                 },
             },
             opts=ResourceOptions(
@@ -152,7 +181,7 @@ class OpenWebUI(ComponentResource):
             (PORT, "http"),
             self,
             address=lan,
-            pool=args.get("address_pool") or "",
+            pool=access.get("address_pool") or "",
         )
 
         self.register_outputs({"urls": self.urls})
@@ -163,7 +192,7 @@ def _container(
 ) -> ContainerArgsDict:
     """The one container; the environment is the only source of its settings."""
     port: ContainerPortArgsDict = {"name": "http", "container_port": PORT}
-    if tailnet := args.get("tailnet_address"):
+    if tailnet := args["access"].get("tailnet_address"):
         port["host_port"], port["host_ip"] = PORT, tailnet
     probe: ProbeArgsDict = {"http_get": {"path": "/health", "port": "http"}, "timeout_seconds": 5}
     secrets: list[EnvVarArgsDict] = [
@@ -172,14 +201,14 @@ def _container(
     ]
     return {
         "name": "open-webui",
-        "image": args["image"],
+        "image": args["pod"]["image"],
         "env": [*environment(_settings(args, urls, origins)), *secrets],
         "ports": [port],
         # Migrations run before the port opens. Any unknown path answers 200: mind the spelling.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},
         "readiness_probe": {**probe, "http_get": {"path": "/ready", "port": "http"}},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
-        "resources": resources(args),
+        "resources": resources(args["pod"]),
         "security_context": RESTRICTED,
         "volume_mounts": [
             {"name": "data", "mount_path": "/data"},
@@ -190,39 +219,40 @@ def _container(
 
 def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[str, Input[str]]:
     """Open WebUI's environment."""
+    models = args["models"]
     settings: dict[str, Input[str]] = {
         **FIXED,
         "WEBUI_ADMIN_EMAIL": args["admin_email"],
-        "OLLAMA_BASE_URL": args["ollama_url"],
-        "DEFAULT_MODELS": args["default_model"],
-        "RAG_EMBEDDING_MODEL": args["embedding_model"],
-        "RAG_OLLAMA_BASE_URL": args["ollama_url"],
+        "OLLAMA_BASE_URL": models["url"],
+        "DEFAULT_MODELS": models["default"],
+        "RAG_EMBEDDING_MODEL": models["embedding"],
+        "RAG_OLLAMA_BASE_URL": models["url"],
     }
     if urls:
         settings["WEBUI_URL"] = urls[0]
     if origins:
         # The websocket, over which answers come, is refused to pages of any other.
         settings["CORS_ALLOW_ORIGIN"] = ";".join(origins)
-    if paths := args.get("api_paths"):
+    if paths := args["access"].get("api_paths"):
         settings |= {
             "ENABLE_API_KEYS": "true",
             # Without, a key of the admin's would be as good as a sign-in.
             "ENABLE_API_KEYS_ENDPOINT_RESTRICTIONS": "true",
             "API_KEYS_ALLOWED_ENDPOINTS": ",".join(paths),
         }
-    if task_model := args.get("task_model"):
+    if task_model := models.get("task"):
         settings["TASK_MODEL"] = task_model
-    if args.get("name_users"):
+    if models.get("name_users"):
         settings["ENABLE_FORWARD_USER_INFO_HEADERS"] = "true"
-    if url := args.get("otlp_url"):
+    if telemetry := args.get("telemetry"):
         settings |= {
             "ENABLE_OTEL": "true",
             "ENABLE_OTEL_METRICS": "true",
             # This one counts for metrics, and with it the endpoint is taken as it is written.
             "OTEL_METRICS_OTLP_SPAN_EXPORTER": "http",
-            "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": telemetry["otlp_url"],
             **otel_service("open-webui", args["namespace"], "open-webui"),
         }
-    if header := args.get("trusted_email_header"):
+    if header := args["access"].get("trusted_email_header"):
         settings["WEBUI_AUTH_TRUSTED_EMAIL_HEADER"] = header
     return settings

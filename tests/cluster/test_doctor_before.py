@@ -243,7 +243,7 @@ def test_a_release_of_the_addon_and_its_leftovers_are_told(place: Place) -> None
         found = place.look("observability")
     assert (found.level, "default/kube-prom-stack" in found.text) == ("fail", True)
 
-    orphan = "kube-prom-stack-kube-prome-kubelet"
+    orphan = "kube-prom-stack-kubelet"
     ports = [{"name": "https", "port": 10250}]
     with place.planted(thing("Service", orphan, "kube-system", spec={"ports": ports})):
         found = place.look("observability")

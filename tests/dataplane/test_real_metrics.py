@@ -99,7 +99,7 @@ def test_nothing_fires_and_nothing_is_about_to(house: House) -> None:
 def test_every_target_is_scraped(house: House) -> None:
     up = {one["metric"]["job"]: one["value"][1] for one in house.series("up")}
 
-    prometheus = "kube-prom-stack-kube-prome-prometheus"
+    prometheus = "kube-prom-stack-prometheus"
     assert up == {"kube-state-metrics": "1", "node-exporter": "1", prometheus: "1"}
 
 

@@ -58,7 +58,7 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
         ((_, result),) = run(one for one in doctor.after(lived_in.house()) if one.name == "metrics")
         return result
 
-    where = ("kube-prom-stack-kube-prome-prometheus", "observability")
+    where = ("kube-prom-stack-prometheus", "observability")
     # Scheduled by nobody, so that its address is the one given here.
     containers = [{"name": "main", "image": "scripted"}]
     pod = thing("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
