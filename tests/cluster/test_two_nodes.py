@@ -112,7 +112,6 @@ def test_a_pod_that_names_no_node_follows_its_volume(
         "spec": {
             "accessModes": ["ReadWriteOnce"],
             "storageClassName": "local-path",
-            "volumeName": "observability-prometheus",
             "resources": {"requests": {"storage": "50Gi"}},
         },
     }
