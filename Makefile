@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview rendered diff upgrade-check canary drift doctor backups restore demo test lint bench docs
+.PHONY: up down status output preview diff canary drift doctor backups restore demo test lint bench docs
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -50,20 +50,14 @@ restore: .venv/ready
 	@$(RUN) -m ops.restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
 # What the program makes here and at the commit BASE, without state, secrets or cluster.
-rendered: .venv/ready
+diff: .venv/ready
 	@git rev-parse --quiet --verify "$(BASE)^{commit}" >/dev/null || { echo "error: BASE: '$(BASE)' must be a commit, a branch or a tag, such as main" >&2; exit 1; }
 	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
 	@git archive --output=.sandbox/diff/tree.tar $(BASE)
 	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
 	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops.render ../base --stack $(STACK)
 	@$(RUN) -m ops.render .sandbox/diff/head --stack $(STACK)
-
-diff: rendered
 	@$(RUN) -m ops.diff .sandbox/diff/base .sandbox/diff/head
-
-# Exit code 7 of it is a closed gate; make itself ends with 2.
-upgrade-check: rendered
-	@$(RUN) -m ops.upgrade .sandbox/diff/base .sandbox/diff/head
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
 drift: .venv/ready

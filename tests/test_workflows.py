@@ -50,8 +50,8 @@ def missing(line: str) -> str | None:
     return (done.stderr or done.stdout) if done.returncode or idle else None
 
 
-def test_there_are_four() -> None:
-    assert set(WORKFLOWS) == {"check", "drift", "preview", "upgrade"}
+def test_there_are_three() -> None:
+    assert set(WORKFLOWS) == {"check", "drift", "preview"}
     assert len(LINES) > 6
 
 
@@ -112,7 +112,6 @@ def test_nothing_is_allowed_but_what_a_job_says_it_needs() -> None:
         ("drift", "issues"),
         ("preview", "id-token"),
         ("preview", "pull-requests"),
-        ("upgrade", "id-token"),
     }
 
 
@@ -121,11 +120,10 @@ def test_secrets_are_only_where_an_environment_guards_them() -> None:
 
     assert {job["environment"] for job in with_secrets} == {"preview", "drift"}
     assert "secrets." not in (FOLDER / "check.yml").read_text()
-    # A fork's pull request is skipped; drift and the canary are of main alone.
+    # A fork's pull request is skipped; drift is of main alone.
     assert [job["if"] for job in with_secrets] == [
         "github.ref == 'refs/heads/main'",
         "github.event.pull_request.head.repo.full_name == github.repository",
-        "github.event_name == 'workflow_dispatch' && github.ref == 'refs/heads/main'",
     ]
 
 
@@ -200,27 +198,6 @@ def test_the_summary_tells_what_a_pull_request_does(checkout: Path) -> None:
     assert code == 0
     assert text.startswith("**4 changed**\n\n### Restarts\n\n")
     assert "\n- model `codellama:13b` is downloaded\n" in text
-
-
-def test_the_gate_looks_at_files_that_are_there() -> None:
-    paths = triggers(WORKFLOWS["upgrade"])["pull_request"]["paths"]
-
-    assert [path for path in paths if not [*ROOT.glob(path)]] == []
-    assert "config/versions.py" in paths
-
-
-@pytest.mark.parametrize(("version", "code"), [("0.13.0", 0), ("0.12.3", 2)])
-def test_the_gate_is_open_or_closed_and_the_summary_says_why(
-    checkout: Path, version: str, code: int
-) -> None:
-    pins = checkout / "config/versions.py"
-    pins.write_text(pins.read_text().replace("open-webui:v0.12.4", f"open-webui:v{version}"))
-    told = summary(checkout, "upgrade-check")
-
-    assert told[0] == code
-    assert told[1].startswith("| upgrade | what changes |")
-    assert f"| Open WebUI `0.12.4` → `{version}` |" in told[1]
-    assert f"\n**Gate {'closed' if code else 'open'}.** " in told[1]
 
 
 def test_a_preview_is_pulumis_own_with_every_difference(tmp_path: Path) -> None:
