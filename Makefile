@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff canary drift doctor backups restore demo test lint bench docs
+.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench docs
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -22,8 +22,8 @@ output: .venv/ready
 preview:
 	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
-doctor canary:
-	@echo "error: make $@ is for a house: make $@ STACK=home" >&2; exit 1
+doctor:
+	@echo "error: make doctor is for a house: make doctor STACK=home" >&2; exit 1
 else
 # A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
@@ -33,10 +33,6 @@ up preview: .venv/ready
 
 doctor: .venv/ready
 	@$(RUN) -m ops.doctor --stack $(STACK)
-
-# RECORD=1 writes what it sees as the baseline of later looks.
-canary: .venv/ready
-	@$(RUN) -m ops.canary --stack $(STACK) $(if $(RECORD),--record)
 
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
