@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench docs
+.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -69,9 +69,6 @@ lint: .venv/ready
 
 test: lint
 	@$(RUN) -m pytest -n 3 --no-loadscope-reorder
-
-docs: .venv/ready
-	@$(RUN) -m ops.architecture
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py
