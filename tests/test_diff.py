@@ -569,7 +569,7 @@ def test_what_looks_like_a_secret_is_never_in_the_report(
     head = rendered(tmp_path, config)
 
     told = diff.report(Difference(base, head))
-    assert "+      adminPassword: '[secret " in told
+    assert "+      adminPassword: '[secret]'" in told
     assert "hunter2" not in told
 
 
