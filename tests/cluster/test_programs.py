@@ -1,6 +1,5 @@
 """The programs of the pods: which versions, when they are installed again, what they need."""
 
-import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -93,18 +92,8 @@ def test_the_version_of_prometheus_is_read_from_that_of_its_module() -> None:
     assert prometheus_version() == "3.16.0"
 
 
-def test_open_webui_is_the_one_of_the_house_and_the_update_bot_finds_it() -> None:
+def test_open_webui_is_the_one_of_the_house() -> None:
     assert OPEN_WEBUI_IMAGE.endswith(f":v{programs.OPEN_WEBUI}")
-
-    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
-    source = Path(programs.__file__)
-    path = str(source.relative_to(ROOT))
-    files = [file.strip("/") for file in manager["managerFilePatterns"]]
-    assert any(re.search(file, path) for file in files)
-    # The same expression, as Python writes named groups.
-    pattern = manager["matchStrings"][0].replace("(?<", "(?P<")
-    found = [m["currentValue"] for m in re.finditer(pattern, source.read_text())]
-    assert found == [programs.OPEN_WEBUI]
 
 
 def test_restic_is_the_one_of_the_house() -> None:
