@@ -32,7 +32,7 @@ up preview: .venv/ready
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
 doctor: .venv/ready
-	@$(RUN) -m ops.doctor --stack $(STACK)
+	@$(RUN) -m ops doctor --stack $(STACK)
 
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
@@ -40,10 +40,10 @@ endif
 
 # Of the chats: what backups there are, and putting one back (docs/backups.md).
 backups: .venv/ready
-	@$(RUN) -m ops.restore --stack $(STACK) --list
+	@$(RUN) -m ops restore --stack $(STACK) --list
 
 restore: .venv/ready
-	@$(RUN) -m ops.restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
+	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
 # What the program makes here and at the commit BASE, without state, secrets or cluster.
 diff: .venv/ready
@@ -51,13 +51,13 @@ diff: .venv/ready
 	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
 	@git archive --output=.sandbox/diff/tree.tar $(BASE)
 	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
-	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops.render ../base --stack $(STACK)
-	@$(RUN) -m ops.render .sandbox/diff/head --stack $(STACK)
-	@$(RUN) -m ops.diff .sandbox/diff/base .sandbox/diff/head
+	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops render ../base --stack $(STACK)
+	@$(RUN) -m ops render .sandbox/diff/head --stack $(STACK)
+	@$(RUN) -m ops diff .sandbox/diff/base .sandbox/diff/head
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
 drift: .venv/ready
-	@$(RUN) -m ops.drift --stack $(STACK)
+	@$(RUN) -m ops drift --stack $(STACK)
 
 demo: .venv/ready
 	@$(RUN) -m sandbox demo $(if $(MODEL),--model "$(MODEL)")

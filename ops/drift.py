@@ -1,4 +1,4 @@
-"""`python -m ops.drift --stack home`: whether the house is still what the program says.
+"""Compare the cluster with the stack's state, and with what Helm made for its releases.
 
 Exit code 0 is no drift, 7 drift, 1 that something could not be read, whatever else was found.
 """
@@ -41,12 +41,14 @@ class Report:
         return 1 if self.unread else DRIFT if self.findings else 0
 
 
-def main() -> int:
-    """Look, print and give the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ops.drift", description=__doc__)
-    parser.add_argument("--stack", default="sandbox", help="the stack to look at")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--stack", default="sandbox", help="the stack to compare")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print and give the exit code."""
     began, state = time.monotonic(), None
     report = Report(options.stack)
     try:
@@ -102,19 +104,15 @@ def check(stack: Stack, state: State) -> Report:
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """Give one line for each finding, and one for each further field of it."""
-    rows = [
-        (one.layer, f"{one.kind} {one.where}", text)
+    """Give one line for each object and, indented, one for each field that differs."""
+    return [
+        line
         for one in findings
-        for text in ("; ".join([one.change, *one.fields[:1]]), *one.fields[1:])
+        for line in (
+            f"  {one.layer}: {one.kind} {one.where}: {one.change}",
+            *(f"    {field}" for field in one.fields),
+        )
     ]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines, before = [], ("", "")
-    for layer, what, text in rows:
-        shown = ("", "") if (layer, what) == before else (layer, what)
-        lines.append(f"  {shown[0]:<{widths[0]}}  {shown[1]:<{widths[1]}}  {text}")
-        before = (layer, what)
-    return lines
 
 
 def answers(report: Report, stack: Stack, state: State) -> list[str]:
@@ -139,7 +137,3 @@ def answers(report: Report, stack: Stack, state: State) -> list[str]:
         f"to keep it, each followed by {up}, whose preview must then show no other change:",
         *(f"  {advice}" for advice in keep),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

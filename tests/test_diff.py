@@ -14,6 +14,7 @@ import config as house
 from components import _network, _open_webui_settings
 from config import versions
 from ops import changes, diff, render, risks
+from ops.__main__ import main
 from ops.changes import Difference, Made
 
 Config = dict[str, Any]
@@ -617,11 +618,9 @@ def test_a_diff_cannot_end_its_block(base: dict[str, Made]) -> None:
 
 
 def test_a_folder_that_is_no_render_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["diff", str(tmp_path), str(tmp_path)])
-
-    assert diff.main() == 1
+    assert main(["diff", str(tmp_path), str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}: must be a folder that python -m ops.render wrote\n"
+        f"error: {tmp_path}: must be a folder that python -m ops render wrote\n"
     )

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ops import drift, drift_declared
+from ops.__main__ import main
 from ops.cluster import UnreadableError
 from ops.drift import Report
 from ops.drift_declared import State
@@ -205,9 +206,10 @@ def test_every_finding_is_a_line_and_every_answer_a_command() -> None:
     stack = Stack(name="home", cli=cli(0, ""), kubeconfig=None, simulated=False)
 
     assert drift.table(FINDINGS) == [
-        "  declared  service ai/one             changed; spec.a: 1, is 2",
-        "                                       spec.b: 1, is 2",
-        "  release   deployment.apps watch/two  deleted",
+        "  declared: service ai/one: changed",
+        "    spec.a: 1, is 2",
+        "    spec.b: 1, is 2",
+        "  release: deployment.apps watch/two: deleted",
     ]
     manifest = (
         "  helm --kube-context homelab -n watch get manifest stack"
@@ -231,9 +233,8 @@ def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("sys.argv", ["drift", "--stack", "home"])
 
-    assert drift.main() == 1
+    assert main(["drift", "--stack", "home"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from harness import ROOT, stack_config
 
-from ops import issue
+from ops.__main__ import main
 from sandbox.build import MANIFESTS
 
 FOLDER = ROOT / ".github/workflows"
@@ -36,7 +36,7 @@ def missing(line: str) -> str | None:
         # What it would run, and nothing of it.
         command = ["make", "--dry-run", *words[1:]]
     elif "-m" in words:
-        command = [sys.executable, *words[1 : words.index("-m") + 2], "--help"]
+        command = [sys.executable, *words[1:], "--help"]
     else:
         return None if shutil.which(words[0], path=str(ROOT)) else f"{words[0]}: no such program"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -52,7 +52,7 @@ def test_every_command_is_there(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["make nothing", "make .venv", ".venv/bin/python -m ops.nothing --stack home", ".ci/nothing"],
+    ["make nothing", "make .venv", ".venv/bin/python -m ops nothing --stack home", ".ci/nothing"],
 )
 def test_a_command_that_is_not_there_is_found(line: str) -> None:
     assert missing(line)
@@ -246,20 +246,19 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GitHub:
 
 
 def look(monkeypatch: pytest.MonkeyPatch, code: int, table: str = "", error: str = "") -> int:
-    """Run the workflow's last command, with this answer of `ops.drift`."""
+    """Run the workflow's last command, with this answer of `python -m ops drift`."""
     run = subprocess.run
 
     def answered(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
-        if "ops.drift" not in command:
+        if "drift" not in command:
             return run(command, **rest)
-        assert command[1:] == ["-m", "ops.drift", "--stack", "home"]
+        assert command[1:] == ["-m", "ops", "drift", "--stack", "home"]
         return subprocess.CompletedProcess(command, code, table, error)
 
-    (line,) = [line for line in LINES if "ops.issue" in line]
+    (line,) = [line for line in LINES if "-m ops issue" in line]
     with monkeypatch.context() as patch:
         patch.setattr("subprocess.run", answered)
-        patch.setattr("sys.argv", shlex.split(line.partition("-m ")[2]))
-        return issue.main()
+        return main(shlex.split(line.partition("-m ops ")[2]))
 
 
 def test_an_issue_is_open_for_as_long_as_there_is_drift(

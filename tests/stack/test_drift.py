@@ -15,6 +15,7 @@ from house_lab import House
 from kubernetes.dynamic.exceptions import NotFoundError
 from urllib3 import PoolManager
 
+import ops.__main__
 import ops.cluster
 from ops import drift, drift_declared, drift_release, stacks
 from ops.stacks import Stack
@@ -112,9 +113,8 @@ def main(
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(stacks, "find", lambda _: stack_of(house))
-        monkeypatch.setattr("sys.argv", ["drift", *arguments])
         capsys.readouterr()
-        return (drift.main(), *capsys.readouterr())
+        return (ops.__main__.main(["drift", *arguments]), *capsys.readouterr())
 
     return run
 
