@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview rendered diff upgrade-check canary drift doctor backups restore demo test lint bench docs
+.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -22,8 +22,8 @@ output: .venv/ready
 preview:
 	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
-doctor canary:
-	@echo "error: make $@ is for a house: make $@ STACK=home" >&2; exit 1
+doctor:
+	@echo "error: make doctor is for a house: make doctor STACK=home" >&2; exit 1
 else
 # A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
@@ -32,11 +32,7 @@ up preview: .venv/ready
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
 doctor: .venv/ready
-	@$(RUN) -m ops.doctor --stack $(STACK)
-
-# RECORD=1 writes what it sees as the baseline of later looks.
-canary: .venv/ready
-	@$(RUN) -m ops.canary --stack $(STACK) $(if $(RECORD),--record)
+	@$(RUN) -m ops doctor --stack $(STACK)
 
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
@@ -44,30 +40,24 @@ endif
 
 # Of the chats: what backups there are, and putting one back (docs/backups.md).
 backups: .venv/ready
-	@$(RUN) -m ops.restore --stack $(STACK) --list
+	@$(RUN) -m ops restore --stack $(STACK) --list
 
 restore: .venv/ready
-	@$(RUN) -m ops.restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
+	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
 # What the program makes here and at the commit BASE, without state, secrets or cluster.
-rendered: .venv/ready
+diff: .venv/ready
 	@git rev-parse --quiet --verify "$(BASE)^{commit}" >/dev/null || { echo "error: BASE: '$(BASE)' must be a commit, a branch or a tag, such as main" >&2; exit 1; }
 	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
 	@git archive --output=.sandbox/diff/tree.tar $(BASE)
 	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
-	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops.render ../base --stack $(STACK)
-	@$(RUN) -m ops.render .sandbox/diff/head --stack $(STACK)
-
-diff: rendered
-	@$(RUN) -m ops.diff .sandbox/diff/base .sandbox/diff/head
-
-# Exit code 7 of it is a closed gate; make itself ends with 2.
-upgrade-check: rendered
-	@$(RUN) -m ops.upgrade .sandbox/diff/base .sandbox/diff/head
+	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops render ../base --stack $(STACK)
+	@$(RUN) -m ops render .sandbox/diff/head --stack $(STACK)
+	@$(RUN) -m ops diff .sandbox/diff/base .sandbox/diff/head
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
 drift: .venv/ready
-	@$(RUN) -m ops.drift --stack $(STACK)
+	@$(RUN) -m ops drift --stack $(STACK)
 
 demo: .venv/ready
 	@$(RUN) -m sandbox demo $(if $(MODEL),--model "$(MODEL)")
@@ -79,9 +69,6 @@ lint: .venv/ready
 
 test: lint
 	@$(RUN) -m pytest -n 3 --no-loadscope-reorder
-
-docs: .venv/ready
-	@$(RUN) -m ops.architecture
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py

@@ -1,1 +1,1 @@
-"""What is done to a house from outside its program: rendered, compared, watched."""
+"""Commands on a stack besides `pulumi up`: check, compare, render, restore."""

@@ -138,10 +138,10 @@ class Difference:
 
 
 def load(folder: Path) -> dict[str, Made]:
-    """Read a folder that `ops.render` wrote; raises ValueError if it is none."""
+    """Read a folder that `python -m ops render` wrote; raises ValueError if it is none."""
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise ValueError(f"{folder}: must be a folder that python -m ops.render wrote")
+        raise ValueError(f"{folder}: must be a folder that python -m ops render wrote")
     found = {}
     for file in files:
         # Pure Python's loader takes seconds for the dashboards.

@@ -35,17 +35,12 @@ class Kind:
     name: str
     plural: str
     namespaced: bool
-    verbs: frozenset[str]
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Give where its objects, or the one named, are."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         place = f"/namespaces/{namespace}" if self.namespaced else ""
         return f"{root}{place}/{self.plural}" + (f"/{name}" if name else "")
-
-    def key(self, metadata: Mapping[str, Any]) -> Key:
-        """Give the key of the object with this metadata."""
-        return self.group, self.name, metadata.get("namespace") or "", metadata["name"]
 
 
 class Cluster:
@@ -111,12 +106,6 @@ class Cluster:
         )
         return found
 
-    def metadata(self, kind: Kind, namespace: str) -> list[dict[str, Any]]:
-        """Give the metadata of all objects of a kind in `namespace`."""
-        # The metadata of nothing is null, and not an empty list.
-        items = self._asked(kind.path(namespace), METADATA)["items"] or []
-        return [item["metadata"] for item in items]
-
     def list(self, kind: Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         """Give all objects of a kind in `namespace` whose labels fit `selector`."""
         query = {"labelSelector": selector} if selector else {}
@@ -142,5 +131,4 @@ def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
                 name=resource["responseKind"]["kind"],
                 plural=resource["resource"],
                 namespaced=resource["scope"] == "Namespaced",
-                verbs=frozenset(resource["verbs"]),
             )

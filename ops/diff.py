@@ -1,4 +1,4 @@
-"""`python -m ops.diff BASE HEAD`: what a change will do, as Markdown for a pull request."""
+"""Report what a change will do, as Markdown for a pull request."""
 
 import argparse
 import difflib
@@ -92,19 +92,17 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def main() -> int:
-    """Print the report; 1 is an error told in one line."""
-    parser = argparse.ArgumentParser(prog="python -m ops.diff", description=__doc__)
-    parser.add_argument("base", type=Path, help="folder of ops.render, before the change")
-    parser.add_argument("head", type=Path, help="folder of ops.render, after it")
-    options = parser.parse_args()
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("base", type=Path, help="rendered folder, before the change")
+    parser.add_argument("head", type=Path, help="rendered folder, after it")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; 1 is an error in one line."""
     try:
         print(report(Difference(load(options.base), load(options.head))), end="")
     except (OSError, ValueError, yaml.YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

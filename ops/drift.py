@@ -1,4 +1,4 @@
-"""`python -m ops.drift --stack home`: whether the house is still what the program says.
+"""Compare the cluster with the stack's state, and with what Helm made for its releases.
 
 Exit code 0 is no drift, 7 drift, 1 that something could not be read, whatever else was found.
 """
@@ -8,19 +8,18 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from ops import drift_declared, drift_release, drift_undeclared, stacks
-from ops.cluster import Cluster, Key, UnreadableError
+from ops import drift_declared, drift_release, stacks
+from ops.cluster import Cluster, UnreadableError
 from ops.drift_declared import State
 from ops.findings import Finding
 from ops.stacks import Stack
 
 DRIFT = 7
-Digests = Callable[[], Mapping[str, str]]
 
 
 @dataclass
@@ -42,12 +41,14 @@ class Report:
         return 1 if self.unread else DRIFT if self.findings else 0
 
 
-def main() -> int:
-    """Look, print and give the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ops.drift", description=__doc__)
-    parser.add_argument("--stack", default="sandbox", help="the stack to look at")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--stack", default="sandbox", help="the stack to compare")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print and give the exit code."""
     began, state = time.monotonic(), None
     report = Report(options.stack)
     try:
@@ -72,16 +73,11 @@ def main() -> int:
     return report.code
 
 
-def check(stack: Stack, state: State, served: Digests | None = None) -> Report:
-    """Look at everything; `served` gives the models' digests in place of the server itself.
-
-    Raises UnreadableError if the cluster cannot be reached at all.
-    """
+def check(stack: Stack, state: State) -> Report:
+    """Look at everything; raises UnreadableError if the cluster cannot be reached at all."""
     report = Report(stack.name)
     cluster = Cluster(state.context, stack.kubeconfig)
-    known: set[Key] = {*state.objects}
     looks: list[Callable[[], list[Finding]]] = [partial(drift_declared.refresh, stack.cli)]
-
     objects = 0
     for namespace, name in state.releases:
         try:
@@ -91,27 +87,11 @@ def check(stack: Stack, state: State, served: Digests | None = None) -> Report:
             continue
         if manifest is not None:
             objects += len(manifest)
-            known |= drift_release.keys(manifest)
             looks.append(partial(drift_release.findings, cluster, manifest))
         elif stack.simulated:
             report.not_looked_at.append(f"the inside of {name}")
         else:
             report.unread.append(f"release {namespace}/{name}: Helm has none that is deployed")
-
-    def strangers() -> list[Finding]:
-        found, unlisted = drift_undeclared.objects(cluster, state.namespaces, known)
-        report.unread += unlisted
-        return found
-
-    # Without its manifest a release's own objects would be strangers.
-    if not report.unread:
-        looks.append(strangers)
-    if state.models_url and stack.simulated and not served:
-        report.not_looked_at.append("the models")
-    elif state.models_url:
-        asked = served or partial(drift_undeclared.served, cluster, state.models_url)
-        looks.append(partial(drift_undeclared.models, state.models, state.digests, asked))
-
     with ThreadPoolExecutor(len(looks)) as pool:
         for look in [pool.submit(one) for one in looks]:
             try:
@@ -119,27 +99,20 @@ def check(stack: Stack, state: State, served: Digests | None = None) -> Report:
             except UnreadableError as error:
                 report.unread.append(str(error))
     report.findings.sort()
-    report.looked_at = (
-        f"{len(state.objects)} declared objects, {objects} of {len(state.releases)} releases,"
-        f" {len(state.namespaces)} namespaces, {len(state.models)} models"
-    )
+    report.looked_at = f"{len(state.objects)} declared objects, {objects} of releases"
     return report
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """Give one line for each finding, and one for each further field of it."""
-    rows = [
-        (one.layer, f"{one.kind} {one.where}", text)
+    """Give one line for each object and, indented, one for each field that differs."""
+    return [
+        line
         for one in findings
-        for text in ("; ".join([one.change, *one.fields[:1]]), *one.fields[1:])
+        for line in (
+            f"  {one.layer}: {one.kind} {one.where}: {one.change}",
+            *(f"    {field}" for field in one.fields),
+        )
     ]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines, before = [], ("", "")
-    for layer, what, text in rows:
-        shown = ("", "") if (layer, what) == before else (layer, what)
-        lines.append(f"  {shown[0]:<{widths[0]}}  {shown[1]:<{widths[1]}}  {text}")
-        before = (layer, what)
-    return lines
 
 
 def answers(report: Report, stack: Stack, state: State) -> list[str]:
@@ -148,43 +121,19 @@ def answers(report: Report, stack: Stack, state: State) -> list[str]:
     chosen = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
     kubectl = f"{chosen}kubectl --context {shlex.quote(state.context)}"
     helm = f"{chosen}helm --kube-context {shlex.quote(state.context)}"
-    found = report.findings
-    back: dict[str, None] = {}
-    keep: dict[str, None] = {}
-    for one in found:
-        if one.layer == "undeclared":
-            back[f"{kubectl} -n {one.namespace} delete {one.kind} {one.name}"] = None
-            keep["write it into the program, then pulumi import"] = None
-        elif one.layer == "model" and one.change == "extra":
-            rm = f"exec deployment/ollama -c ollama -- ollama rm {one.name}"
-            back[f"{kubectl} -n ollama-stack {rm}"] = None
-            keep["name the model in ollama.models of the stack file"] = None
-        elif one.layer == "model":
-            job = "delete job -l app.kubernetes.io/name=ollama-models"
-            back[f"{kubectl} -n ollama-stack {job}"] = None
-            keep[
-                "write the digest that is there into ollama.models of the stack file"
-                if one.change == "changed"
-                else "take the model out of ollama.models of the stack file"
-            ] = None
-    if any(one.layer == "release" for one in found):
+    layers = {one.layer for one in report.findings}
+    back, keep = [], []
+    if "release" in layers:
         for namespace, name in state.releases:
             show = f"{helm} -n {namespace} get manifest {name}"
-            back[f"{show} | {kubectl} apply --server-side --force-conflicts -f -"] = None
-        keep["set the chart's value in components/observability/values.yaml"] = None
-    # The Job that is deleted comes back only so.
-    pulls = any(one.layer == "model" and one.change != "extra" for one in found)
-    if pulls or any(one.layer == "declared" for one in found):
-        back[up] = None
-    if any(one.layer == "declared" for one in found):
-        keep["write it into the program or the stack file"] = None
+            back.append(f"{show} | {kubectl} apply --server-side --force-conflicts -f -")
+        keep.append("set the chart's value in components/observability/values.yaml")
+    if "declared" in layers:
+        back.append(up)
+        keep.append("write it into the program or the stack file")
     return [
         "to put it back:",
         *(f"  {command}" for command in back),
         f"to keep it, each followed by {up}, whose preview must then show no other change:",
         *(f"  {advice}" for advice in keep),
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

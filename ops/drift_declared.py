@@ -17,7 +17,6 @@ CHANGES = 7
 """The CLI's exit code for "changes were found" under `--expect-no-changes`."""
 
 RELEASE = "kubernetes:helm.sh/v3:Release"
-NAMESPACE = ("", "Namespace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +28,6 @@ class State:
     objects: frozenset[Key]
     releases: tuple[tuple[str, str], ...]
     """Namespace and name of each Helm release."""
-    models: tuple[str, ...]
-    digests: Mapping[str, str]
-    """Of the models for which one was declared."""
-    models_url: str
-    """Where pods reach the model server; empty if there is none."""
-
-    @property
-    def namespaces(self) -> list[str]:
-        """The namespaces that the stack made."""
-        return sorted(name for group, kind, _, name in self.objects if (group, kind) == NAMESPACE)
 
 
 def state(cli: Cli) -> State:
@@ -52,14 +41,10 @@ def state(cli: Cli) -> State:
     providers = [one for one in made if one["type"] == "pulumi:providers:kubernetes"]
     if not providers:
         raise UnreadableError("the state is empty: nothing was brought up yet")
-    outputs = {one["type"]: one.get("outputs") or {} for one in made}
     return State(
         context=providers[0]["inputs"].get("context", ""),
         objects=frozenset(key for one in made if (key := _key(one["type"], one.get("id", "")))),
         releases=tuple(_place(one["id"]) for one in made if one["type"] == RELEASE),
-        models=tuple(outputs.get("pulumi:pulumi:Stack", {}).get("models") or ()),
-        digests=outputs.get("pulumi:pulumi:Stack", {}).get("model_digests") or {},
-        models_url=outputs.get("homelab:index:OllamaStack", {}).get("url", ""),
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from ops.cluster import Cluster, Key, UnreadableError
+from ops.cluster import Cluster, UnreadableError
 from ops.findings import Finding, difference, kubectl_kind
 
 Manifest = list[dict[str, Any]]
@@ -76,14 +76,6 @@ def manifest(cluster: Cluster, namespace: str, name: str) -> Manifest | None:
 def documents(text: str) -> Manifest:
     """Read a manifest as Kubernetes does; raises YAMLError."""
     return [one for one in yaml.load_all(text, _Yaml) if one]
-
-
-def keys(made: Manifest) -> set[Key]:
-    """Give the keys of a release's objects."""
-    return {
-        (_group(one), one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"])
-        for one in made
-    }
 
 
 def findings(cluster: Cluster, made: Manifest) -> list[Finding]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Layer = Literal["declared", "release", "undeclared", "model"]
+Layer = Literal["declared", "release"]
 
 # Where a password may be: what is found is printed, and a workflow makes an issue of it.
 PRIVATE = re.compile(r"(^|\.)(annotations|args|command|data|env|stringData|values)\b")
@@ -16,11 +16,11 @@ class Finding:
 
     layer: Layer
     kind: str
-    """With its group, as kubectl takes it, such as `deployment.apps`; or `model`."""
+    """With its group, as kubectl takes it, such as `deployment.apps`."""
     namespace: str
     """Empty for an object that is in none."""
     name: str
-    change: Literal["changed", "deleted", "made by hand", "extra", "missing"]
+    change: Literal["changed", "deleted"]
     fields: tuple[str, ...] = ()
     """What is different in it."""
 

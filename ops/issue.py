@@ -1,4 +1,4 @@
-"""`python -m ops.issue`: look for drift, and keep one issue open for as long as there is some."""
+"""Look for drift, and keep one GitHub issue open for as long as there is some."""
 
 import argparse
 import json
@@ -11,19 +11,21 @@ from ops.drift import DRIFT
 HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
 
 
-def main() -> int:
-    """Look, say what was seen, and bring the issue up to date; 1 where that was not possible."""
-    parser = argparse.ArgumentParser(prog="python -m ops.issue", description=__doc__)
-    parser.add_argument("--stack", required=True, help="the stack to look at")
-    stack = parser.parse_args().stack
-    command = [sys.executable, "-m", "ops.drift", "--stack", stack]
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--stack", required=True, help="the stack to compare")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the drift and bring the issue up to date; 1 where that was not possible."""
+    command = [sys.executable, "-m", "ops", "drift", "--stack", options.stack]
     looked = subprocess.run(command, capture_output=True, text=True, check=False)
     print(looked.stdout, end="")
     print(looked.stderr, end="", file=sys.stderr)
     if looked.returncode not in (0, DRIFT):
         return 1
     try:
-        done = keep(stack, looked.stdout if looked.returncode == DRIFT else "")
+        done = keep(options.stack, looked.stdout if looked.returncode == DRIFT else "")
     except subprocess.CalledProcessError as error:
         print(f"error: gh {error.cmd[2]}: {' '.join(error.stderr.split())}", file=sys.stderr)
         return 1
@@ -65,7 +67,3 @@ def _gh(*arguments: str, said: str = "") -> str:
     command = ["gh", "issue", *arguments]
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

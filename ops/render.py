@@ -1,11 +1,10 @@
-"""`python -m ops.render OUT`: every object that the program would register, as YAML, and no more.
+"""Write every object that the program registers, as YAML.
 
 It needs no state, no secrets and no cluster; one file for each component, and `stack.yaml`.
 """
 
 import argparse
 import contextlib
-import gc
 import json
 import shutil
 import sys
@@ -19,7 +18,7 @@ from config import SettingsError
 from ops.masking import masked
 from ops.program import Deployment, Registration, deploy_program, stack_config
 
-MARK = "# Written by python -m ops.render; not to be edited.\n"
+MARK = "# Written by python -m ops render; not to be edited.\n"
 STACK = "stack"
 """Name of the file with what belongs to no component."""
 
@@ -92,12 +91,14 @@ def _rendered(file: Path) -> bool:
         return opened.read(len(MARK)) == MARK.encode()
 
 
-def main() -> int:
-    """Render one stack; 1 is an error told in one line, and nothing is written."""
-    parser = argparse.ArgumentParser(prog="python -m ops.render", description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("out", type=Path, help="folder to write, new or of an earlier render")
     parser.add_argument("--stack", default="home", help="whose Pulumi.<stack>.yaml it reads")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Render one stack; 1 is an error in one line, and nothing is written."""
     try:
         config = stack_config(options.stack)
         write(options.out, render(deploy_program(options.stack, config), config))
@@ -105,9 +106,3 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    # A third of the time: the SDK's classes are many, and none of them is garbage.
-    gc.disable()
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m ops.restore --stack home`: puts a backup of the chats in place of what is there.
+"""Put a backup of the chats in place of what is there.
 
 Stops the chat page, restores into its volume, and starts it again. Exit code 0 is restored, 1 not.
 """
@@ -235,14 +235,16 @@ def told() -> Iterator[None]:
         raise RestoreError(str(error)) from error
 
 
-def main() -> int:
-    """Restore or list, print, and give the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ops.restore", description=__doc__)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--stack", default="sandbox", help="whose chats")
     parser.add_argument("--snapshot", default="latest", help="which one, as --list shows them")
     parser.add_argument("--image", help="an older image of Open WebUI to go back to with it")
     parser.add_argument("--list", action="store_true", help="only list what there is")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore or list, print, and give the exit code."""
     began = time.monotonic()
     try:
         with told():
@@ -265,7 +267,3 @@ def main() -> int:
         return 130
     print(f"{line}\n{time.monotonic() - began:.0f} s" if not options.list else line)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

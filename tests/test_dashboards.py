@@ -38,27 +38,6 @@ def test_there_are_three_and_each_is_where_its_links_say() -> None:
         assert board["editable"] is False
 
 
-@pytest.mark.parametrize("name", BOARDS)
-def test_the_first_row_answers_whether_it_is_well(name: str) -> None:
-    row, *panels = BOARDS[name]["panels"]
-    below = min(panel["gridPos"]["y"] for panel in panels if panel["type"] == "row")
-
-    assert row["title"] == "Is it well?"
-    assert {panel["type"] for panel in panels if panel["gridPos"]["y"] < below} == {"stat"}
-
-
-@pytest.mark.parametrize("name", BOARDS)
-def test_every_row_fills_the_screen_and_every_panel_has_its_own_number(name: str) -> None:
-    panels = BOARDS[name]["panels"]
-    widths: dict[int, int] = {}
-    for panel in panels:
-        place = panel["gridPos"]
-        widths[place["y"]] = widths.get(place["y"], 0) + place["w"]
-
-    assert set(widths.values()) == {24}
-    assert len({panel["id"] for panel in panels}) == len(panels)
-
-
 @pytest.mark.parametrize("panel", PANELS.values(), ids=list(PANELS))
 def test_every_panel_has_unit_description_thresholds_and_runbook(panel: dict[str, Any]) -> None:
     field = panel["fieldConfig"]["defaults"]

@@ -15,6 +15,7 @@ from components.ollama import model_job, stack
 from components.open_webui import environment
 from config import versions
 from ops import changes, diff, render, risks
+from ops.__main__ import main
 from ops.changes import Difference, Made
 
 Config = dict[str, Any]
@@ -569,7 +570,7 @@ def test_what_looks_like_a_secret_is_never_in_the_report(
     head = rendered(tmp_path, config)
 
     told = diff.report(Difference(base, head))
-    assert "+      adminPassword: '[secret " in told
+    assert "+      adminPassword: '[secret]'" in told
     assert "hunter2" not in told
 
 
@@ -617,11 +618,9 @@ def test_a_diff_cannot_end_its_block(base: dict[str, Made]) -> None:
 
 
 def test_a_folder_that_is_no_render_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["diff", str(tmp_path), str(tmp_path)])
-
-    assert diff.main() == 1
+    assert main(["diff", str(tmp_path), str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}: must be a folder that python -m ops.render wrote\n"
+        f"error: {tmp_path}: must be a folder that python -m ops render wrote\n"
     )

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import drift, drift_declared, drift_undeclared
+from ops import drift, drift_declared
+from ops.__main__ import main
 from ops.cluster import UnreadableError
 from ops.drift import Report
 from ops.drift_declared import State
@@ -138,12 +139,7 @@ PROVIDER = {"type": "pulumi:providers:kubernetes", "id": "x", "inputs": {"contex
 def test_the_state_tells_what_there_should_be() -> None:
     release = {"type": "kubernetes:helm.sh/v3:Release", "id": "watch/stack"}
     text = exported(
-        {
-            "type": "pulumi:pulumi:Stack",
-            "outputs": {"models": ["a:1b"], "model_digests": {"a:1b": "0" * 64}},
-        },
         PROVIDER,
-        {"type": "homelab:index:OllamaStack", "outputs": {"url": "http://o.ai:1"}},
         {"type": "kubernetes:core/v1:Namespace", "id": "watch"},
         {"type": "kubernetes:apps/v1:Deployment", "id": "watch/one"},
         {"type": "kubernetes:apps/v1:Deployment", "id": "watch/replaced", "delete": True},
@@ -156,11 +152,7 @@ def test_the_state_tells_what_there_should_be() -> None:
         context="homelab",
         objects=frozenset({("", "Namespace", "", "watch"), ("apps", "Deployment", "watch", "one")}),
         releases=(("watch", "stack"),),
-        models=("a:1b",),
-        digests={"a:1b": "0" * 64},
-        models_url="http://o.ai:1",
     )
-    assert state.namespaces == ["watch"]
 
 
 REFUSED = {"message": "error: no such\n host", "severity": "error"}
@@ -203,79 +195,31 @@ def test_a_release_that_was_upgraded_by_hand_is_told_without_its_values() -> Non
     ]
 
 
-def test_a_model_is_the_same_however_its_name_is_written() -> None:
-    names = ["LLAMA3.2:3b", "registry.ollama.ai/library/gemma3:4b", "mine:latest"]
-    there = dict.fromkeys(names, "0" * 64)
-    same = {"llama3.2:3b": "0" * 64, "mine": "0" * 64}
-
-    wanted = ["llama3.2:3b", "gemma3:4b", "mine"]
-    assert drift_undeclared.models(wanted, same, lambda: there) == []
-    found = drift_undeclared.models(["llama3.2:1b"], {}, lambda: {names[0]: "0" * 64})
-    assert {(one.name, one.change) for one in found} == {
-        ("llama3.2:1b", "missing"),
-        ("LLAMA3.2:3b", "extra"),
-    }
-
-
-def test_another_content_than_the_declared_digest_is_told() -> None:
-    digests = {"llama3.2:3b": "1" * 64, "gemma3:4b": "0" * 64, "gone:1b": "0" * 64}
-    there = dict.fromkeys(["llama3.2:3b", "gemma3:4b"], "0" * 64)
-
-    assert drift_undeclared.models([*digests], digests, lambda: there) == [
-        Finding(
-            "model", "model", "", "llama3.2:3b", "changed", (f"digest: {'1' * 64}, is {'0' * 64}",)
-        ),
-        Finding("model", "model", "", "gone:1b", "missing"),
-    ]
-
-
 FINDINGS = [
     Finding("declared", "service", "ai", "one", "changed", ("spec.a: 1, is 2", "spec.b: 1, is 2")),
     Finding("release", "deployment.apps", "watch", "two", "deleted"),
-    Finding("undeclared", "deployment.apps", "ai", "three", "made by hand", ("today by kubectl",)),
-    Finding("model", "model", "", "mistral:7b", "extra"),
-    Finding("model", "model", "", "llama3.2:3b", "missing"),
 ]
 
 
 def test_every_finding_is_a_line_and_every_answer_a_command() -> None:
-    state = State(
-        context="homelab",
-        objects=frozenset(),
-        releases=(("watch", "stack"),),
-        models=(),
-        digests={},
-        models_url="",
-    )
+    state = State(context="homelab", objects=frozenset(), releases=(("watch", "stack"),))
     stack = Stack(name="home", cli=cli(0, ""), kubeconfig=None, simulated=False)
 
-    assert drift.table(FINDINGS[:3]) == [
-        "  declared    service ai/one             changed; spec.a: 1, is 2",
-        "                                         spec.b: 1, is 2",
-        "  release     deployment.apps watch/two  deleted",
-        "  undeclared  deployment.apps ai/three   made by hand; today by kubectl",
+    assert drift.table(FINDINGS) == [
+        "  declared: service ai/one: changed",
+        "    spec.a: 1, is 2",
+        "    spec.b: 1, is 2",
+        "  release: deployment.apps watch/two: deleted",
     ]
-    told = drift.answers(Report("home", FINDINGS), stack, state)
-    kubectl = "kubectl --context homelab"
-    assert told[1 : told.index(next(line for line in told if line.startswith("to keep")))] == [
-        f"  {kubectl} -n ai delete deployment.apps three",
-        f"  {kubectl} -n ollama-stack exec deployment/ollama -c ollama -- ollama rm mistral:7b",
-        f"  {kubectl} -n ollama-stack delete job -l app.kubernetes.io/name=ollama-models",
+    manifest = (
         "  helm --kube-context homelab -n watch get manifest stack"
-        f" | {kubectl} apply --server-side --force-conflicts -f -",
-        "  make up STACK=home",
-    ]
-    assert "  make up STACK=home" in drift.answers(Report("home", FINDINGS[4:]), stack, state)
-    assert "  make up STACK=home" not in drift.answers(Report("home", FINDINGS[3:4]), stack, state)
-    changed = [Finding("model", "model", "", "llama3.2:3b", "changed", ("digest: 1, is 0",))]
-    assert drift.answers(Report("home", changed), stack, state) == [
-        "to put it back:",
-        f"  {kubectl} -n ollama-stack delete job -l app.kubernetes.io/name=ollama-models",
-        "  make up STACK=home",
-        "to keep it, each followed by make up STACK=home, whose preview must then show no other"
-        " change:",
-        "  write the digest that is there into ollama.models of the stack file",
-    ]
+        " | kubectl --context homelab apply --server-side --force-conflicts -f -"
+    )
+    told = drift.answers(Report("home", FINDINGS), stack, state)
+    assert told[1:3] == [manifest, "  make up STACK=home"]
+    told = drift.answers(Report("home", FINDINGS[1:]), stack, state)
+    assert told[1:2] == [manifest]
+    assert "  make up STACK=home" not in told
 
 
 def test_what_could_not_be_read_outweighs_everything() -> None:
@@ -289,9 +233,8 @@ def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("sys.argv", ["drift", "--stack", "home"])
 
-    assert drift.main() == 1
+    assert main(["drift", "--stack", "home"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (

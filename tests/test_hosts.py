@@ -2,11 +2,10 @@
 
 import json
 import re
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from harness import ROOT, Deployment, deploy_program, deployed, gpu_config, stack_config
+from harness import Deployment, deploy_program, deployed, gpu_config, stack_config
 
 from config import SettingsError, plan, read
 from config.hosts import PROFILES
@@ -182,19 +181,3 @@ def test_what_one_machine_cannot_another_may() -> None:
     raw["ollama"] |= {"context_length": 65536, "prompt_cache": "8Gi"}
 
     assert read(raw).ollama.context_length == 65536
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_each_setting_has_its_reason_beside_it(name: str) -> None:
-    lines = (ROOT / f"config/hosts/{name}.py").read_text().splitlines()
-    setting = re.compile(r' +("[A-Z_]+":|(?!environment)[a-z_]+=)')
-    above = [before.strip() for before, line in pairwise(lines) if setting.match(line)]
-
-    assert above
-    assert [line for line in above if not line.startswith("#")] == []
-
-
-def test_no_component_knows_a_profile() -> None:
-    text = "".join(path.read_text() for path in (ROOT / "components").glob("*.py"))
-
-    assert not re.search("hx370|vulkan|890m", text, re.IGNORECASE)

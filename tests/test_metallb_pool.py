@@ -28,13 +28,6 @@ def test_the_advertisement_names_the_pool() -> None:
     ]
 
 
-def test_an_address_is_given_only_to_who_asks_from_a_known_namespace() -> None:
-    spec = deploy(bare)[POOL].inputs["spec"]
-
-    assert spec["autoAssign"] is False
-    assert spec["serviceAllocation"]["namespaces"] == ["a"]
-
-
 def test_metallb_is_installed_only_where_a_version_is_given() -> None:
     assert RELEASE not in deploy(bare).resources
 

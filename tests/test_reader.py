@@ -31,23 +31,13 @@ def test_it_may_look_and_nothing_else() -> None:
     assert verbs == {"get", "list", "watch"}
     assert [rule for rule in core if "*" in rule["resources"]] == []
     assert [rule for rule in RULES if "*" in rule["apiGroups"]] == []
-    subresources = {name for rule in core for name in rule["resources"] if "/" in name}
-    assert subresources == {"services/proxy"}
+    assert [name for rule in core for name in rule["resources"] if "/" in name] == []
 
 
 def test_it_may_read_the_programs_secrets_and_no_others() -> None:
     secrets = {made.inputs["metadata"]["name"] for made in HOME.of_kind("Secret")}
 
     assert set(readable("secrets")) == secrets
-
-
-def test_it_may_ask_the_model_server_by_get_alone() -> None:
-    (service,) = [made.inputs for made in HOME.of_kind("Service") if made.name == "ollama-service"]
-    name, port = service["metadata"]["name"], service["spec"]["ports"][0]["port"]
-
-    assert readable("services/proxy") == [f"http:{name}:{port}"]
-    (rule,) = [rule for rule in RULES if "services/proxy" in rule["resources"]]
-    assert rule["verbs"] == ["get"]
 
 
 def test_it_may_read_every_kind_that_the_program_makes() -> None:

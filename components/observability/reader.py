@@ -24,39 +24,30 @@ CORE = [
     "configmaps",
     "endpoints",
     "events",
-    "limitranges",
     "namespaces",
     "persistentvolumeclaims",
     "persistentvolumes",
     "pods",
-    "podtemplates",
-    "replicationcontrollers",
-    "resourcequotas",
     "serviceaccounts",
     "services",
 ]
-# What the program and its charts make, and what else somebody could make in their namespaces;
-# Calico is MicroK8s' own network.
+# What the program and its charts make, and the endpoints, events and pods that a refresh of a
+# Service or a Deployment reads (pulumi-kubernetes, provider/pkg/await).
 GROUPS = [
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
     "apps",
-    "autoscaling",
     "batch",
-    "crd.projectcalico.org",
     "discovery.k8s.io",
     "metallb.io",
     "monitoring.coreos.com",
     "networking.k8s.io",
     "policy",
     "rbac.authorization.k8s.io",
-    "resource.k8s.io",
     "storage.k8s.io",
 ]
 # A refresh reads each Secret of the program. By name: who may list Secrets may read all of them.
 SECRETS = ["grafana-admin", "ollama-gateway", "open-webui"]
-# `get` is GET and nothing else: the gateway's list of models, and no request that makes one work.
-MODEL_SERVER = "http:ollama-service:11434"
 
 
 def reader(
@@ -85,8 +76,7 @@ def reader(
     rules: Sequence[PolicyRuleArgsDict] = [
         {"api_groups": [""], "resources": CORE, "verbs": LOOK},
         {"api_groups": GROUPS, "resources": ["*"], "verbs": LOOK},
-        _named("secrets", SECRETS),
-        _named("services/proxy", [MODEL_SERVER]),
+        {"api_groups": [""], "resources": ["secrets"], "resource_names": SECRETS, "verbs": ["get"]},
     ]
     role = ClusterRole(f"{name}-reader-role", metadata=about, rules=rules, opts=child)
     ClusterRoleBinding(
@@ -111,15 +101,6 @@ def reader(
             subjects=subjects,
             opts=ResourceOptions(parent=parent, depends_on=[account, secrets]),
         )
-
-
-def _named(resource: str, names: Sequence[str]) -> PolicyRuleArgsDict:
-    return {
-        "api_groups": [""],
-        "resources": [resource],
-        "resource_names": names,
-        "verbs": ["get"],
-    }
 
 
 def _role(kind: str) -> RoleRefArgsDict:

@@ -1,0 +1,43 @@
+"""`python -m ops COMMAND`: what is done to a stack besides `pulumi up`."""
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    "doctor": "check what an `up` needs and, after it, whether everything answers",
+    "drift": "compare the cluster with the stack's state",
+    "issue": "keep one GitHub issue open for as long as there is drift",
+    "render": "write every object that the program registers, as YAML",
+    "diff": "report what differs between two rendered folders, as Markdown",
+    "restore": "restore a backup of the chats, or list the backups",
+}
+"""Modules of this package, each with `arguments(parser)` and `run(options)`."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and give its exit code; a wrong command line exits with 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ops",
+        description=__doc__,
+        epilog="\n".join(f"{name:9}{text}" for name, text in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS)
+    command = parser.parse_args(arguments[:1]).command
+    # Only this one, because importing the Kubernetes client alone takes a second.
+    module = import_module(f"ops.{command}")
+    if command == "doctor":
+        sys.argv = [command, *arguments[1:]]
+        return int(module.main())
+    options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
+    module.arguments(options)
+    return int(module.run(options.parse_args(arguments[1:])))
+
+
+if __name__ == "__main__":
+    # A third of a render's time, because Pulumi's SDK has many classes and all of them stay.
+    gc.disable()
+    sys.exit(main(sys.argv[1:]))
