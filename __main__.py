@@ -130,7 +130,11 @@ models = OllamaStack(
         "program_image": webui.image,
         "job_program": config.workload(*config.MODEL_JOB),
         "gateway_program": config.workload(
-            "gateway.py", "gateway_check.py", "gateway_meters.py", "gateway_rules.py"
+            "gateway.py",
+            "gateway_check.py",
+            "gateway_meters.py",
+            "gateway_rules.py",
+            "model_name.py",
         ),
         "cpu": ollama.cpu,
         "memory_request": plan.memory.request,

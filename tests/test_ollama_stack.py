@@ -299,11 +299,11 @@ def test_the_gateway_runs_the_mounted_program_and_a_changed_one_is_another_pod()
     (mount,) = GATEWAY["volumeMounts"]
     program = GATEWAY["command"][-1].removeprefix(mount["mountPath"] + "/")
     source = {name: (ROOT / "workloads" / name).read_text() for name in files["data"]}
-    imported = set(re.findall(r"^from (gateway_\w+)", "".join(source.values()), re.MULTILINE))
+    imports = re.findall(r"^from (gateway_\w+|model_name)", "".join(source.values()), re.MULTILINE)
 
     assert program in files["data"]
     assert files["data"] == source
-    assert {f"{module}.py" for module in imported} <= set(source)
+    assert {f"{module}.py" for module in imports} <= set(source)
     fingerprint = SERVER["spec"]["template"]["metadata"]["annotations"]["homelab/gateway"]
     text = json.dumps(source, sort_keys=True).encode()
     assert hashlib.sha256(text).hexdigest().startswith(fingerprint)

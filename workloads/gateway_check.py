@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from gateway_meters import WEEK, Meters, Poller, seconds_until
-from gateway_rules import Settings, comparable
+from gateway_rules import Settings
+from model_name import canonical
 
 # Whatever a model was made for, it goes on counting, and without its chat template it does not
 # think about it first. A GPU that miscalculates repeats a character, or writes noise.
@@ -88,7 +89,7 @@ class Check:
         latest = time.monotonic() - self.settings.check_seconds
         if not loaded:
             # Only once it is on the disk.
-            name = self.poller.known.get(comparable(self.settings.check_model), "")
+            name = self.poller.known.get(canonical(self.settings.check_model), "")
             return name if self.asked.get(name, latest) <= latest else ""
         for name, model in loaded.items():
             stays = seconds_until(model.get("expires_at")) >= WEEK

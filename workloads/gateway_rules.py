@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs
+from model_name import canonical
 from multidict import CIMultiDict, CIMultiDictProxy
 
 
@@ -62,7 +63,7 @@ class Settings:
         """Split `read_bytes`."""
         try:
             pairs = (pair.split("=") for pair in self.read_bytes.split(",") if pair)
-            return {comparable(name): float(size) for name, size in pairs}
+            return {canonical(name): float(size) for name, size in pairs}
         except ValueError as error:
             raise ValueError(f"GATEWAY_READ_BYTES: {error}") from error
 
@@ -112,12 +113,6 @@ NOT_PASSED_ON = {
     *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
     *("te", "trailer", "transfer-encoding", "upgrade", "host", "expect"),
 }
-
-
-def comparable(name: str) -> str:
-    """Write a model's name as `/api/tags` does, in lower case."""
-    short = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
