@@ -1,5 +1,7 @@
 """Composes the homelab stack: settings in, one component for each part, outputs."""
 
+import inspect
+
 import pulumi
 from pulumi import ResourceOptions
 from pulumi_kubernetes import Provider
@@ -17,6 +19,7 @@ from components import (
     Telemetry,
     Volume,
 )
+from config import model_name
 
 
 def pod(part: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
@@ -133,6 +136,7 @@ models = OllamaStack(
         },
         "models": {
             "declared": config.told(ollama.models, webui.embedding_model),
+            "refreshed": ollama.refreshed,
             "dry_run": ollama.dry_run,
         },
         "gateway": {
@@ -141,6 +145,7 @@ models = OllamaStack(
             "read_bytes": config.read_bytes(),
             "label_users": observability.label_users,
         },
+        "model_name": inspect.getsource(model_name),
         "telemetry": telemetry,
     },
     on_cluster,

@@ -35,6 +35,7 @@ OllamaStack(
         "pod": {"image": "ollama:1.0.0", "cpu": 1, "memory_request": "1Gi", "memory_limit": "1Gi"},
         "models": {"declared": [{"name": f"model-{number}:1b"} for number in range(COUNT)]},
         "gateway": {"image": "python:1.0.0"},
+        "model_name": "",
         "runtime": {
             "context_length": 8192,
             "parallel": 1,

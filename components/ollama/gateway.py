@@ -30,9 +30,13 @@ TERMINATION = GRACE + 30
 class Gateway:
     """What lets requests through, keeps to the policy and measures; a part of the Ollama pod."""
 
-    def __init__(self, name: str, namespace: Input[str], parent: Resource) -> None:
-        """Make its ConfigMap with the program and its Secret, in `namespace`."""
+    def __init__(self, name: str, namespace: Input[str], model_name: str, parent: Resource) -> None:
+        """Make its ConfigMap with the program and its Secret, in `namespace`.
+
+        `model_name` is the text of the module of that name, which the program imports.
+        """
         program = texts(Path(__file__).parent / "programs", "gateway*.py")
+        program["model_name.py"] = model_name
         child = ResourceOptions(parent=parent)
         self._label = f"{name}-gateway"
         self._fingerprint = hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()

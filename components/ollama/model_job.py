@@ -1,4 +1,4 @@
-"""The Job that gives the model server its models."""
+"""The Job that syncs the model server's models with the declared ones."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDi
 
 from components._kubernetes import RESTRICTED, environment, labels, pod, texts, volume
 
-PROGRAM = texts(Path(__file__).parent / "programs", "*model*.py")
-"""Files of the program by name; `reconcile_models.py` is run."""
+PROGRAM = texts(Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py")
+"""Files of the program by name; the first is run."""
 
 
 class ModelJobArgs(TypedDict):
@@ -24,7 +24,12 @@ class ModelJobArgs(TypedDict):
     image: str
     """Image with Python 3.11 and aiohttp, pinned."""
     declared: list[dict[str, Any]]
-    """Models to have; a changed list is a new Job."""
+    """Models to have, as `DeclaredModel` of `programs/sync_models.py` takes them; a changed list
+    is a new Job."""
+    refreshed: NotRequired[str | None]
+    """Another word than at the last run pulls every declared tag again. Default: none."""
+    model_name: str
+    """Text of the module `model_name`, by which the programs compare models' names."""
     dry_run: NotRequired[bool]
     """Whether the Job only says what it would do. Default: false."""
     node: str | None
@@ -39,7 +44,7 @@ def model_job(
     server: Resource,
     parent: Resource,
 ) -> None:
-    """Make the models those declared, through the API at `url`, once `server` is there.
+    """Sync the models with the declared ones, through the API at `url`, once `server` is ready.
 
     `token` is the variable that lets the Job change models, `client_labels` open the way.
     """
@@ -53,9 +58,9 @@ def model_job(
     script: VolumeArgsDict = {"name": "program", "config_map": {"name": program.metadata["name"]}}
     dry = ["--dry-run"] if args.get("dry_run") else []
     container: ContainerArgsDict = {
-        "name": "reconcile-models",
+        "name": "sync-models",
         "image": args["image"],
-        "command": ["python3", "-u", "/workload/reconcile_models.py"],
+        "command": ["python3", "-u", "/workload/sync_models.py"],
         "args": [*dry, "/workload/models.json"],
         "env": [*environment({"OLLAMA_URL": url, "LEDGER_FOLDER": "/ledger"}), token],
         "resources": {
@@ -63,6 +68,8 @@ def model_job(
             "limits": {"memory": "256Mi"},
         },
         "security_context": RESTRICTED,
+        # The last line says why it failed: `kubectl describe pod` shows it.
+        "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [
             {"name": "program", "mount_path": "/workload", "read_only": True},
             # Beside the models on their volume, but not the models.
@@ -101,9 +108,14 @@ def model_job(
 
 
 def _files(args: ModelJobArgs) -> dict[str, str]:
-    """The program, and what it is told; the order of the models does not matter to it."""
+    """The program and its `models.json`; the order of the models does not matter to it."""
     models = sorted(args["declared"], key=lambda model: str(model["name"]))
-    return {**PROGRAM, "models.json": json.dumps(models, indent=1, sort_keys=True)}
+    declared = {"models": models, "refreshed": args.get("refreshed") or ""}
+    return {
+        **PROGRAM,
+        "model_name.py": args["model_name"],
+        "models.json": json.dumps(declared, indent=1, sort_keys=True),
+    }
 
 
 def _fingerprint(args: ModelJobArgs) -> str:

@@ -61,8 +61,10 @@ class OllamaModels(TypedDict):
     """Which models the server has."""
 
     declared: list[dict[str, Any]]
-    """Models to have, as `Model` of `programs/model_house.py` takes them; a changed list is a
-    new Job."""
+    """Models to have, as `DeclaredModel` of `programs/sync_models.py` takes them; a changed list
+    is a new Job."""
+    refreshed: NotRequired[str | None]
+    """Another word than at the last run pulls every declared tag again. Default: none."""
     dry_run: NotRequired[bool]
     """Whether the Job only says what it would do. Default: false."""
 
@@ -91,6 +93,8 @@ class OllamaStackArgs(TypedDict):
     runtime: OllamaRuntime
     models: OllamaModels
     gateway: OllamaGateway
+    model_name: str
+    """Text of the module `model_name`, by which the programs compare models' names."""
     telemetry: NotRequired[Telemetry]
     """Default: nothing is pushed."""
 
@@ -135,7 +139,7 @@ class OllamaStack(ComponentResource):
 
         runtime, node = args["runtime"], args["pod"].get("node")
         telemetry = args.get("telemetry", NOWHERE)
-        gateway = Gateway(name, namespace, self)
+        gateway = Gateway(name, namespace, args["model_name"], self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
             f"{name}-deployment",
@@ -177,6 +181,7 @@ class OllamaStack(ComponentResource):
             "claim_name": args["claim_name"],
             "image": args["gateway"]["image"],
             "node": node,
+            "model_name": args["model_name"],
             **args["models"],
         }
         model_job(name, job, self.url, token, CLIENT, server, self)

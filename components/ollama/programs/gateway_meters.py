@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple
 
 import aiohttp
-from gateway_rules import Route, Settings, comparable
+from gateway_rules import Route, Settings
+from model_name import canonical
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 # Written once when a series ends: Prometheus' own staleness marker. Without it, what is pushed
@@ -188,10 +189,10 @@ class Poller:
         sizes = {str(model["name"]): float(model["size"]) for model in answer["models"]}
         rate = self.settings.bandwidth
         # Never more than there is: the same name may be a smaller file elsewhere.
-        told = {name: self.read.get(comparable(name), size) for name, size in sizes.items()}
+        told = {name: self.read.get(canonical(name), size) for name, size in sizes.items()}
         reads = {name: min(told[name], size) for name, size in sizes.items()}
         self.ceilings = {name: rate / size for name, size in reads.items() if size and rate}
-        self.known = {comparable(name): name for name in sizes}
+        self.known = {canonical(name): name for name in sizes}
         found["ollama.models.available"] = {"": float(len(sizes))}
         found["ollama.model.size"] = sizes
         found["ollama.ceiling.tokens"] = self.ceilings
@@ -216,7 +217,7 @@ class Poller:
 
     def label(self, model: object) -> str:
         """Give the label of a model: a name on disk, or `other`."""
-        name = self.known.get(comparable(model)) if isinstance(model, str) else None
+        name = self.known.get(canonical(model)) if isinstance(model, str) else None
         if name is None:
             self.wake.set()
         return name or "other"

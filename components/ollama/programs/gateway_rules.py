@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from aiohttp import hdrs
+from model_name import canonical
 from multidict import CIMultiDict, CIMultiDictProxy
 
 
@@ -61,7 +62,7 @@ class Settings:
         """Split `read_bytes`."""
         try:
             pairs = (pair.split("=") for pair in self.read_bytes.split(",") if pair)
-            return {comparable(name): float(size) for name, size in pairs}
+            return {canonical(name): float(size) for name, size in pairs}
         except ValueError as error:
             raise ValueError(f"GATEWAY_READ_BYTES: {error}") from error
 
@@ -126,12 +127,6 @@ def outline(body: bytes) -> bytes:
     tokens = islice(TOKEN.finditer(body), MOST_TOKENS + 1)
     short = [b'""' if one.end() - one.start() > LONG_STRING else one[0] for one in tokens]
     return b"".join(short) if len(short) <= MOST_TOKENS else b""
-
-
-def comparable(name: str) -> str:
-    """Write a model's name as `/api/tags` does, in lower case."""
-    short = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
 def passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
