@@ -125,6 +125,7 @@ models = OllamaStack(
         "namespace": storage.namespaces["ollama-stack"],
         "image": ollama.image,
         "models": config.told(ollama.models, webui.embedding_model),
+        "refreshed": ollama.refreshed,
         "dry_run": ollama.dry_run,
         "claim_name": storage.claims["models"],
         "program_image": webui.image,

@@ -1,4 +1,4 @@
-"""The Job that gives the model server its models."""
+"""The Job that syncs the model server's models with the declared ones."""
 
 import hashlib
 import json
@@ -16,12 +16,14 @@ class ModelJobArgs(PodArgs):
     """What the Job needs to know."""
 
     models: Sequence[Mapping[str, Any]]
-    """Models to have, as `Model` of `workloads/model_house.py` takes them; a changed list is a
-    new Job."""
+    """Models to have, as `DeclaredModel` of `workloads/sync_models.py` takes them; a changed list
+    is a new Job."""
+    refreshed: NotRequired[str | None]
+    """Another word than at the last run pulls every declared tag again. Default: none."""
     program_image: str
     """An image with Python 3.11, aiohttp and the OpenTelemetry SDK that the node has anyway."""
     job_program: Mapping[str, str]
-    """Files of the program by name; `reconcile_models.py` is run."""
+    """Files of the program by name; `sync_models.py` is run."""
     dry_run: NotRequired[bool]
     """Whether the Job only says what it would do. Default: false."""
 
@@ -35,7 +37,7 @@ def model_job(
     server: Resource,
     parent: Resource,
 ) -> None:
-    """Make the models those declared, through the API at `url`, once `server` is there.
+    """Sync the models with the declared ones, through the API at `url`, once `server` is ready.
 
     `token` is the variable that lets the Job change models, `client_labels` open the way.
     """
@@ -49,9 +51,9 @@ def model_job(
     script: VolumeArgsDict = {"name": "program", "config_map": {"name": program.metadata["name"]}}
     dry = ["--dry-run"] if args.get("dry_run") else []
     container: ContainerArgsDict = {
-        "name": "reconcile-models",
+        "name": "sync-models",
         "image": args["program_image"],
-        "command": ["python3", "-u", "/workload/reconcile_models.py"],
+        "command": ["python3", "-u", "/workload/sync_models.py"],
         "args": [*dry, "/workload/models.json"],
         "env": [*environment({"OLLAMA_URL": url, "LEDGER_FOLDER": "/ledger"}), token],
         "resources": {
@@ -59,6 +61,8 @@ def model_job(
             "limits": {"memory": "256Mi"},
         },
         "security_context": RESTRICTED,
+        # The last line says why it failed: `kubectl describe pod` shows it.
+        "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [
             {"name": "program", "mount_path": "/workload", "read_only": True},
             # Beside the models on their volume, but not the models.
@@ -99,9 +103,10 @@ def model_job(
 
 
 def _files(args: ModelJobArgs) -> dict[str, str]:
-    """The program, and what it is told; the order of the models does not matter to it."""
+    """The program and its `models.json`; the order of the models does not matter to it."""
     models = sorted(args["models"], key=lambda model: str(model["name"]))
-    return {**args["job_program"], "models.json": json.dumps(models, indent=1, sort_keys=True)}
+    declared = {"models": models, "refreshed": args.get("refreshed") or ""}
+    return {**args["job_program"], "models.json": json.dumps(declared, indent=1, sort_keys=True)}
 
 
 def _fingerprint(args: ModelJobArgs) -> str:

@@ -14,7 +14,7 @@ RUNBOOK = "docs/runbook.md"
 """The page that says what to do, as a path in this repository: nobody can click it, but it is true
 wherever the repository is. A house that publishes the page gives its address instead."""
 
-MODEL_JOB = ("reconcile_models.py", "model_house.py", "model_ledger.py", "pull_models.py")
+MODEL_JOB = ("sync_models.py", "ollama_client.py", "model_name.py")
 """Files of the model Job's program in `workloads/`."""
 
 

@@ -57,6 +57,7 @@ class Ollama(Section):
     keep_alive: str = "30m"
     model_sizes: dict[str, str] | None = None
     dry_run: bool = False
+    refreshed: str | None = None
     node: str | None = None
 
     @property

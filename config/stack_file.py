@@ -22,6 +22,10 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# `refreshed: 2026-12-01` is a text to whoever writes it.
+_Once.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
+
+
 def config_of(file: Path) -> dict[str, Any]:
     """Give what is below `config`, by key as written; raises SettingsError in one line."""
     try:

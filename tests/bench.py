@@ -30,7 +30,6 @@ from sandbox.engine import Engine
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
-MODEL_JOB = ROOT / "tests/workloads/bench_models.py"
 NO_PROGRAMS = tuple(
     f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "stack", "workloads")
 )
@@ -95,13 +94,6 @@ def unit_tests() -> None:
     green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     took = time.perf_counter() - began
     row("all unit tests", f"{took:.0f} s{'' if green else ', but red'}", "20 s")
-
-
-def model_job() -> None:
-    """What the model Job costs when all is there: Python's start, Ollama's answers, a load."""
-    paths = [ROOT, *(ROOT / name for name in ("workloads", "tests", "tests/workloads"))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    subprocess.run([sys.executable, MODEL_JOB], env=environment, check=True)
 
 
 def gateway() -> None:
@@ -198,7 +190,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
-    model_job()
     backups()
     gateway()
 

@@ -1,4 +1,4 @@
-"""A server that answers as Ollama does, from a script, and what it is asked to remember."""
+"""A scripted Ollama, stricter than the real one: a request that it does not know is an error."""
 
 import hashlib
 import json
@@ -10,39 +10,24 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import pull_models
+from model_name import canonical
 
 SIZE = 2_019_393_189
+TOKEN = "let me in"
 
 Event = dict[str, Any]
 Reply = Callable[["Handler"], None]
 
 
 def layer(done: int, total: int = SIZE, digest: str = "dde5aa3fc5ff") -> Event:
-    """Write a progress line as the server does."""
+    """A line of progress as the server writes it."""
     named = {"status": f"pulling {digest}", "digest": f"sha256:{digest}", "total": total}
     return named | ({"completed": done} if done else {})
 
 
 MANIFEST: Event = {"status": "pulling manifest"}
-ENDING: list[Event] = [
-    {"status": "verifying sha256 digest"},
-    {"status": "writing manifest"},
-    {"status": "success"},
-]
-WHOLE = [
-    MANIFEST,
-    layer(0),
-    layer(SIZE // 2),
-    layer(SIZE),
-    layer(485, 485, "34bb5ab01051"),
-    *ENDING,
-]
-
-
-def lines(events: list[Event]) -> bytes:
-    """Write events as the server does."""
-    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+SUCCESS: Event = {"status": "success"}
+WHOLE = [MANIFEST, layer(0), layer(SIZE), {"status": "verifying sha256 digest"}, SUCCESS]
 
 
 def sha(text: str) -> str:
@@ -51,7 +36,7 @@ def sha(text: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the routes that the program uses."""
+    """Answers the requests of the model Job."""
 
     protocol_version = "HTTP/1.1"
     # Otherwise each small piece waits up to 40 ms for the one before to be acknowledged.
@@ -59,61 +44,56 @@ class Handler(BaseHTTPRequestHandler):
     server: "FakeOllama"
 
     def log_message(self, *_args: object) -> None:
-        """Keep the test's output clean."""
+        """Keep the tests' output clean."""
 
     def answer(self, body: object, status: int = 200) -> None:
-        """Send one JSON body."""
-        raw = json.dumps(body).encode()
+        """Send one JSON body, or none at all."""
+        raw = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
 
     def do_GET(self) -> None:
-        """Give the version or the list of models."""
-        if self.server.failing_gets > 0:
+        """List the models."""
+        if self.server.failing_gets:
             self.server.failing_gets -= 1
             self.answer({"error": "busy"}, 503)
-        elif self.path == "/api/version":
-            self.answer({"version": "0.30.3"})
         else:
-            self.answer({"models": self.server.listing()})
+            models = [
+                {"name": name, "size": SIZE, "digest": digest, "modified_at": modified}
+                for name, (digest, modified) in self.server.models.items()
+            ]
+            self.answer({"models": models} if self.path == "/api/tags" else {})
 
     def do_POST(self) -> None:
-        """Do what is asked."""
+        """Do what is asked; only a load needs no token."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        models, request = self.server.models, f"{self.command} {self.path}"
         self.server.asked.append((self.path, body))
         if refusal := self.server.refusals.get(self.path):
             self.answer({"error": refusal}, 500)
-        elif self.path == "/api/pull":
-            self.pull(body)
-        elif self.path == "/api/create":
-            base = self.server.models[body["from"]][0]
-            self.server.put(body["model"], sha(json.dumps(body, sort_keys=True) + base))
-            stream({"status": "writing manifest"}, {"status": "success"}, listed=False)(self)
-        elif self.path == "/api/copy":
-            self.server.put(body["destination"], self.server.models[body["source"]][0])
-            self.answer({})
+        elif request == "POST /api/generate" and body.keys() <= {"model", "stream", "keep_alive"}:
+            keep = body.get("keep_alive", 0)
+            known = body["model"] in models and (isinstance(keep, int) or keep[-1] in "smh")
+            self.answer({"done": True}, 200 if known and body["stream"] is False else 404)
+        elif self.headers["Authorization"] != f"Bearer {TOKEN}":
+            self.answer({"error": "managing models needs the token"}, 401)
+        elif request == "POST /api/pull" and body.keys() == {"model"}:
+            self.model = body["model"]
+            replies = self.server.replies.get(self.model, [])
+            (replies.pop(0) if replies else stream(*WHOLE))(self)
+        elif request == "POST /api/create" and body["from"] in models:
+            text = json.dumps(body, sort_keys=True) + models[body["from"]][0]
+            self.server.put(body["model"], sha(text))
+            stream({"status": "writing manifest"}, SUCCESS, listed=False)(self)
+        elif request == "DELETE /api/delete" and body["model"] in models:
+            del models[body["model"]]
+            self.answer(None)
         else:
-            there = body["model"] in self.server.models
-            self.answer({"done": True, "done_reason": "load"}, 200 if there else 404)
+            self.answer({"error": f"{request}: not found"}, 404)
 
-    def do_DELETE(self) -> None:
-        """Forget a model."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, body))
-        if refusal := self.server.refusals.get(self.path):
-            self.answer({"error": refusal}, 500)
-        else:
-            self.answer({}, 200 if self.server.models.pop(body["model"], None) else 404)
-
-    def pull(self, body: Event) -> None:
-        """Play the next reply of the model's script; success if there is none."""
-        self.server.pulls.append(body["model"])
-        self.server.tokens.append(self.headers.get("Authorization"))
-        replies = self.server.replies.get(body["model"], [])
-        self.model = body["model"]
-        (replies.pop(0) if replies else stream(*WHOLE))(self)
+    do_DELETE = do_POST  # noqa: N815
 
     def chunk(self, raw: bytes) -> None:
         """Send one chunk of a stream."""
@@ -125,57 +105,47 @@ class FakeOllama(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
         self.models: dict[str, tuple[str, str]] = {}
+        """Digest and time by name."""
         self.registry: dict[str, str] = {}
+        """Digests by name, where it is not the name's own."""
         self.asked: list[tuple[str, Event]] = []
         self.refusals: dict[str, str] = {}
-        self.pulls: list[str] = []
-        self.tokens: list[str | None] = []
+        """Errors by path."""
         self.replies: dict[str, list[Reply]] = {}
         self.failing_gets = 0
-        self.released = threading.Event()
-
-    @property
-    def url(self) -> str:
-        """Return the value for `OLLAMA_URL`."""
-        return f"http://127.0.0.1:{self.server_port}"
+        self.url = f"http://127.0.0.1:{self.server_port}"
 
     def put(self, name: str, digest: str = "") -> None:
-        """Have a model from now on, with what the registry has unless told otherwise."""
+        """Have a model from now on, by default with what the registry has."""
         held = digest or self.registry.get(name, sha(name))
         self.models[name] = (held, f"2026-11-23T06:00:00.{time.monotonic_ns()}Z")
 
-    def listing(self) -> list[Event]:
-        """List the models as `/api/tags` does."""
-        return [
-            {"name": name, "model": name, "size": SIZE, "digest": digest, "modified_at": modified}
-            for name, (digest, modified) in self.models.items()
-        ]
+    def pulls(self, name: str) -> int:
+        """How often a model was pulled."""
+        return self.asked.count(("/api/pull", {"model": name}))
 
     def handle_error(self, *_args: object) -> None:
-        """Let the program hang up: some tests want it to."""
+        """Keep quiet where the program hangs up."""
 
 
 def stream(
-    *events: Event, cut: bool = False, pause: float = 0, raw: bytes = b"", listed: bool = True
+    *events: Event | bytes, cut: bool = False, pause: float = 0, listed: bool = True
 ) -> Reply:
-    """Answer a pull with these lines; listed only after `success`, broken off if `cut`."""
+    """Answer with these lines; the model is there after `success`, the line broken off if `cut`."""
 
     def reply(handler: Handler) -> None:
         handler.send_response(200)
-        handler.send_header("Content-Type", "application/x-ndjson")
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         # Before the program can ask.
-        if listed and {"status": "success"} in events:
-            handler.server.put(pull_models.comparable(handler.model))
+        if listed and SUCCESS in events:
+            handler.server.put(canonical(handler.model))
         for event in events:
-            handler.chunk(lines([event]))
+            handler.chunk(event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n")
             time.sleep(pause)
-        if raw:
-            handler.chunk(raw)
         if cut:
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
@@ -190,15 +160,19 @@ def error(text: str) -> Reply:
     return stream(MANIFEST, {"error": text})
 
 
+def status(code: int, text: str) -> Reply:
+    """Fail with a status."""
+    return lambda handler: handler.answer({"error": text}, code)
+
+
 @contextmanager
-def serving(port: int = 0) -> Iterator[FakeOllama]:
-    """Run the server for a while."""
-    with FakeOllama(port) as server:
+def serving(server: FakeOllama) -> Iterator[None]:
+    """Run a server for a while."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield server
+            yield
         finally:
-            server.released.set()
             server.shutdown()
             thread.join()

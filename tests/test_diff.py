@@ -200,7 +200,7 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
             UNLOADED,
             "Restarts: {job} runs again, and pulls what is missing",
             AWAY,
-            "Versions: image of `gateway`, `reconcile-models`, `open-webui`:"
+            "Versions: image of `gateway`, `sync-models`, `open-webui`:"
             f" `{versions.OPEN_WEBUI_IMAGE}` → `ghcr.io/open-webui/open-webui:v0.13.0`",
         ],
     ),

@@ -3,14 +3,16 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_rules import Settings
 from harness import ROOT, Deployment, Registration, deploy_program, deployed, stack_config
-from model_house import Model
+from sync_models import DeclaredModel
 
 from config import MODEL_JOB, plan, read
+from config.stack_file import config_of
 
 HOME = deployed()
 SERVER = HOME["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
@@ -53,20 +55,28 @@ def test_a_changed_model_list_is_another_job_and_nothing_else_is() -> None:
     assert jobs_of(declared[::-1]) != name
     assert jobs_of([*declared[:-1], {"name": declared[-1], "digest": "0" * 64}]) != name
     assert jobs_of(declared, dry_run=True) != name
+    assert jobs_of(declared, refreshed="2026-12-01") != name
     assert jobs_of([*declared, "llama3.1:8b"]) != name
     assert jobs_of(declared[:1]) != name
 
 
-def told_to(lab: Deployment) -> list[dict[str, Any]]:
-    """What the Job is told of the models, each of which its program understands."""
+def test_a_date_is_a_word_to_whoever_reads_the_stack_file(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    file.write_text("config:\n  homelab:ollama: {refreshed: 2026-12-01}\n")
+
+    assert config_of(file) == {"homelab:ollama": {"refreshed": "2026-12-01"}}
+
+
+def declared_to(lab: Deployment) -> list[dict[str, Any]]:
+    """The models in the Job's file, each of which its program understands."""
     data = lab["kubernetes:core/v1:ConfigMap::ollama-program"].inputs["data"]
-    models: list[dict[str, Any]] = json.loads(data["models.json"])
-    assert [Model(**model).name for model in models]
+    models: list[dict[str, Any]] = json.loads(data["models.json"])["models"]
+    assert [DeclaredModel(**model).name for model in models]
     return models
 
 
 def test_the_job_is_told_every_model_that_something_needs() -> None:
-    names = [model["name"] for model in told_to(HOME)]
+    names = [model["name"] for model in declared_to(HOME)]
     chat = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
     page = variables(chat["spec"]["template"]["spec"]["containers"][0])
 
@@ -74,7 +84,7 @@ def test_the_job_is_told_every_model_that_something_needs() -> None:
     assert page["RAG_EMBEDDING_MODEL"] in names
     assert page["DEFAULT_MODELS"] in names
     assert page["TASK_MODEL"] in names
-    assert [m["name"] for m in told_to(HOME) if m.get("load")] == [page["DEFAULT_MODELS"]]
+    assert [m["name"] for m in declared_to(HOME) if m.get("load")] == [page["DEFAULT_MODELS"]]
 
 
 def test_a_declared_model_reaches_the_job_whole() -> None:
@@ -94,7 +104,12 @@ def test_a_declared_model_reaches_the_job_whole() -> None:
 
     del variant["context"]
     variant["parameters"]["num_ctx"] = 16384
-    assert told_to(house) == [{"name": "codellama:7b"}, pinned | {"load": True}, variant, embedding]
+    assert declared_to(house) == [
+        {"name": "codellama:7b"},
+        pinned | {"load": True},
+        variant,
+        embedding,
+    ]
     assert house.outputs["models"] == [
         *("llama3.2:3b", "codellama:7b", "my-codellama:16k", "nomic-embed-text:v1.5")
     ]
