@@ -15,8 +15,9 @@ from components import (
     OpenWebUIBackup,
 )
 
-settings = config.load()
-plan = config.plan(settings)
+reserved = config.requested(config.chart_values())
+settings = config.load(reserved)
+plan = config.plan(settings, reserved)
 pulumi.log.info(config.table(settings, plan))
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup = webui.backup
@@ -127,7 +128,7 @@ models = OllamaStack(
         "models": config.told(ollama.models, webui.embedding_model),
         "dry_run": ollama.dry_run,
         "claim_name": storage.claims["models"],
-        "program_image": webui.image,
+        "program_image": ollama.gateway_image,
         "job_program": config.workload(*config.MODEL_JOB),
         "gateway_program": config.workload(
             "gateway.py", "gateway_check.py", "gateway_meters.py", "gateway_rules.py"
@@ -143,7 +144,7 @@ models = OllamaStack(
         "keep_alive": ollama.keep_alive,
         "backend": settings.profile.environment,
         "device": settings.profile.device,
-        "device_groups": settings.gpu_groups,
+        "device_groups": settings.gpu.groups if settings.gpu else [],
         "check_model": ollama.names[0] if settings.profile.device else "",
         "otlp_url": monitoring.otlp_url,
         "pod_labels": monitoring.pusher_labels,

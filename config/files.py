@@ -1,12 +1,14 @@
 """The data files beside this module and the programs that run in the cluster, as values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from config import grafana
+from config.capacity import Request
+from config.quantities import size
 
 _HERE = Path(__file__).parent
 
@@ -24,6 +26,19 @@ def chart_values() -> dict[str, Any]:
     # Pure Python's loader takes 40 ms, and every plan asks.
     values: dict[str, Any] = yaml.load(text, yaml.CSafeLoader)
     return values
+
+
+def requested(values: Mapping[str, Any]) -> Request:
+    """Sum every `resources.requests` in a chart's values, each counted for one container."""
+    total = Request(0.0, 0)
+    for key, value in values.items():
+        if key == "resources" and "requests" in value:
+            cpu, memory = str(value["requests"]["cpu"]), value["requests"]["memory"]
+            cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+            total = total.plus(Request(cores, size(memory)))
+        elif isinstance(value, Mapping):
+            total = total.plus(requested(value))
+    return total
 
 
 def dashboards(

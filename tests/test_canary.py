@@ -12,9 +12,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-from harness import ROOT, deploy_program, stack_config
+from harness import ROOT, deploy_program, read, stack_config
 
-from config import read
 from ops import canary, doctor
 from ops.canary import Measured
 from ops.canary_page import BadAnswerError, Page

@@ -3,66 +3,18 @@
 import json
 import re
 import subprocess
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
 from harness import ROOT
 
 from config import versions
-from config.sections import Section
 from config.settings import Settings
 
-README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def keys(section: type[Section], above: str = "") -> set[str]:
-    """Every key that a stack file may have, as the README writes it."""
-    found = set()
-    hints = get_type_hints(section)
-    for field in fields(section):
-        name, hint = f"{above}{field.name}", hints[field.name]
-        inner = [arg for arg in (hint, *get_args(hint)) if isinstance(arg, type)]
-        sections = [arg for arg in inner if issubclass(arg, Section)]
-        if not sections:
-            found.add(name)
-        elif get_origin(hint) is list:
-            found |= {name, *keys(sections[0], f"{name}[].")}
-        elif get_origin(hint) is dict:
-            found |= keys(sections[0], f"{name}.<name>.")
-        else:
-            found |= keys(sections[0], f"{name}.")
-    return found
-
-
-def table(title: str) -> dict[str, str]:
-    """The key of each row of the README's table below `title`, with its default."""
-    rows = re.findall(r"^\| (`.+?) \| (.+?) \|", README.partition(title)[2], re.MULTILINE)
-    return {key: default for cell, default in rows for key in re.findall(r"`([^`]+)`", cell)}
-
-
-def test_the_readme_explains_every_key_and_no_other() -> None:
-    documented = {
-        key for key in table("## Settings") if "<" in key or "." in key or key in "context protect"
-    }
-
-    assert documented == keys(Settings)
-
-
-def test_the_readme_states_the_defaults_that_there_are() -> None:
-    hints: dict[str, Any] = get_type_hints(Settings)
-    for key, told in table("## Settings").items():
-        name, _, inner = key.partition(".")
-        default = re.fullmatch(r"`(.+)`", told)
-        if not inner or "." in inner or not default:
-            continue
-        (field,) = [field for field in fields(hints[name]) if field.name == inner]
-        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-        assert default[1] == shown, key
 
 
 def test_every_key_is_declared_with_type_and_description() -> None:
@@ -71,7 +23,7 @@ def test_every_key_is_declared_with_type_and_description() -> None:
         name.removeprefix("homelab:"): what for name, what in declared.items() if "homelab:" in name
     }
 
-    assert set(own) == {field.name for field in fields(Settings)}
+    assert set(own) == {*Settings.model_fields}
     assert [name for name, what in own.items() if not (what["type"] and what["description"])] == []
 
 

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from harness import deployed, stack_config
+from harness import deployed, read, stack_config
 from real_house import House, ask
 
-from config import read
 from ops import canary, doctor
 from ops.canary import Measured
 from ops.canary_page import BadAnswerError, Page
