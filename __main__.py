@@ -8,6 +8,7 @@ from pulumi_kubernetes import Provider
 
 import config
 from components import (
+    CHART_VALUES,
     PROMETHEUS_CLAIM,
     LocalStorage,
     MetalLBPool,
@@ -39,8 +40,9 @@ def volume(part: config.Part, of: config.Volume, namespace: str = "ollama-stack"
     return {"namespace": namespace, "path": of.path, "size": of.size, "node": node}
 
 
-settings = config.load()
-plan = config.plan(settings)
+reserved = config.requested(CHART_VALUES)
+settings = config.load(reserved)
+plan = config.plan(settings, reserved)
 pulumi.log.info(config.table(settings, plan))
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup = webui.backup
@@ -132,7 +134,7 @@ models = OllamaStack(
             "keep_alive": ollama.keep_alive,
             "backend": {**settings.profile.environment},
             "device": settings.profile.device,
-            "device_groups": settings.gpu_groups,
+            "device_groups": settings.gpu.groups if settings.gpu else [],
         },
         "models": {
             "declared": config.told(ollama.models, webui.embedding_model),
@@ -140,7 +142,7 @@ models = OllamaStack(
             "dry_run": ollama.dry_run,
         },
         "gateway": {
-            "image": webui.image,
+            "image": ollama.gateway_image,
             "memory_bandwidth": settings.memory_bandwidth,
             "read_bytes": config.read_bytes(),
             "label_users": observability.label_users,

@@ -1,23 +1,20 @@
-"""The house as its owner describes it: read and checked once, before any resource."""
+"""What the owner wrote in a stack file: read and checked once, before any resource."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
 
-import pulumi
-import yaml
-from pulumi.runtime.config import CONFIG, get_config_env
+from pydantic import ValidationError
 
-from config import capacity, rules
+from config import checks, models
+from config.capacity import Request, plan, requested
 from config.capacity_table import table
 from config.catalogue import read_bytes
-from config.declaration import told
+from config.errors import PREFIX, Encrypted, SettingsError, in_words, lines, right_part
 from config.ide import API_PATHS, ide_config
-from config.quantities import requested
-from config.sections import SettingsError
-from config.settings import Memory, Observability, Ollama, Settings, WebUI
-from config.stack_file import PREFIX
-from config.storage import Volume
+from config.models import told
+from config.settings import Memory, Observability, Ollama, Settings, Volume, WebUI
+from config.stack_file import value_of
 
 Part = Ollama | WebUI | Observability
 
@@ -26,6 +23,7 @@ __all__ = [
     "Memory",
     "Ollama",
     "Part",
+    "Request",
     "Settings",
     "SettingsError",
     "Volume",
@@ -35,45 +33,61 @@ __all__ = [
     "plan",
     "read",
     "read_bytes",
+    "requested",
     "table",
     "told",
 ]
 
 
-def chart_values() -> dict[str, object]:
-    values: dict[str, object] = yaml.load(
-        (Path(__file__).parent.parent / "components/observability/values.yaml").read_text(),
-        yaml.CSafeLoader,
-    )
-    return values
+def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()) -> Settings:
+    """Check a stack file's `homelab:` keys, given without the prefix; raises SettingsError.
 
-
-def read(raw: Mapping[str, object]) -> Settings:
-    """Check a stack file's `homelab:` keys, given without the prefix; raises SettingsError."""
-    settings = Settings.parse(PREFIX, raw)
-    rules.check(settings, requested(chart_values()))
+    `reserved` is what the monitoring chart requests; the values of the keys in `secret` are in no
+    error.
+    """
+    raw, wrong = _readable(raw), []
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        wrong = [*in_words(Settings, error)]
+    for check in (
+        *(checks.nodes, checks.addresses, checks.access, checks.hosts),
+        *(models.declared, models.known, models.used),
+        *(checks.volumes, checks.disks, partial(checks.memory, reserved=reserved)),
+    ):
+        if wrong:
+            settings = right_part(Settings, raw, {problem.at for problem in wrong})
+        try:
+            wrong += check(settings)
+        except (AttributeError, TypeError):
+            # What it needs is wrong itself, and left out.
+            if not wrong:
+                raise
+    if wrong:
+        raise SettingsError(lines(wrong, {key: raw.get(key) for key in secret}))
     return settings
 
 
-def plan(settings: Settings) -> capacity.Plan:
-    """Plan what the house takes of its machines; pure, and the same in every run."""
-    return capacity.plan(settings, requested(chart_values()), settings.gpu_memory)
+def _readable(value: Any) -> Any:
+    """Put a stand-in for each `{secure: …}`, which is what Pulumi writes for a value."""
+    if isinstance(value, Mapping):
+        is_encrypted = list(value) == ["secure"]
+        return Encrypted() if is_encrypted else {key: _readable(value[key]) for key in value}
+    return [*map(_readable, value)] if isinstance(value, list) else value
 
 
-def load() -> Settings:
-    """Read the settings of the stack that is being run; raises RunError with one clear line."""
+def load(reserved: Request) -> Settings:
+    """Read the settings of the stack that is being run; raises RunError, one line for each key."""
+    # Not above: who reads a stack file without it need not wait for it.
+    import pulumi
+    from pulumi.runtime import config as run
+
     # Not pulumi.Config: it has no list of the keys there are, and would overlook a misspelt one.
-    stack = {**get_config_env(), **CONFIG.get()}
+    stack = {**run.get_config_env(), **run.CONFIG.get()}
     own = {key.removeprefix(PREFIX): stack[key] for key in stack if key.startswith(PREFIX)}
+    secret = {*run.get_config_secret_keys_env(), *filter(run.is_config_secret, stack)}
     try:
-        return read({key: _plain(key, text) for key, text in own.items()})
+        raw = {key: value_of(key, text) for key, text in own.items()}
+        return read(raw, reserved, [key for key in own if f"{PREFIX}{key}" in secret])
     except SettingsError as error:
         raise pulumi.RunError(str(error)) from None
-
-
-def _plain(key: str, text: str) -> object:
-    """The value of a key, which the engine hands over as text, or as JSON where it is not one."""
-    try:
-        return text if key == "context" else json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -3,10 +3,24 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from config.catalogue import Model, find
-from config.quantities import Request, size
+from config.quantities import size
 from config.settings import Memory, Settings
+from config.settings import Model as Declared
+
+
+class Request(NamedTuple):
+    """What pods ask of a node: cores, and bytes of memory."""
+
+    cpu: float
+    memory: int
+
+    def plus(self, other: "Request") -> "Request":
+        """Both together."""
+        return Request(self.cpu + other.cpu, self.memory + other.memory)
+
 
 GIB = 1024**3
 SYSTEM_RESERVE = Request(1.0, 4 * GIB)
@@ -70,8 +84,6 @@ class Plan:
     """Bytes that the node of Ollama has left for it."""
     on_gpu: int
     """Bytes of those models that the GPU has to see."""
-    gpu_memory: int | None
-    """Bytes that it does see; None without a GPU."""
     requested: Mapping[str, Request]
     """What is asked of each node, with what is kept for the system."""
 
@@ -86,8 +98,21 @@ class Plan:
         return sum(line.model.size for line in self.lines if not line.shares)
 
 
-def plan(settings: Settings, monitoring: Request, gpu_memory: int | None = None) -> Plan:
-    """Plan the house, given what the monitoring chart requests and what the GPU sees in bytes.
+def requested(values: Mapping[str, Any]) -> Request:
+    """Sum every `resources.requests` in a chart's values, each counted for one container."""
+    total = Request(0.0, 0)
+    for key, value in values.items():
+        if key == "resources" and "requests" in value:
+            cpu, memory = str(value["requests"]["cpu"]), value["requests"]["memory"]
+            cores = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+            total = total.plus(Request(cores, size(memory)))
+        elif isinstance(value, Mapping):
+            total = total.plus(requested(value))
+    return total
+
+
+def plan(settings: Settings, reserved: Request) -> Plan:
+    """Plan what the pods take; those of the monitoring chart request `reserved`.
 
     All models must be known to `catalogue.find`.
     """
@@ -96,15 +121,15 @@ def plan(settings: Settings, monitoring: Request, gpu_memory: int | None = None)
     for part, request in (
         (ollama, Request(ollama.cpu, 0)),
         (webui, Request(webui.cpu, size(webui.memory.request))),
-        (settings.observability, monitoring),
+        (settings.observability, reserved),
     ):
         asked[settings.node_of(part)] = asked[settings.node_of(part)].plus(request)
     has = size(settings.nodes[home].memory)
     left = has - asked[home].memory
 
-    lines = tuple(_line(name, settings, gpu_memory) for name in settings.model_set)
+    lines = tuple(_line(name, settings) for name in settings.model_set)
     room = size(ollama.memory.request) if ollama.memory else left
-    fit = _as_many_as_fit(lines, room, gpu_memory)
+    fit = _as_many_as_fit(lines, room, settings.gpu_memory)
     loaded = ollama.loaded_models or max(fit, ollama.loaded_at_once)
     needed = _largest((line.total for line in lines), loaded)
     memory = ollama.memory or _memory(needed, has - SYSTEM_RESERVE.memory)
@@ -116,16 +141,15 @@ def plan(settings: Settings, monitoring: Request, gpu_memory: int | None = None)
         needed=needed,
         left=left,
         on_gpu=_largest((line.computing for line in lines), loaded),
-        gpu_memory=gpu_memory,
         requested=asked,
     )
 
 
-def _line(name: str, settings: Settings, gpu_memory: int | None) -> Line:
+def _line(name: str, settings: Settings) -> Line:
     ollama = settings.ollama
-    declared = ollama.named(name)
+    declared = ollama.named(name) or Declared(name=name)
     model = find(declared.base or name, ollama.model_sizes or {})
-    assert model, f"{name}: config.rules lets no unknown model through"
+    assert model, f"{name}: config.models lets no unknown model through"
     # Ollama answers one at a time with what reads documents.
     reads = name == settings.webui.embedding_model or not model.kv_heads
     context = min(declared.context or ollama.context_length, model.context)
@@ -138,7 +162,7 @@ def _line(name: str, settings: Settings, gpu_memory: int | None) -> Line:
         shares=bool(declared.base),
         context=context,
         kv=_kv(model, tokens, 1 if reads else ollama.parallel, KV_BYTES[ollama.kv_cache]),
-        compute=_compute(model, tokens) + (0 if gpu_memory is None or reads else GPU_BATCH),
+        compute=_compute(model, tokens) + (0 if reads or not settings.gpu else GPU_BATCH),
         # An encoder keeps nothing that could be cached.
         prompt_cache=size(ollama.prompt_cache) if model.kv_heads else 0,
         ceiling=None if silent else settings.memory_bandwidth / (model.read or model.size),
@@ -177,7 +201,8 @@ def _as_many_as_fit(lines: tuple[Line, ...], room: int, gpu_memory: int | None) 
 def _memory(needed: int, most: int) -> Memory:
     """What Ollama is scheduled with, and killed at; that is above `most` only if it must be."""
     limit = max(needed, min(needed * (1 + ERROR) + SERVER, most))
-    return Memory(request=whole_gib(needed), limit=whole_gib(limit))
+    # Unchecked: it may be too large for any machine, which a check then says.
+    return Memory.model_construct(request=whole_gib(needed), limit=whole_gib(limit))
 
 
 def whole_gib(bytes_: float) -> str:

@@ -44,8 +44,8 @@ def _sums(settings: Settings, plan: Plan) -> Iterator[str]:
         f"in memory at once, at worst: {names}: {gib(plan.needed)};"
         f" Ollama requests {plan.memory.request} and is killed at {plan.memory.limit}"
     )
-    if plan.gpu_memory is not None:
-        yield f"GPU: {gib(plan.on_gpu)} of {gib(plan.gpu_memory)}"
+    if settings.gpu_memory is not None:
+        yield f"GPU: {gib(plan.on_gpu)} of {gib(settings.gpu_memory)}"
     for name, node in settings.nodes.items():
         asked, has = gib(plan.requested[name].memory), gib(size(node.memory))
         yield f"{name}: {asked} of {has} requested, by all that runs there and for the system"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from config.model_name import canonical
 from config.quantities import size
 
 SAFETY = 1.2
@@ -17,7 +18,7 @@ SAFETY = 1.2
 _LIKE = "llama3.2:3b"
 """Has the most context per byte of all models with grouped queries, as all since 2024 have."""
 
-_BITS = {"2": 3.2, "3": 4.0, "4": 4.9, "5": 5.7, "6": 6.6, "8": 8.5, "16": 16.0}
+_BITS = {"1": 2.0, "2": 3.2, "3": 4.0, "4": 4.9, "5": 5.7, "6": 6.6, "8": 8.5, "16": 16.0}
 """Bits per parameter by the digit of a quantisation: llama.cpp's table of Llama 3.1 8B, K_M."""
 _ROUNDED = 1.15
 """Parameters of a tag are rounded down: `3b` has 3.2 billion."""
@@ -62,10 +63,11 @@ def find(name: str, sizes: Mapping[str, str]) -> Model | None:
 
     `sizes` are declared ones by name, such as `4Gi`.
     """
-    if name in sizes:
-        return _of_size(size(sizes[name]), "size")
-    if name in catalogue():
-        return catalogue()[name]
+    declared = {canonical(other): text for other, text in sizes.items()}
+    if canonical(name) in declared:
+        return _of_size(size(declared[canonical(name)]), "size")
+    if model := catalogue().get(canonical(name)):
+        return model
     bytes_ = _size_in(name)
     return None if bytes_ is None else _of_size(bytes_, "name")
 

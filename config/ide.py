@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import yaml
 
+from config.model_name import canonical
+
 API_PATHS = ("/ollama/api/generate", "/ollama/api/show")
 """What the editor's plug-in asks the page for, and all that an API key is good for."""
 
@@ -14,8 +16,10 @@ FILLS_IN = ("codellama:7b", "codellama:13b")
 
 def completion_model(names: Iterable[str]) -> str | None:
     """The first of these models that fills in the middle, or None."""
-    able = (name for name in names if name.startswith(FILLS_IN) and "-python" not in name)
-    return next(able, None)
+    for name in names:
+        if canonical(name).startswith(FILLS_IN) and "-python" not in canonical(name):
+            return name
+    return None
 
 
 def ide_config(page: str, model: str, context_length: int) -> str:

@@ -1,10 +1,15 @@
-"""Which models may be declared: what cannot be pulled or made is refused early."""
+"""Which models may be declared, and what the model Job is told of them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from config.declaration import Model
-from config.settings import Settings
+from packaging.version import Version
+
+from config.catalogue import find
+from config.errors import Path, Problem
+from config.model_name import canonical
+from config.settings import Model, Ollama, Settings
 
 SIZES: dict[str, tuple[str, ...]] = {
     "codellama": ("7b", "13b", "34b", "70b"),
@@ -17,118 +22,115 @@ SIZES: dict[str, tuple[str, ...]] = {
     "llama3.1": ("8b", "70b", "405b"),
     "llama3.2": ("1b", "3b"),
     "llama3.3": ("70b",),
-    "nomic-embed-text": ("v1.5",),
+    "nomic-embed-text": ("v1.5", "137m"),
 }
-"""Tags per family of the Ollama library, November 2026. A family that is not here may be asked
+"""Tags per family of the Ollama library, November 2026. Another family or kind of tag may be asked
 for; a size that its family does not have may not."""
 
-PARAMETERS: dict[str, type] = {
-    "frequency_penalty": float,
-    "min_p": float,
-    "num_keep": int,
-    "num_predict": int,
-    "presence_penalty": float,
-    "repeat_last_n": int,
-    "repeat_penalty": float,
-    "seed": int,
-    "stop": list,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "typical_p": float,
-}
-"""Parameters of a variant by type: those of `Options` in Ollama's api/types.go that shape an
-answer. Ollama passes over what it does not know, and a context has a key of its own."""
 
-_NAME = re.compile(r"(?P<path>(?:[\w.-]+/)*)(?P<family>[\w.-]+):(?P<tag>[\w.-]+)")
+def unavailable(name: str, *, is_variant: bool = False) -> str | None:
+    """Say which name would be right; None if this one can be pulled.
 
-
-def wrong(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with the declared models, each in one line with its key."""
-    ollama, embedding = settings.ollama, settings.webui.embedding_model
-    names = ollama.names
-    if not names:
-        yield "ollama.models: [] must name at least one model, such as llama3.2:3b"
-    for index, model in enumerate(ollama.models):
-        key = f"ollama.models[{index}]"
-        if not_so := problem(model.name, is_variant=model.base is not None):
-            yield f"{key}: {model.name!r} {not_so}"
-        if model.name in names[:index]:
-            yield f"{key}: {model.name!r} must be listed once"
-        if model.digest is not None and not re.fullmatch("[0-9a-f]{64}", model.digest):
-            yield f"{key}.digest: {model.digest!r} must be 64 hex digits, as the Job's log has them"
-        if model.keep_alive and model.name == embedding:
-            yield f"{key}.keep_alive: must not be set for webui.embedding_model"
-        yield from _variant(key, model, ollama.models)
-    if not_so := problem(embedding):
-        yield f"webui.embedding_model: {embedding!r} {not_so}"
-    if ollama.loaded_models and ollama.loaded_at_once > ollama.loaded_models:
-        yield (
-            f"ollama.loaded_models: {ollama.loaded_models} must be at least"
-            f" {ollama.loaded_at_once}, for the first model and each with a keep_alive of its own"
-        )
-    task = settings.webui.task_model
-    if task is not None and task not in names:
-        yield f"webui.task_model: {task!r} must be one of ollama.models: {', '.join(names)}"
-
-
-def _variant(key: str, model: Model, others: list[Model]) -> Iterator[str]:
-    """Yield what is wrong with what a variant is made of."""
-    made = {
-        "context": model.context,
-        "system": model.system,
-        "template": model.template,
-        "parameters": model.parameters,
-    }
-    given = [name for name, value in made.items() if value is not None]
-    if model.base is None:
-        for name in given:
-            yield f"{key}.{name}: needs a base to make this model from, and a name of its own"
-        return
-    bases = [other.name for other in others if other.base is None]
-    if model.base not in bases:
-        yield f"{key}.base: {model.base!r} must be one of ollama.models: {', '.join(bases)}"
-    if not given:
-        yield f"{key}.base: needs one of {', '.join(made)}, or the two are the same model"
-    if model.digest is not None:
-        yield f"{key}.digest: must not be set for a variant; the digest of its base pins it"
-    for name in ("system", "template"):
-        if made[name] == "":
-            yield f"{key}.{name}: '' must not be empty: the base's own would stay"
-    for name, value in (model.parameters or {}).items():
-        if name not in PARAMETERS:
-            yield f"{key}.parameters.{name}: unknown; known are {', '.join(PARAMETERS)}"
-        elif not _fits(value, PARAMETERS[name]):
-            kind = {int: "a whole number", float: "a number", list: "a list of texts"}
-            yield f"{key}.parameters.{name}: {value!r} must be {kind[PARAMETERS[name]]}"
-
-
-def _fits(value: object, kind: type) -> bool:
-    if kind is list:
-        return isinstance(value, list) and all(isinstance(text, str) for text in value)
-    return type(value) is kind or (kind is float and type(value) is int)
-
-
-def problem(name: str, *, is_variant: bool = False) -> str | None:
-    """Say what is wrong with a model's name and what would be right.
-
-    None if it can be pulled, or, for a variant, if it cannot be taken for one to be pulled.
+    A variant's name is right if it cannot be taken for that of a model to be pulled.
     """
-    if not (match := _NAME.fullmatch(name)):
-        example = f"{name}:{SIZES[name][0]}" if name in SIZES else "llama3.2:3b"
-        return f"must be family:tag, such as {example}"
-    family, tag = match["family"], match["tag"]
-    if tag == "latest":
-        return "must name a fixed tag, not latest"
+    path, _, short = canonical(name).rpartition("/")
+    family, _, tag = short.partition(":")
+    if path or (is_variant and family not in SIZES):
+        return None
     if is_variant:
-        known = not match["path"] and family in SIZES
-        return f"must have a name of its own, such as my-{family}:{tag}" if known else None
-    if match["path"] or family not in SIZES or tag.split("-")[0] in SIZES[family]:
+        return f"a name of its own, such as my-{family}:{tag}"
+    if f"-{tag}".endswith("-cloud"):
+        return "a model that is on the disk: this one runs at ollama.com"
+    sizes, asked = SIZES.get(family, ()), tag.partition("-")[0]
+    if not sizes or asked in sizes or not re.fullmatch(r"e?[\d.]+[bm]", asked):
         return None
     relatives = [
-        f"{other}:{tag}"
+        f"{other}:{asked}"
         for other, tags in SIZES.items()
-        if tag in tags and other.rstrip("0123456789.") == family.rstrip("0123456789.")
+        if asked in tags and other.rstrip("0123456789.") == family.rstrip("0123456789.")
     ]
-    alternatives = ", ".join([f"{family}:{size}" for size in SIZES[family]] + relatives)
-    return f"does not exist in the Ollama library; there are {alternatives}"
+    there = ", ".join([f"{family}:{size}" for size in sizes] + relatives)
+    return f"one that the Ollama library has: {there}"
+
+
+def declared(settings: Settings) -> Iterator[Problem]:
+    """Check the models of the list against each other."""
+    models = settings.ollama.models
+    named = {index: one for index, one in enumerate(models) if hasattr(one, "name")}
+    bases = {canonical(one.name) for one in named.values() if getattr(one, "base", "") is None}
+    seen: set[str] = set()
+    for index, model in named.items():
+        at, base = ("ollama", "models", index), getattr(model, "base", None)
+        if canonical(model.name) in seen:
+            yield Problem((*at, "name"), model.name, "each model once")
+        elif want := unavailable(model.name, is_variant=base is not None):
+            yield Problem((*at, "name"), model.name, want)
+        seen.add(canonical(model.name))
+        if base and canonical(base) not in bases and len(named) == len(models):
+            want = f"one of ollama.models that has no base: {', '.join(sorted(bases))}"
+            yield Problem((*at, "base"), base, want)
+
+
+def known(settings: Settings) -> Iterator[Problem]:
+    """Check that the size of each model to be pulled is known, and its Ollama new enough."""
+    ollama = settings.ollama
+    for index, model in enumerate(ollama.models):
+        if hasattr(model, "name") and getattr(model, "base", "") is None:
+            yield from _known(("ollama", "models", index, "name"), model.name, ollama)
+    yield from _known(("webui", "embedding_model"), settings.webui.embedding_model, ollama)
+
+
+def _known(at: Path, name: str, ollama: Ollama) -> Iterator[Problem]:
+    if not (model := find(name, ollama.model_sizes or {})):
+        want = f"a name that says its size, or ollama.model_sizes: {{{name}: 4Gi}}"
+        yield Problem(at, name, want)
+    elif _version(ollama.image) < Version(model.since):
+        yield Problem(("ollama", "image"), ollama.image, f"{model.since} or newer for {name}")
+
+
+def _version(image: str) -> Version:
+    """The version in an image's tag, less what a build adds, such as `-rocm`."""
+    found = re.search(r":v?(\d+\.\d+\.\d+(-?rc\d+)?)", image)
+    assert found, f"{image}: config.settings lets no other image through"
+    return Version(found[1])
+
+
+def used(settings: Settings) -> Iterator[Problem]:
+    """Check the keys that go by the list of models."""
+    ollama, webui = settings.ollama, settings.webui
+    least = ollama.loaded_at_once
+    if ollama.loaded_models and ollama.loaded_models < least:
+        want = f"{least} or more: the first model and each with a keep_alive of its own"
+        yield Problem(("ollama", "loaded_models"), ollama.loaded_models, want)
+    if webui.task_model and not ollama.named(webui.task_model):
+        want = f"one of ollama.models: {', '.join(ollama.names)}"
+        yield Problem(("webui", "task_model"), webui.task_model, want)
+    if reason := unavailable(webui.embedding_model):
+        yield Problem(("webui", "embedding_model"), webui.embedding_model, reason)
+    for index, model in enumerate(ollama.models):
+        if model.keep_alive and canonical(model.name) == canonical(webui.embedding_model):
+            at = ("ollama", "models", index, "keep_alive")
+            yield Problem(at, model.keep_alive, "nothing for webui.embedding_model")
+    for name, text in (ollama.model_sizes or {}).items():
+        if canonical(name) not in map(canonical, settings.model_set):
+            want = f"a size for one of {', '.join(settings.model_set)}"
+            yield Problem(("ollama", "model_sizes", name), text, want)
+
+
+def told(models: Iterable[Model], embedding_model: str) -> list[dict[str, Any]]:
+    """What the model Job is told; it loads the first model, and each with a keep_alive."""
+    jobs: list[dict[str, Any]] = []
+    for model in models:
+        plain = ("name", "digest", "keep_alive", "base", "system", "template")
+        job = {key: value for key in plain if (value := getattr(model, key)) is not None}
+        parameters = model.parameters.model_dump(exclude_none=True) if model.parameters else {}
+        if model.context:
+            parameters["num_ctx"] = model.context
+        if parameters:
+            job["parameters"] = parameters
+        if not jobs or model.keep_alive:
+            job["load"] = True
+        jobs.append(job)
+    if canonical(embedding_model) not in [canonical(job["name"]) for job in jobs]:
+        jobs.append({"name": embedding_model})
+    return jobs

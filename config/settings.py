@@ -1,27 +1,125 @@
-"""What the owner writes in a stack file, one dataclass per section; imports no Pulumi."""
+"""What the owner writes in a stack file: each key, what it means and what it may be.
 
-from dataclasses import dataclass
-from ipaddress import IPv4Network
+A type says what a value must be by itself; what takes several keys is in `config/checks.py`.
+"""
 
-from config import ide, versions
-from config.declaration import Model
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from config import ide, quantities, versions
+from config.errors import Want
 from config.hosts import PROFILES, Profile
-from config.machines import Node
+from config.model_name import canonical
 from config.quantities import size
-from config.sections import Section
-from config.storage import Backup, Volume
 
 TAILNET = IPv4Network("100.64.0.0/10")
 """Where Tailscale takes its addresses from (RFC 6598, shared address space)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network(Section):
-    """The home network, the range MetalLB may use, and who runs MetalLB (`helm` or `addon`)."""
+def _is_range(text: str) -> bool:
+    first, last = map(IPv4Address, text.split("-"))
+    return first <= last
 
-    lan: str
-    pool: str
-    metallb: str = "helm"
+
+def _is_origin(text: str) -> bool:
+    """As browsers write it (RFC 6454, 6.1), without a usual port; a bare name has no port."""
+    scheme, _, host = text.rpartition("://")
+    return not host.endswith(":443" if scheme == "https" else ":80") and bool(
+        scheme or ":" not in host
+    )
+
+
+Text = Annotated[str, Field(min_length=1), Want("text that is not empty")]
+Count = Annotated[int, Field(ge=1, le=10_000), Want("a whole number, 1 or more")]
+CountOrNone = Annotated[int, Field(ge=0, le=10_000), Want("a whole number, 0 or more")]
+Cores = Annotated[
+    float,
+    Field(gt=0, le=10_000, description="Cores to be scheduled with."),
+    Want("a number of cores, more than 0"),
+]
+# 0 would let Ollama choose up to 262144 by the memory it finds, and fill it.
+Tokens = Annotated[int, Field(ge=512, le=1024**2), Want("512 to 1048576 tokens, such as 8192")]
+Size = Annotated[
+    str,
+    Want("a size with its unit, such as 100Gi", quantities.PATTERN, lambda s: 0 < size(s) < 2**60),
+]
+Time = Annotated[str, Want("a time such as 30m or 2h, or '-1' in quotes", "^(-1|([0-9]+[smh])+)$")]
+Directory = Annotated[
+    str,
+    # Metrics have it as /proc/mounts does.
+    Want(
+        "an absolute path without . or .. or a slash at its end, such as /mnt/data",
+        r"^(/([^/.]|\.[^/.]|\.\.[^/])[^/]*)+$",
+    ),
+]
+IPV4 = r"^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$"
+Address = Annotated[str, Want("an IPv4 address such as 192.168.1.100", IPV4, IPv4Address)]
+PoolAddress = Annotated[str, Want("an address of network.pool", IPV4, IPv4Address)]
+Image = Annotated[
+    str,
+    # latest, main and 0.12 all move; only a full version stays what it was.
+    Want(
+        "one version, as name:1.2.3 or name:1.2.3@sha256:<64 hex digits>",
+        r"^[^\s:@]+:v?[0-9]+\.[0-9]+\.[0-9]+[A-Za-z0-9_.-]*(@sha256:[0-9a-f]{64})?$",
+    ),
+    Field(description="One exact version of its image."),
+]
+ModelName = Annotated[
+    str,
+    Want(
+        "family:tag with a fixed tag, not latest, such as llama3.2:3b",
+        "^([A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+$",
+        lambda name: not canonical(name).endswith(":latest"),
+    ),
+]
+NodeName = Annotated[
+    str, Want("a node's name, as kubectl get nodes prints it", "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+]
+NodeOfPart = Annotated[
+    str | None,
+    Field(description="Where it runs and has its volume; the first node if it is not set."),
+]
+Origin = Annotated[
+    str,
+    # With * any page that somebody has open could read and write the chats.
+    Want(
+        "a name such as evo4t.lan, or a URL such as https://chat.example.org, in lower case,"
+        " without *, a path or a usual port",
+        "^(https?://)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?$",
+        _is_origin,
+    ),
+]
+
+
+class Section(BaseModel):
+    """An object of the stack file: it has no other keys, and no value is turned into another."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+class Network(Section):
+    """The home network, and MetalLB in it."""
+
+    lan: Annotated[str, Want("a network such as 192.168.1.0/24", check=IPv4Network)]
+    """The home network."""
+    pool: Annotated[
+        str, Want("a range from low to high, such as 192.168.1.101-192.168.1.102", check=_is_range)
+    ]
+    """Addresses that MetalLB may hand out: in the home network, outside the router's DHCP range."""
+    metallb: Literal["helm", "addon"] = "helm"
+    """`helm` installs MetalLB; `addon` finds the one of MicroK8s."""
 
     @property
     def metallb_chart(self) -> str | None:
@@ -29,50 +127,192 @@ class Network(Section):
         return versions.METALLB if self.metallb == "helm" else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume(Section):
+    """A directory and the room in it."""
+
+    path: Directory
+    """The directory, made by hand; of a disk, where it is mounted."""
+    size: Size
+    """What is planned for it, and of a disk what it holds; nothing enforces it."""
+
+
+class GPU(Section):
+    """The GPU of a node, as docs/hosts.md says how to find it."""
+
+    memory: Size
+    """What models may use of it; a part of the node's memory."""
+    groups: Annotated[
+        list[Annotated[int, Field(ge=1), Want("a group's number, as ls -ln /dev/dri shows it")]],
+        Field(min_length=1),
+        Want("the numbers that ls -ln /dev/dri shows as the group of each device"),
+    ]
+    """Numbers of the groups that may open its devices."""
+
+
+class Node(Section):
+    """A machine, and what it can give to pods."""
+
+    address: Address
+    """Its address on the home network."""
+    cpus: Count
+    """Cores; all requests must fit."""
+    memory: Size
+    """Memory; all requests must fit."""
+    disk: Volume
+    """The data disk; all volumes must be on it and fit."""
+    # A single channel of DDR3 has 6; the fastest stacked memory has 8000.
+    memory_bandwidth: (
+        Annotated[
+            float, Field(ge=5, le=8000), Want("GB/s, such as 89.6 for two channels of DDR5-5600")
+        ]
+        | None
+    ) = None
+    """GB/s of its memory; dashboards then show tokens/s as a share of what it allows."""
+    profile: Annotated[
+        str,
+        Want(f"one of {', '.join(PROFILES)}", f"^({'|'.join(PROFILES)})$"),
+        Field(json_schema_extra={"enum": [*PROFILES]}),
+    ] = "cpu"
+    """Where models run: `cpu`, or a machine whose GPU is known (docs/hosts.md)."""
+    gpu: GPU | None = None
+
+
 class Memory(Section):
-    """Memory that a pod is scheduled with, and at which it is killed."""
+    """Memory of a pod."""
 
-    request: str
-    limit: str
+    request: Size
+    """What it is scheduled with."""
+    limit: Size
+    """At which it is killed."""
+
+    @field_validator("limit")
+    @classmethod
+    def _no_less_than_the_request(cls, limit: str, info: ValidationInfo) -> str:
+        if (request := info.data.get("request")) and size(limit) < size(request):
+            raise ValueError(f"at least the request, {request}")
+        return limit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ollama(Section):
-    """The model server: what it serves, and how much of the machine it may take.
+class Parameters(Section):
+    """Parameters of a variant: of `Options` in Ollama's api/types.go those that shape an answer.
 
-    `memory` and `loaded_models` are planned where they are not set (config/capacity.py).
+    Ollama passes over what it does not know, and a context has a key of its own.
     """
 
-    models: list[Model]
-    memory: Memory | None = None
+    frequency_penalty: float | None = None
+    min_p: float | None = None
+    num_keep: int | None = None
+    num_predict: int | None = None
+    presence_penalty: float | None = None
+    repeat_last_n: int | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+
+
+class Model(Section):
+    """A model of a registry, or a variant that is made from another one of the list, its `base`."""
+
+    name: ModelName
+    """Which one; a variant has a name of its own."""
+    base: str | None = None
+    """The model of the list that this variant is made from."""
+    digest: (
+        Annotated[str, Want("64 hex digits, as the Job's log has them", "^[0-9a-f]{64}$")] | None
+    ) = None
+    """The digest that it must have."""
+    keep_alive: Time | None = None
+    """Load it at once, and keep it loaded so long after each use."""
+    context: Tokens | None = None
+    """Tokens of context of the variant."""
+    system: Text | None = None
+    """System prompt of the variant."""
+    template: Text | None = None
+    """Template of the variant."""
+    parameters: Parameters | None = None
+
+    @field_validator("digest", "context", "system", "template", "parameters")
+    @classmethod
+    def _of_a_variant_or_not(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and "base" in info.data:
+            if info.field_name == "digest" and info.data["base"]:
+                raise ValueError("nothing for a variant: the digest of its base pins it")
+            if info.field_name != "digest" and not info.data["base"]:
+                raise ValueError("nothing without a base: only a variant has its own")
+        return value
+
+    @model_validator(mode="after")
+    def _differs_from_its_base(self) -> Self:
+        own = (self.context, self.system, self.template, self.parameters)
+        if self.base and all(value is None for value in own):
+            raise ValueError("also a context, system, template or parameters, which differ")
+        return self
+
+
+class Ollama(Section):
+    """The model server."""
+
+    models: Annotated[
+        list[
+            Annotated[
+                Model,
+                BeforeValidator(
+                    lambda raw: {"name": raw} if isinstance(raw, str) else raw,
+                    json_schema_input_type=ModelName | Model,
+                ),
+                Want(f"a name or an object with the keys {', '.join(Model.model_fields)}"),
+            ]
+        ],
+        Field(min_length=1),
+        Want("a list of at least one model, such as [llama3.2:3b]"),
+    ]
+    """Models to have, each a name or an object; a new chat starts with the first."""
     volume: Volume
-    image: str = versions.OLLAMA_IMAGE
-    cpu: float = 8.0
-    context_length: int = 8192
-    parallel: int = 1
-    kv_cache: str = "f16"
-    loaded_models: int | None = None
-    prompt_cache: str = "1Gi"
-    keep_alive: str = "30m"
-    model_sizes: dict[str, str] | None = None
+    """Where the models are."""
+    memory: Memory | None = None
+    """Its memory; planned if it is not set (docs/capacity.md)."""
+    image: Image = versions.OLLAMA_IMAGE
+    gateway_image: Image = versions.GATEWAY_IMAGE
+    """Runs gateway and model Job; has Python 3.11 or newer, aiohttp and OpenTelemetry's SDK."""
+    cpu: Cores = 8.0
+    context_length: Tokens = 8192
+    """Tokens of context for each request."""
+    parallel: Count = 1
+    """Requests that a model answers at once."""
+    kv_cache: Literal["f16", "q8_0", "q4_0"] = "f16"
+    """How the context is kept: q8_0 takes half of the memory, q4_0 a quarter, less exactly."""
+    loaded_models: Count | None = None
+    """Models in memory at once; if it is not set as many as fit, at most 3."""
+    prompt_cache: Size = "1Gi"
+    """Old prompts kept by each loaded model."""
+    keep_alive: Time = "30m"
+    """How long an unused model stays loaded."""
+    model_sizes: dict[str, Size] | None = None
+    """How large the files of models are that the catalogue does not have, by name."""
     dry_run: bool = False
-    refreshed: str | None = None
-    node: str | None = None
+    """The model Job only says what it would do."""
+    refreshed: Text | None = None
+    """Another text, such as a date, pulls every declared tag again."""
+    node: NodeOfPart = None
 
     @property
     def names(self) -> list[str]:
         """The models' names, the default one first."""
         return [model.name for model in self.models]
 
-    def named(self, name: str) -> Model:
-        """What is declared of a model; of one that is not in the list, its name."""
-        return next((one for one in self.models if one.name == name), Model(name=name))
+    def named(self, name: str) -> Model | None:
+        """What is declared of a model; None if it is not in the list."""
+        same = (one for one in self.models if canonical(one.name) == canonical(name))
+        return next(same, None)
 
     @property
     def loaded_at_once(self) -> int:
         """How many models the Job loads: the first, and each that is to stay loaded."""
-        return len({*self.names[:1], *(one.name for one in self.models if one.keep_alive)})
+        return 1 + sum(one.keep_alive is not None for one in self.models[1:])
 
     @property
     def prompt_cache_mib(self) -> int:
@@ -80,35 +320,89 @@ class Ollama(Section):
         return size(self.prompt_cache) // 1024**2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebUI(Section):
-    """The chat page: where it is reached, who runs it, and what helps it along."""
+class Backup(Section):
+    """Backups of the chat page."""
 
     volume: Volume
+    """A directory on another disk than the data."""
+    hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 24
+    """Hours between two."""
+    keep_daily: Count = 7
+    """Days of which the last one is kept."""
+    keep_weekly: CountOrNone = 5
+    """Weeks of which the last one is kept."""
+    keep_monthly: CountOrNone = 12
+    """Months of which the last one is kept."""
+    image: Image = versions.RESTIC_IMAGE
+
+    @property
+    def schedule(self) -> str:
+        """When, as cron writes it: at three in the morning, or every so many hours."""
+        return "0 3 * * *" if self.hours == 24 else f"0 */{self.hours} * * *"
+
+    @property
+    def keep(self) -> dict[str, int]:
+        """How many are kept: all of the last day, and the last of so many days, weeks, months."""
+        kept = {"daily": self.keep_daily, "weekly": self.keep_weekly, "monthly": self.keep_monthly}
+        return {"last": 24 // self.hours, **kept}
+
+
+class WebUI(Section):
+    """The chat page, on port 8080."""
+
+    volume: Volume
+    """Where accounts, chats and files are."""
     memory: Memory
-    admin_email: str
-    lan_address: str | None = None
-    tailnet_address: str | None = None
-    origins: list[str] | None = None
-    trusted_email_header: str | None = None
-    embedding_model: str = "nomic-embed-text:v1.5"
+    admin_email: Annotated[
+        str, Want("an e-mail address, such as me@example.com", r"^[^@\s]+@[^@\s]+$")
+    ]
+    """Who signs in first."""
+    lan_address: PoolAddress | None = None
+    """Its address on the home network."""
+    tailnet_address: (
+        Annotated[
+            str,
+            Want(
+                f"the node's Tailscale address, within {TAILNET}",
+                IPV4,
+                lambda text: IPv4Address(text) in TAILNET,
+            ),
+        ]
+        | None
+    ) = None
+    """The Tailscale address of its node."""
+    origins: list[Origin] | None = None
+    """Further names under which browsers open it: `NAME` is `http://NAME:8080`, or a whole URL."""
+    trusted_email_header: Text | None = None
+    """Header by which a proxy signs people in, whose URL is one of `origins`."""
+    embedding_model: ModelName = "nomic-embed-text:v1.5"
+    """Reads documents; is pulled with the others."""
     task_model: str | None = None
-    image: str = versions.OPEN_WEBUI_IMAGE
-    cpu: float = 0.5
-    node: str | None = None
+    """Names chats; one of `ollama.models`."""
+    image: Image = versions.OPEN_WEBUI_IMAGE
+    cpu: Cores = 0.5
+    node: NodeOfPart = None
     backup: Backup | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Observability(Section):
-    """Prometheus and Grafana: the address of the dashboards and the room for the history."""
+    """Prometheus and Grafana."""
 
-    lan_address: str
+    lan_address: PoolAddress
+    """Grafana's address on the home network, on port 3000."""
     volume: Volume
-    chart_version: str = versions.KUBE_PROMETHEUS_STACK
+    """Prometheus' history, which keeps 80 % of it."""
+    chart_version: Annotated[
+        str, Want("one exact version, such as 88.5.3", r"^[0-9]+\.[0-9]+\.[0-9]+$")
+    ] = versions.KUBE_PROMETHEUS_STACK
+    """Version of the chart kube-prometheus-stack."""
     label_users: bool = False
-    runbook: str = "docs/runbook.md"
-    node: str | None = None
+    """Count tokens by user, under a pseudonym."""
+    runbook: Annotated[
+        str, Want("docs/runbook.md or its address, http…", r"^(docs/runbook\.md|https?://\S+)$")
+    ] = "docs/runbook.md"
+    """Address of that page, if it is published: alerts and panels lead there."""
+    node: NodeOfPart = None
 
     @property
     def retention_size(self) -> str:
@@ -119,22 +413,29 @@ class Observability(Section):
         return f"{size(self.volume.size) * 8 // 10 // 1024**2}MiB"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(Section):
-    """One house: every key of a stack file under `homelab:`."""
+    """Every key of a stack file under `homelab:`."""
 
-    context: str
-    nodes: dict[str, Node]
+    context: Text
+    """Name of the cluster's context in the kubeconfig."""
+    nodes: Annotated[
+        dict[NodeName, Node],
+        Field(min_length=1),
+        Want("at least one node by its name, with its address, cpus, memory and disk"),
+    ]
+    """The machines, by their names as kubectl get nodes prints them."""
     network: Network
     ollama: Ollama
     webui: WebUI
     observability: Observability
     protect: bool = True
+    """Refuse to delete or replace what holds data."""
 
     @property
     def model_set(self) -> list[str]:
         """The models to chat with and the one that reads documents, each once."""
-        return list(dict.fromkeys([*self.ollama.names, self.webui.embedding_model]))
+        names = [*self.ollama.names, self.webui.embedding_model]
+        return list({canonical(name): name for name in names}.values())
 
     @property
     def completion_model(self) -> str | None:
@@ -148,23 +449,9 @@ class Settings(Section):
         return {model.name: model.digest for model in self.ollama.models if model.digest}
 
     @property
-    def pods(self) -> dict[str, Ollama | WebUI]:
-        """The sections that are one pod with an image of its own, by key."""
-        return {"ollama": self.ollama, "webui": self.webui}
-
-    @property
-    def images(self) -> dict[str, str]:
-        """Every image that the owner may name, by key."""
-        backup = self.webui.backup
-        return {
-            **{f"{key}.image": pod.image for key, pod in self.pods.items()},
-            **({"webui.backup.image": backup.image} if backup else {}),
-        }
-
-    @property
     def parts(self) -> dict[str, Ollama | WebUI | Observability]:
         """The sections that run on a node and keep data there, by key."""
-        return {**self.pods, "observability": self.observability}
+        return {"ollama": self.ollama, "webui": self.webui, "observability": self.observability}
 
     @property
     def reached_from(self) -> list[str]:
@@ -192,20 +479,15 @@ class Settings(Section):
         return PROFILES[self.node_of_models.profile]
 
     @property
-    def gpu_memory(self) -> int | None:
-        """Bytes that models may fill on the GPU, which are not more memory but a part of it.
-
-        None where they run on the processor.
-        """
-        gpu = self.node_of_models.gpu if self.profile.device else None
-        overhead = int(self.profile.environment.get("OLLAMA_GPU_OVERHEAD", 0))
-        return size(gpu.memory) - overhead if gpu else None
+    def gpu(self) -> GPU | None:
+        """The GPU that models run on; None where they run on the processor."""
+        return self.node_of_models.gpu if self.profile.device else None
 
     @property
-    def gpu_groups(self) -> list[int]:
-        """Group numbers that the model server needs to open the GPU; none on the processor."""
-        gpu = self.node_of_models.gpu if self.profile.device else None
-        return gpu.groups if gpu else []
+    def gpu_memory(self) -> int | None:
+        """Bytes that models may fill on the GPU, which are not more memory but a part of it."""
+        overhead = int(self.profile.environment.get("OLLAMA_GPU_OVERHEAD", 0))
+        return size(self.gpu.memory) - overhead if self.gpu else None
 
     def node_of(self, part: Ollama | WebUI | Observability) -> str:
         """The node that a part runs on: the one it names, or the first."""

@@ -1,18 +1,17 @@
 """The stack file as it lies on the disk, for whoever reads it without Pulumi."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from config.sections import SettingsError
-
-PREFIX = "homelab:"
+from config.errors import PREFIX, SettingsError
 
 
-class _Once(yaml.SafeLoader):
-    """Refuses a key that is there twice, as Pulumi's own reader does; PyYAML takes the last."""
+class _Loader(yaml.SafeLoader):
+    """Reads as Pulumi does: no key twice, where PyYAML takes the last, and a date is a text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -22,24 +21,33 @@ class _Once(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# `refreshed: 2026-12-01` is a text to whoever writes it.
-_Once.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
 def config_of(file: Path) -> dict[str, Any]:
     """Give what is below `config`, by key as written; raises SettingsError in one line."""
     try:
-        document = yaml.load(file.read_text(), _Once)
+        document = yaml.load(file.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         line = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise SettingsError(f"{file.name}: cannot be read: {line}") from error
     keys = document.get("config") if isinstance(document, dict) else None
     if not isinstance(keys, dict):
-        raise SettingsError(f"{file.name}: must be an object named config with the {PREFIX} keys")
+        raise SettingsError(f"{file.name}: config: missing, want an object with the {PREFIX} keys")
     return {str(key): value for key, value in keys.items()}
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give this project's keys without the prefix; to Pulumi, one without any is the project's."""
     ours = [key for key in config if key.startswith(PREFIX) or ":" not in key]
-    return {key.removeprefix(PREFIX): config[key] for key in ours}
+    return {(name := key.removeprefix(PREFIX)): value_of(name, config[key]) for key in ours}
+
+
+def value_of(name: str, value: object) -> object:
+    """The value of a key: the engine hands it over as text, and `pulumi config set` writes one."""
+    if not isinstance(value, str) or name == "context":
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

@@ -10,6 +10,11 @@ OLLAMA_IMAGE = (
 # renovate: datasource=docker depName=ghcr.io/open-webui/open-webui
 OPEN_WEBUI_IMAGE = "ghcr.io/open-webui/open-webui:v0.12.4"
 
+# The same image, for its Python, aiohttp and OpenTelemetry SDK. A pin of its own, so that another
+# Open WebUI does not restart the model server.
+# renovate: datasource=docker depName=gateway packageName=ghcr.io/open-webui/open-webui
+GATEWAY_IMAGE = "ghcr.io/open-webui/open-webui:v0.12.4"
+
 # Tag only, for the same reason.
 # renovate: datasource=docker depName=restic/restic
 RESTIC_IMAGE = "restic/restic:0.19.1"

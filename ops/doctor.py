@@ -17,7 +17,8 @@ from subprocess import CompletedProcess
 import pulumi
 from kubernetes.client import ApiClient
 
-from config import Settings, SettingsError, read
+from components import CHART_VALUES
+from config import Settings, SettingsError, read, requested
 from ops import (
     doctor_cluster,
     doctor_disk,
@@ -124,7 +125,7 @@ def find(name: str) -> House:
     return House(
         stack=stack,
         stack_file=ROOT / f"Pulumi.{name}.yaml",
-        settings=read(raw),
+        settings=read(raw, requested(CHART_VALUES)),
         program=deploy_program(name, raw),
         exported=doctor_laptop.exported(stack.cli),
     )
@@ -134,7 +135,8 @@ def before(house: House) -> list[Check]:
     """Give the checks for which nothing has to be up."""
     settings, stack = house.settings, house.stack
     context = (settings.context, stack.kubeconfig)
-    images = [*settings.images.values()]
+    images = [settings.ollama.image, settings.ollama.gateway_image, settings.webui.image]
+    images += [settings.webui.backup.image] if settings.webui.backup else []
     wanted = {settings.observability.lan_address: GRAFANA_PORT}
     if settings.webui.lan_address:
         wanted[settings.webui.lan_address] = PAGE_PORT

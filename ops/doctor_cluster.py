@@ -6,8 +6,8 @@ from typing import Any
 from kubernetes.client import ApiClient, AuthorizationV1Api
 from kubernetes.client.exceptions import ApiException
 
-from config.machines import Node
 from config.quantities import size
+from config.settings import Node
 from ops.cluster import Cluster
 from ops.doctor_checks import Result, fail, ok, told, warn
 

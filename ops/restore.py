@@ -15,7 +15,8 @@ from kubernetes.client import ApiException, AppsV1Api, BatchV1Api, CoreV1Api
 from kubernetes.config import ConfigException, new_client_from_config
 from urllib3.exceptions import HTTPError
 
-from config import SettingsError, read
+from components import CHART_VALUES
+from config import SettingsError, read, requested
 from ops import stacks
 from ops.cluster import UnreadableError
 from ops.program import stack_config
@@ -249,7 +250,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         with told():
             stack = stacks.find(options.stack)
-            context = read(stack_config(options.stack)).context
+            reserved = requested(CHART_VALUES)
+            context = read(stack_config(options.stack), reserved).context
             file = str(stack.kubeconfig) if stack.kubeconfig else None
             api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]
             house = House(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), patience=7200)

@@ -14,7 +14,7 @@ from typing import Any
 from pulumi.automation import CommandError
 from urllib3.exceptions import HTTPError
 
-from config import Settings, SettingsError, read
+from config import Request, Settings, SettingsError, read
 from config.stack_file import config_of, own
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
@@ -168,9 +168,11 @@ def _nodes(settings: Settings) -> list[Node]:
 def _settings(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Settings:
     keys = config_of(STACK_FILE)
     change(keys)
-    settings = read(own(keys))
+    settings = read(own(keys), Request(0, 0))
     if settings.context != Cluster.context:
-        message = f"homelab:context: {settings.context!r} must be {Cluster.context} in the sandbox"
+        message = (
+            f"homelab:context: got {settings.context!r}, want {Cluster.context} in the sandbox"
+        )
         raise SettingsError(message)
     return settings
 

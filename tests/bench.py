@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, deploy, deploy_program, stack_config
+from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 
 import config
 from ops import doctor, doctor_checks, drift, drift_declared
@@ -52,8 +52,12 @@ def mocked() -> None:
     """The program under mocks, and how it grows."""
     deploy_program("home")  # the first run also imports the SDK
     row("whole program under mocks", f"{seconds(lambda: deploy_program('home')):.2f} s", "1 s")
-    settings = config.read(stack_config("home"))
-    row("capacity plan", f"{seconds(lambda: config.plan(settings)) * 1000:.2f} ms", "10 ms")
+    settings = read(stack_config("home"))
+    row(
+        "capacity plan",
+        f"{seconds(lambda: config.plan(settings, RESERVED)) * 1000:.2f} ms",
+        "10 ms",
+    )
     crowded = stack_config("home")
     crowded["ollama"] |= {"models": ["gpt-oss:120b", "llama3.3:70b"], "loaded_models": 9}
     refusal = seconds(lambda: _refused(crowded)) * 1000
@@ -84,7 +88,7 @@ def mocked() -> None:
 
 def _refused(raw: dict[str, Any]) -> None:
     with suppress(config.SettingsError):
-        config.read(raw)
+        read(raw)
         raise AssertionError("it must not fit")
 
 
@@ -162,7 +166,7 @@ def _doctor(stack: Stack) -> None:
     house = doctor.House(
         stack=stack,
         stack_file=ROOT / f"Pulumi.{stack.name}.yaml",
-        settings=config.read(raw),
+        settings=read(raw),
         program=deploy_program(stack.name, raw),
         exported=stack.cli("stack", "export"),
     )

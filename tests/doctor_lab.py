@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import deploy_program, stack_config
+from harness import deploy_program, read, stack_config
 from kubernetes import config as kubeconfig
 from kubernetes.dynamic import DynamicClient
 
-from config import read
 from ops import doctor
 from ops.doctor_checks import Result, run
 from ops.stacks import Stack

@@ -195,14 +195,21 @@ CASES: dict[str, tuple[Plant, list[str]]] = {
             " **the same version with other contents**",
         ],
     ),
-    "newer Open WebUI, which the gateway and the Job run on": (
+    "newer Open WebUI, which leaves the models loaded": (
         put("webui.image", "ghcr.io/open-webui/open-webui:v0.13.0"),
+        [
+            AWAY,
+            "Versions: image of `open-webui`:"
+            f" `{versions.OPEN_WEBUI_IMAGE}` → `ghcr.io/open-webui/open-webui:v0.13.0`",
+        ],
+    ),
+    "newer image of gateway and Job": (
+        put("ollama.gateway_image", "ghcr.io/open-webui/open-webui:v0.13.0"),
         [
             UNLOADED,
             "Restarts: {job} runs again, and pulls what is missing",
-            AWAY,
-            "Versions: image of `gateway`, `sync-models`, `open-webui`:"
-            f" `{versions.OPEN_WEBUI_IMAGE}` → `ghcr.io/open-webui/open-webui:v0.13.0`",
+            "Versions: image of `gateway`, `sync-models`:"
+            f" `{versions.GATEWAY_IMAGE}` → `ghcr.io/open-webui/open-webui:v0.13.0`",
         ],
     ),
     "newer chart": (

@@ -21,10 +21,9 @@ from typing import Any
 import pytest
 import trustme
 import yaml
-from harness import ROOT, deployed, stack_config
+from harness import ROOT, deployed, read, stack_config
 
-from config import Settings, read
-from config.storage import Backup, Volume
+from config.settings import Backup, Settings, Volume
 from ops import (
     doctor,
     doctor_cluster,
@@ -526,7 +525,8 @@ def test_backups_on_the_disk_of_the_data_are_told(tmp_path: Path, other_disk: Pa
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_the_jobs_own_command_sees_a_disk_being_mounted(tmp_path: Path, settings: Settings) -> None:
     volume = Volume(path="/mnt/second/homelab", size="10Gi")
-    kept = replace(settings, webui=replace(settings.webui, backup=Backup(volume=volume)))
+    webui = settings.webui.model_copy(update={"backup": Backup(volume=volume)})
+    kept = settings.model_copy(update={"webui": webui})
     pod = doctor_disk.job(kept, "evo4t")["spec"]["template"]["spec"]
     assert [one["hostPath"]["path"] for one in pod["volumes"]] == ["/mnt", "/mnt/second/homelab"]
     (container,) = pod["containers"]

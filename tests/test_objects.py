@@ -6,11 +6,20 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from harness import Deployment, Registration, deploy_program, deployed, gpu_config, stack_config
+from harness import (
+    RESERVED,
+    Deployment,
+    Registration,
+    deploy_program,
+    deployed,
+    gpu_config,
+    read,
+    stack_config,
+)
 
 import config
 from config.capacity import SYSTEM_RESERVE
-from config.quantities import requested, size
+from config.quantities import size
 
 KUBERNETES = "1.36"
 CUSTOM = ("metallb.io/", "monitoring.coreos.com/")
@@ -171,8 +180,8 @@ def test_a_custom_resource_has_no_empty_field(lab: Deployment) -> None:
 
 
 def test_what_is_checked_against_the_node_is_what_is_requested() -> None:
-    planned = config.plan(config.read(stack_config("home")))
-    chart = requested(config.chart_values()).memory
+    planned = config.plan(read(stack_config("home")), RESERVED)
+    chart = RESERVED.memory
     asked = 0
     for _, template in pods(STACKS["home"]):
         for container in containers(template):

@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 from gateway_rules import Settings
-from harness import Deployment, Registration, deploy_program, deployed, stack_config
+from harness import (
+    RESERVED,
+    Deployment,
+    Registration,
+    deploy_program,
+    deployed,
+    read,
+    stack_config,
+)
 from sync_models import DeclaredModel
 
-from config import plan, read
+from config import plan
 from config.stack_file import config_of
 
 HOME = deployed()
@@ -186,7 +194,7 @@ def test_nothing_is_left_for_ollama_to_guess() -> None:
 
 
 def test_the_server_has_the_memory_and_the_number_of_models_that_are_planned() -> None:
-    planned = plan(read(stack_config("home")))
+    planned = plan(read(stack_config("home")), RESERVED)
     bounds = OLLAMA["resources"]
 
     assert bounds["requests"]["memory"] == planned.memory.request == "19Gi"
@@ -287,7 +295,7 @@ def test_the_ceiling_that_the_gateway_reports_is_the_planned_one() -> None:
     settings = Settings.parse(own | dict.fromkeys(secret_keys(GATEWAY), "generated"))
     config = stack_config("home")
     config["ollama"]["models"] += ["gpt-oss:20b"]
-    lines = [line for line in plan(read(config)).lines if line.ceiling]
+    lines = [line for line in plan(read(config), RESERVED).lines if line.ceiling]
 
     assert [line.name for line in lines] == config["ollama"]["models"]
     for line in lines:

@@ -108,7 +108,7 @@ def test_the_password_is_generated_protected_and_only_referred_to() -> None:
 def test_every_backup_of_the_last_day_is_kept(hours: int, cron: str, last: int) -> None:
     raw = copy.deepcopy(RAW)
     raw["webui"]["backup"]["hours"] = hours
-    backup = Settings.parse("homelab:", raw).webui.backup
+    backup = Settings.model_validate(raw).webui.backup
 
     assert backup
     assert (backup.schedule, backup.keep["last"]) == (cron, last)

@@ -4,7 +4,6 @@ import ast
 import json
 import re
 import subprocess
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ def test_every_key_is_declared_with_type_and_description() -> None:
         name.removeprefix("homelab:"): what for name, what in declared.items() if "homelab:" in name
     }
 
-    assert set(own) == {field.name for field in fields(Settings)}
+    assert set(own) == {*Settings.model_fields}
     assert [name for name, what in own.items() if not (what["type"] and what["description"])] == []
 
 

@@ -144,7 +144,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_written(
 
     assert main(["render", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: homelab:ollama.models[0]: 'llama3.2:4b' ")
+    assert error.startswith("error: homelab:ollama.models[0]: got 'llama3.2:4b', want ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -154,7 +154,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_written(
     [
         (None, "Pulumi.other.yaml: cannot be read: No such file or directory"),
         ("config: [", "Pulumi.other.yaml: cannot be read: while parsing"),
-        ("encryptionsalt: x", "Pulumi.other.yaml: must be an object named config"),
+        ("encryptionsalt: x", "Pulumi.other.yaml: config: missing, want an object"),
         ("config:\n  a: 1\n  b: {c: 1, c: 2}", "Pulumi.other.yaml: cannot be read: line 3: c: is"),
     ],
 )

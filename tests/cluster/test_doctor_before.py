@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from doctor_lab import STACK, Place, thing, volume
-from harness import gpu_config, stack_config
+from harness import gpu_config, read, stack_config
 from kubernetes.client import ApiClient
 
-from config import Settings, read
+from config import Settings
 from ops import (
     doctor,
     doctor_cluster,

@@ -5,10 +5,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from harness import deployed, stack_config
+from harness import deployed, read, stack_config
 from real_house import House, ask, eventually
 
-from config import read
 from ops import doctor, doctor_house, doctor_laptop
 from ops.cluster import UnreadableError
 from ops.doctor_checks import run

@@ -1,0 +1,148 @@
+"""The stack file as Pulumi reads it, and its schema, by which an editor does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness import ROOT, read, stack_config
+from jsonschema import Draft7Validator
+from test_settings import changed, every_key, paths
+
+from config import SettingsError, schema
+from config.stack_file import config_of, own
+
+VALIDATOR = Draft7Validator(
+    json.loads(schema.FILE.read_text()), format_checker=Draft7Validator.FORMAT_CHECKER
+)
+STACKS = ("home", "sandbox", "example-two-nodes")
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "Pulumi.other.yaml"
+    file.write_text(text)
+    return file
+
+
+def whole(raw: dict[str, Any]) -> dict[str, Any]:
+    """A stack file with these keys, and what Pulumi itself writes there."""
+    keys = {f"homelab:{key}": value for key, value in raw.items()}
+    other = {"kubernetes:context": "other", "pulumi:tags": {"a": "b"}}
+    return {
+        "secretsprovider": "passphrase",
+        "encryptionsalt": "v1:abc=:v1:def:ghi==",
+        "config": keys | other,
+    }
+
+
+def test_a_date_is_a_text_and_a_text_of_the_cli_what_it_says(tmp_path: Path) -> None:
+    # `pulumi config set protect false` writes a text.
+    text = 'config: {"homelab:protect": "false", "homelab:context": "5", ollama: {a: 2026-12-01}}'
+
+    assert own(config_of(written(tmp_path, text))) == {
+        "protect": False,
+        "context": "5",
+        "ollama": {"a": "2026-12-01"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("encryptionsalt: x", "config: missing, want an object with the homelab: keys"),
+        ("config: [", "cannot be read: while parsing"),
+        ("config: {b: {c: 1, c: 2}}", "cannot be read: line 1: c: is there twice"),
+    ],
+)
+def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        config_of(written(tmp_path, text))
+
+    assert str(caught.value).startswith(f"Pulumi.other.yaml: {line}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_schema_is_the_one_of_the_models() -> None:
+    assert json.loads(schema.FILE.read_text()) == schema.schema(), "run python -m config.schema"
+    Draft7Validator.check_schema(schema.schema())
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_file_names_the_schema_and_fits_it(stack: str) -> None:
+    text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
+    named = text.partition("\n")[0].removeprefix("# yaml-language-server: $schema=")
+
+    assert (ROOT / named).samefile(schema.FILE)
+    VALIDATOR.validate(yaml.safe_load(text))
+
+
+def test_the_schema_accepts_a_whole_stack_file_with_every_key() -> None:
+    VALIDATOR.validate(whole(every_key()))
+    VALIDATOR.validate(whole(stack_config("home") | {"protect": "false"}))
+
+
+PATHS = [path for path, _ in paths(every_key())]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_value_may_be_encrypted(path: str) -> None:
+    VALIDATOR.validate(whole(changed(path, {"secure": "v1:abc:def=="}, every_key())))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_value_may_be_of_another_type(path: str) -> None:
+    raw = changed(path, {"secure": 7}, every_key())
+
+    assert not VALIDATOR.is_valid(whole(raw))
+    with pytest.raises(SettingsError):
+        read(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("ollama/modles", []),
+        ("webuii", {}),
+        ("network/lan", ...),
+        ("webui", ...),
+        ("nodes", {}),
+        ("nodes/Evo_4T", stack_config("home")["nodes"]["evo4t"]),
+        ("nodes/evo4t/address", "fe80::1"),
+        ("nodes/evo4t/profile", "hx380"),
+        ("ollama/models", ["llama3.2"]),
+        ("ollama/models", [{"name": "a:1b", "parameters": {"num_ctx": 1}}]),
+        ("ollama/parallel", 0),
+        ("ollama/volume/size", "100"),
+        ("ollama/keep_alive", "-1h"),
+        ("ollama/kv_cache", "q5"),
+        ("ollama/image", "ollama/ollama:latest"),
+        ("webui/origins", ["*"]),
+        ("webui/volume/path", "/mnt/../x"),
+    ],
+)
+def test_what_the_program_refuses_of_one_key_the_editor_marks(path: str, value: object) -> None:
+    raw = changed(path, value)
+
+    assert not VALIDATOR.is_valid(whole(raw))
+    with pytest.raises(SettingsError):
+        read(raw)
+
+
+@pytest.mark.parametrize("above", ["confg", "homelab:context"])
+def test_a_key_that_pulumi_does_not_know_is_marked(above: str) -> None:
+    assert not VALIDATOR.is_valid(whole(stack_config("home")) | {above: "x"})
+
+
+def test_every_key_is_explained() -> None:
+    bare = [
+        f"{name}.{key}"
+        for name, section in schema.schema()["definitions"].items()
+        for key, one in section.get("properties", {}).items()
+        # Ollama's own, and sections, whose description is theirs.
+        if name not in ("Parameters", "Encrypted")
+        and "description" not in one
+        and not any("$ref" in kind and "Encrypted" not in kind["$ref"] for kind in one["anyOf"])
+    ]
+
+    assert bare == []
