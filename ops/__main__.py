@@ -29,9 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     command = parser.parse_args(arguments[:1]).command
     # Only this one, because importing the Kubernetes client alone takes a second.
     module = import_module(f"ops.{command}")
-    if command == "doctor":
-        sys.argv = [command, *arguments[1:]]
-        return int(module.main())
     options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
     module.arguments(options)
     return int(module.run(options.parse_args(arguments[1:])))

@@ -58,15 +58,27 @@ class Cluster:
         except (ConfigException, OSError) as error:
             line = " ".join(str(error).split())
             raise UnreadableError(f"kubeconfig, context {context!r}: {line}") from error
+        self.configuration = chosen
         self._api = ApiClient(chosen)
 
     def ask(self, path: str, accept: str = "application/json", **query: str) -> Any:
         """Give what is at `path`, None if nothing is there; raises UnreadableError."""
+        return self._call("GET", path, accept, query, None)
+
+    def review(self, kind: str, spec: Mapping[str, Any]) -> bool:
+        """Ask the API server's authorizer, by a review of this kind; raises UnreadableError."""
+        path, accept = f"/apis/authorization.k8s.io/v1/{kind}", "application/json"
+        return bool(self._call("POST", path, accept, {}, {"spec": spec})["status"]["allowed"])
+
+    def _call(
+        self, method: str, path: str, accept: str, query: Mapping[str, str], body: object
+    ) -> Any:
         request = self._api.param_serialize(
-            "GET",
+            method,
             path,
             query_params=[*query.items()],
             header_params={"Accept": accept},
+            body=body,
             auth_settings=["BearerToken"],
         )
         try:
@@ -80,7 +92,7 @@ class Cluster:
             found = json.loads(text)
         except ValueError:
             found = {"message": text[:200].decode(errors="replace")}
-        if answer.status != 200:
+        if answer.status not in (200, 201):
             why = found.get("message") if isinstance(found, dict) else found
             raise UnreadableError(f"{path}: {answer.status} {why or answer.reason}")
         return found

@@ -1,232 +1,220 @@
-"""`python -m ops.doctor --stack home`: looks before you touch the house, and after `up`.
-
-Exit code 0 is that nothing fails, 1 that something does. Warnings are 0.
-"""
+"""Checks a cluster before `up`, and the server after it."""
 
 import argparse
+import asyncio
 import json
-import shutil
+import socket
+import ssl
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
-from subprocess import CompletedProcess
+from errno import ECONNREFUSED
+from urllib.parse import urlsplit
 
-import pulumi
-from kubernetes.client import ApiClient
+import aiohttp
+from kubernetes.utils import parse_quantity
 
 from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
-from ops import (
-    doctor_cluster,
-    doctor_disk,
-    doctor_house,
-    doctor_images,
-    doctor_laptop,
-    doctor_taken,
-    drift_declared,
-    stacks,
-)
+from config.stack_file import config_of, own
+from ops import doctor_server, stacks
 from ops.cluster import Cluster, UnreadableError
-from ops.doctor_checks import Check, Result, ok, run
-from ops.drift_declared import State
-from ops.program import ROOT, Deployment, deploy_program, stack_config
-from ops.stacks import Stack
+from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
 
-HOSTS = "docs/hosts.md#what-the-machine-needs"
-HOUSE, RUNBOOK = "docs/house.md", "docs/runbook.md"
-MICROK8S = f"{HOUSE}#1-microk8s-on-the-house"
-DIRECTORIES = f"{HOUSE}#2-directories-on-the-house"
-KUBECONFIG = f"{HOUSE}#3-kubeconfig-for-the-laptop"
-PULUMI = f"{HOUSE}#4-pulumi-on-the-laptop"
-TAILSCALE = f"{HOUSE}#5-known-trouble-with-tailscale"
-PAGE_PORT, GRAFANA_PORT = 8080, 3000
-ANSWER = 10.0
-"""Seconds for an answer, whose model may have to be loaded first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class House:
-    """All that the checks look at."""
-
-    stack: Stack
-    stack_file: Path
-    settings: Settings
-    program: Deployment
-    """The program as it is here, with this stack file."""
-    exported: CompletedProcess[str]
-    """What `pulumi stack export` answered."""
-
-    @cached_property
-    def state(self) -> State | None:
-        """What the last `up` left, None if there was none; raises UnreadableError."""
-        if self.exported.returncode:
-            raise UnreadableError("without the state nobody knows what the stack has made")
-        try:
-            return drift_declared.state(lambda *_: self.exported)
-        except UnreadableError:
-            return None
-
-    @cached_property
-    def cluster(self) -> Cluster:
-        """The cluster to read; raises UnreadableError."""
-        return Cluster(self.settings.context, self.stack.kubeconfig)
-
-    def api(self) -> ApiClient:
-        """Make a client that can write; raises UnreadableError."""
-        return ApiClient(doctor_laptop.configuration(self.settings.context, self.stack.kubeconfig))
-
-    def password(self) -> str:
-        """The admin's on the page; raises UnreadableError."""
-        name = ("open_webui_password", "--show-secrets")
-        if (told := self.stack.cli("stack", "output", *name)).returncode:
-            raise UnreadableError(f"pulumi stack output: {' '.join(told.stderr.split())}")
-        return told.stdout.strip()
+STRANGER = {
+    "user": "system:serviceaccount:default:default",
+    # All that Kubernetes puts a pod or the unknown in.
+    "groups": ["system:serviceaccounts", "system:authenticated", "system:unauthenticated"],
+    "resourceAttributes": {"verb": "list", "resource": "secrets"},
+}
+MASK, MASK_DEFAULT, OTHERS = "FELIX_IPTABLESMARKMASK", "0xffff0000", 0x00FFC000
+"""Calico's variable and its default, and the marks' bits of Tailscale and kube-proxy."""
+CHART = "kube-prom-stack"
+ADDON = f"owner=helm,name in ({CHART},loki,tempo)"
+"""Secrets of the releases that MicroK8s' addon `observability` installs."""
+VOLUMES = "ollama-stack-models ollama-stack-open-webui ollama-stack-backup observability-prometheus"
+NAMES = {
+    "StorageClass": ("/apis/storage.k8s.io/v1/storageclasses", "local-path"),
+    "Namespace": ("/api/v1/namespaces", "ollama-stack observability"),
+    "PersistentVolume": ("/api/v1/persistentvolumes", VOLUMES),
+}
+"""Path and names, by kind, of what holds all else or is in no namespace."""
 
 
-def main() -> int:
-    """Look, print and give the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ops.doctor", description=__doc__)
-    parser.add_argument("--stack", default="sandbox", help="the stack to look at")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
-    parser.add_argument("--after", action="store_true", help="look at the house, up or not")
-    options = parser.parse_args()
-    began = time.monotonic()
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--stack", default="sandbox", help="the stack to check")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check a stack, print, and give the exit code."""
     try:
-        house = find(options.stack)
-    except (SettingsError, pulumi.RunError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+        settings = read(keys, requested(CHART_VALUES))
+        stack = stacks.find(options.stack)
+        cluster = Cluster(settings.context, stack.kubeconfig)
+    except (SettingsError, UnreadableError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    up = options.after or (house.exported.returncode == 0 and house.state)
-    looks = before(house) + (after(house) if up else [])
-    results = run(looks)
-    seconds = round(time.monotonic() - began, 1)
-    code = int(any(result.level == "fail" for _, result in results))
-    if options.json:
-        told = [{"name": one.name, **asdict(result), "page": one.page} for one, result in results]
-        whole = {"stack": options.stack, "checks": told, "seconds": seconds, "code": code}
-        print(json.dumps(whole, indent=1))
-    else:
-        print("\n".join(lines(results)) + f"; {seconds:.0f} s")
-    return code
+    return asyncio.run(report(settings, stack, cluster))
 
 
-def find(name: str) -> House:
-    """Read what is here of a stack; raises SettingsError or RunError."""
-    raw = stack_config(name)
+async def report(settings: Settings, stack: stacks.Stack, cluster: Cluster) -> int:
+    """Run each check whose needs are met, and give the exit code."""
+    began, levels, waiting = time.monotonic(), [], [*CHECKS, *doctor_server.CHECKS]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        server = Server(settings=settings, stack=stack, cluster=cluster, session=session)
+        while ready := [check for check in waiting if server.has >= {*check.needs.split()}]:
+            waiting = [check for check in waiting if check not in ready]
+            levels += await asyncio.gather(*(checked(server, check) for check in ready))
+    counts = ", ".join(f"{levels.count(level)} {level}" for level in ("fail", "warn", "ok"))
+    print(f"  {counts}, {len(waiting)} left out; {time.monotonic() - began:.0f} s")
+    return int("fail" in levels)
+
+
+async def checked(server: Server, check: Check) -> str:
+    """Run a check, print its line, and give its level."""
     try:
-        stack = stacks.find(name)
-    except UnreadableError as error:
-        # What needs no state can still be looked at.
-        away = CompletedProcess([], 1, "", str(error))
-        stack = Stack(name=name, cli=lambda *_: away, kubeconfig=None, simulated=False)
-    return House(
-        stack=stack,
-        stack_file=ROOT / f"Pulumi.{name}.yaml",
-        settings=read(raw, requested(CHART_VALUES)),
-        program=deploy_program(name, raw),
-        exported=doctor_laptop.exported(stack.cli),
-    )
+        async with asyncio.timeout(check.seconds):
+            problems = [problem async for problem in check.run(server)]
+    # An error that nobody has foreseen must not hide the other results; only a timeout has no text.
+    except Exception as error:
+        problems = [str(error)[:300] or f"no answer within {check.seconds:g} s"]
+    warns = all(isinstance(problem, Warn) for problem in problems)
+    level = "ok" if not problems else "warn" if warns else "fail"
+    text = " ".join("; ".join(problems).split()) or check.run.__doc__
+    more = f"; to do: {check.action}" if problems else ""
+    print(f"  {level:<4}  {check.run.__name__:<9}  {text}{more}", flush=True)
+    return level
 
 
-def before(house: House) -> list[Check]:
-    """Give the checks for which nothing has to be up."""
-    settings, stack = house.settings, house.stack
-    context = (settings.context, stack.kubeconfig)
-    images = [settings.ollama.image, settings.ollama.gateway_image, settings.webui.image]
-    images += [settings.webui.backup.image] if settings.webui.backup else []
-    wanted = {settings.observability.lan_address: GRAFANA_PORT}
-    if settings.webui.lan_address:
-        wanted[settings.webui.lan_address] = PAGE_PORT
-    network = settings.network
-
-    def addresses() -> Result:
-        place = (wanted, network.pool, network.lan)
-        up = bool(house.state)
-        return doctor_taken.addresses(house.cluster, house.program, *place, is_up=up)
-
-    def gpu() -> Result:
-        if not (device := settings.profile.device):
-            return ok("models run on the processor")
-        return doctor_cluster.gpu(house.cluster, settings.node_of(settings.ollama), device)
-
-    return [
-        Check("tools", PULUMI, lambda: doctor_laptop.tools(shutil.which("pulumi"))),
-        Check("state", PULUMI, lambda: doctor_laptop.state(stack.name, house.exported)),
-        Check("passphrase", PULUMI, lambda: doctor_laptop.passphrase(stack.cli, house.stack_file)),
-        Check("api", KUBECONFIG, lambda: doctor_laptop.connection(*context)),
-        Check("rights", KUBECONFIG, lambda: doctor_cluster.rights(house.api())),
-        Check("version", MICROK8S, lambda: doctor_cluster.version(house.cluster)),
-        Check("rbac", MICROK8S, lambda: doctor_cluster.rbac(house.api())),
-        Check("dns", MICROK8S, lambda: doctor_cluster.dns(house.cluster)),
-        Check("marks", TAILSCALE, lambda: doctor_cluster.marks(house.cluster)),
-        Check("nodes", PULUMI, lambda: doctor_cluster.nodes(house.cluster, settings.nodes)),
-        Check("gpu", HOSTS, gpu),
-        Check(
-            "observability",
-            "docs/observability-stack.md",
-            lambda: doctor_taken.observability(house.cluster, house.state),
-        ),
-        Check(
-            "metallb",
-            "docs/metallb-pool.md",
-            lambda: doctor_taken.metallb(house.cluster, house.state, network.metallb),
-        ),
-        Check(
-            "names",
-            "docs/local-storage.md",
-            lambda: doctor_taken.names(house.cluster, house.state, house.program),
-        ),
-        Check("addresses", "docs/metallb-pool.md", addresses),
-        Check("disk", DIRECTORIES, lambda: doctor_disk.disks(house.api(), settings)),
-        Check("backups", "docs/backups.md", lambda: doctor_disk.backups(settings)),
-        Check("images", MICROK8S, lambda: doctor_images.images(images)),
-    ]
+async def api(server: Server) -> Problems:
+    """The API server answers, with a certificate that is good for more than 30 days."""
+    kubeconfig = server.cluster.configuration
+    url, tls = urlsplit(kubeconfig.host), ssl.create_default_context(cafile=kubeconfig.ssl_ca_cert)
+    name, at = kubeconfig.tls_server_name or url.hostname, (url.hostname, url.port or 443)
+    try:
+        async with asyncio.timeout(3):
+            _, writer = await asyncio.open_connection(*at, ssl=tls, server_hostname=name)
+    except OSError as error:
+        yield f"{kubeconfig.host}: {str(error) or 'no answer within 3 s'}"
+        return
+    end = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
+    writer.close()
+    server.has.add("api")
+    if (days := (end - time.time()) / 86400) <= 30:
+        yield Warn(f"its certificate ends in {days:.0f} days: microk8s refresh-certs -e server.crt")
 
 
-def after(house: House) -> list[Check]:
-    """Give the checks of the running house."""
-    settings, outputs = house.settings, house.program.outputs
-    pages, grafana = outputs["open_webui_urls"], outputs["grafana_url"]
-    origins = outputs["open_webui_origins"]
-    places = dict.fromkeys(pages, doctor_house.PAGE_HEALTH) | {grafana: doctor_house.GRAFANA_HEALTH}
-    lan = settings.network.lan
-
-    def answers() -> Result:
-        home = doctor_laptop.at_home(lan, settings.observability.lan_address)
-        return doctor_house.answers(places, away="" if home else lan)
-
-    def completion() -> Result:
-        who = (settings.webui.admin_email, house.password())
-        return doctor_house.completion(pages, *who, settings.ollama.names[0])
-
-    def metrics() -> Result:
-        return doctor_house.metrics(
-            lambda path, **query: house.cluster.ask(doctor_house.PROMETHEUS + path, **query)
-        )
-
-    return [
-        Check("page", f"{RUNBOOK}#openwebuidown", answers),
-        Check(
-            "websocket", f"{RUNBOOK}#openwebuidown", lambda: doctor_house.websocket(pages, origins)
-        ),
-        Check("completion", f"{RUNBOOK}#ollamadown", completion, ANSWER),
-        Check("metrics", f"{RUNBOOK}#gatewaynotreporting", metrics),
-    ]
+async def state(server: Server) -> Problems:
+    """The stack's state can be read."""
+    done = await in_thread(server.stack.cli, "stack", "export")
+    if done.returncode:
+        yield f"pulumi stack export: {done.stderr}"
+        return
+    resources = (json.loads(done.stdout).get("deployment") or {}).get("resources") or []
+    server.objects = {(item["type"].rpartition(":")[2], item.get("id", "")) for item in resources}
+    outputs = {item["type"]: item.get("outputs") for item in resources}
+    server.outputs = outputs.get("pulumi:pulumi:Stack") or {}
+    server.has |= {"state", "up"} if server.outputs else {"state"}
 
 
-def lines(results: list[tuple[Check, Result]]) -> Iterator[str]:
-    """Give one line for each check, and one that counts them."""
-    width = max(len(check.name) for check, _ in results)
-    for check, result in results:
-        answer = f"; to do: {result.do}" if result.do else ""
-        more = f" ({check.page})" if result.level != "ok" else ""
-        yield f"  {result.level:<4}  {check.name:<{width}}  {result.text}{answer}{more}"
-    levels = [result.level for _, result in results]
-    yield "  " + ", ".join(f"{levels.count(one)} {one}" for one in ("fail", "warn", "ok"))
+async def rbac(server: Server) -> Problems:
+    """The kubeconfig's account may do everything, and no stranger may list Secrets."""
+    review = server.cluster.review
+    everything = {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}}
+    if not await in_thread(review, "selfsubjectaccessreviews", everything):
+        yield "the kubeconfig's account may not do everything"
+    elif await in_thread(review, "subjectaccessreviews", STRANGER):
+        yield "RBAC is off, or everybody has a role: strangers may list Secrets"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+async def marks(server: Server) -> Problems:
+    """Calico keeps off the bits of the packet mark that Tailscale and kube-proxy use."""
+    found = await server.ask("/apis/apps/v1/namespaces/kube-system/daemonsets")
+    for pod in (item["spec"]["template"]["spec"] for item in found["items"]):
+        for container in pod["containers"]:
+            env = {item["name"]: item.get("value") for item in container.get("env") or []}
+            mask = int(env.get(MASK) or MASK_DEFAULT, 0)
+            if container["name"] == "calico-node" and mask & OTHERS:
+                yield Warn(f"calico-node: {MASK}: got {mask:#010x}, want 0xff000000")
+
+
+async def nodes(server: Server) -> Problems:
+    """The nodes are ready and as in the stack file, with the GPU where a profile wants one."""
+    settings, found = server.settings, await server.ask("/api/v1/nodes")
+    live = {item["metadata"]["name"]: item for item in found["items"]}
+    for name in settings.nodes.keys() - live.keys():
+        yield f'nodes "{name}" not found, but {", ".join(live)}'
+    for name in settings.nodes.keys() & live.keys():
+        node, status = settings.nodes[name], live[name]["status"]
+        wanted: dict[str, int | str] = {"cpu": node.cpus, "memory": node.memory}
+        conditions = {item["type"]: item["status"] for item in status["conditions"]}
+        if conditions.get("Ready") != "True" or live[name]["spec"].get("unschedulable"):
+            yield f"{name} is NotReady or SchedulingDisabled"
+        # A device stays in the capacity when its plugin is gone.
+        sizes = {**status["allocatable"], **{key: status["capacity"][key] for key in wanted}}
+        if (device := settings.profile.device) and name == settings.node_of(settings.ollama):
+            wanted[device] = 1
+        for key, size in wanted.items():
+            if parse_quantity(sizes.get(key, 0)) < parse_quantity(size):  # type: ignore[no-untyped-call]
+                yield f"{name}: {key}: got {sizes.get(key, 0)}, want {size}"
+
+
+async def addons(server: Server) -> Problems:
+    """Nothing of MicroK8s' addons is in the way, and MetalLB is as `network.metallb` says."""
+    for secret in await server.metadata("/api/v1/secrets", labelSelector=ADDON):
+        release = f"{secret['namespace']}/{secret['labels']['name']}"
+        if ("Release", release) not in server.objects:
+            yield f"release {release} is not the stack's"
+    crds = await server.metadata("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    groups = {crd["name"].partition(".")[2] for crd in crds}
+    if ("Release", f"observability/{CHART}") not in server.objects:
+        left = await server.metadata("/apis/rbac.authorization.k8s.io/v1/clusterroles")
+        left += await server.metadata("/api/v1/namespaces/kube-system/services")
+        found = [item["name"] for item in left if item["name"].startswith(CHART)]
+        for name in found + sorted(groups & {"monitoring.coreos.com"}):
+            yield Warn(f"{name} is left by a release")
+    mode, there = server.settings.network.metallb, "metallb.io" in groups
+    if ("Release", "metallb-system/metallb") not in server.objects and there != (mode == "addon"):
+        yield f"network.metallb: got {mode}, but MetalLB is {'' if there else 'not '}there"
+
+
+async def names(server: Server) -> Problems:
+    """The names of the stack's namespaces, volumes and StorageClass are free or its own."""
+    for kind, (path, wanted) in NAMES.items():
+        for item in await server.metadata(path):
+            if item["name"] in wanted.split() and (kind, item["name"]) not in server.objects:
+                yield f'{kind} "{item["name"]}" already exists'
+
+
+async def addresses(server: Server) -> Problems:
+    """No other Service or device has an address of the stack."""
+    settings, owners = server.settings, {}
+    for item in (await server.ask("/api/v1/services"))["items"]:
+        for ingress in (item["status"].get("loadBalancer") or {}).get("ingress") or []:
+            owners[ingress.get("ip")] = "/".join(map(item["metadata"].get, ("namespace", "name")))
+    for address in filter(None, (settings.webui.lan_address, settings.observability.lan_address)):
+        if (owner := owners.get(address)) and ("Service", owner) not in server.objects:
+            yield f"{address} is Service {owner}'s"
+        elif not owner and not at_home(lan := settings.network.lan):
+            yield Warn(f"{address}: this laptop is not in {lan} and sees no devices there")
+        elif not owner:
+            with socket.socket() as probe:
+                probe.settimeout(2)
+                # A device that refuses is there, too.
+                if await in_thread(probe.connect_ex, (address, 80)) in (0, ECONNREFUSED):
+                    yield f"{address} is a device's"
+
+
+CHECKS = (
+    Check(api, "", "tailscale status (docs/house.md#3-kubeconfig-for-the-laptop)"),
+    Check(
+        state, "", "pulumi login, or stack init (docs/house.md#4-pulumi-on-the-laptop)", seconds=4
+    ),
+    Check(rbac, "api", "microk8s config, or enable rbac (docs/house.md#1-microk8s-on-the-house)"),
+    Check(marks, "api", f"set {MASK} (docs/house.md#5-known-trouble-with-tailscale)"),
+    Check(nodes, "api", "correct homelab:nodes (docs/hosts.md#what-the-machine-needs)"),
+    Check(addons, "api state", "microk8s disable, or delete (docs/observability-stack.md)"),
+    Check(names, "api state", "delete it, or pulumi import (docs/local-storage.md)"),
+    Check(addresses, "api state", "free it, or another network.pool (docs/metallb-pool.md)"),
+)
