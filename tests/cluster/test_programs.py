@@ -208,25 +208,31 @@ def test_open_webui_is_installed_again_when_its_pin_changes_or_it_is_not_whole(
     asked: list[str] = []
 
     def run(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
-        asked.append(str(command[-1]))
+        asked.append(" ".join(map(str, command)))
         if command[2] == "venv":
             packages = Path(command[-1], "lib/python3.11/site-packages")
             packages.mkdir(parents=True)
             (packages / "requirements-slim.txt").touch()
+            about = packages / "open_webui-0.12.4.dist-info" / "METADATA"
+            about.parent.mkdir()
+            about.write_text("Requires-Dist: chromadb==1.5.9\nRequires-Dist: black[d]==26.1.0\n")
             (packages / "new").touch()
             (Path(command[-1]) / "bin").mkdir()
             (Path(command[-1]) / "bin/python").touch()
 
     monkeypatch.setattr(programs, "run", run)
     python = programs._install_open_webui(tmp_path)
-    assert asked[1] == "open-webui==0.12.4"
-    assert asked[2].endswith("requirements-slim.txt")
+    assert asked[1].endswith("open-webui==0.12.4")
+    assert "requirements-slim.txt" in asked[2]
+    assert " chromadb " in asked[2]
+    pins = tmp_path / "open-webui" / "constraints.txt"
+    assert pins.read_text() == "chromadb==1.5.9\nblack==26.1.0\n"
     assert programs._install_open_webui(tmp_path) == python
     assert len(asked) == 3
 
     monkeypatch.setattr(programs, "OPEN_WEBUI", "0.12.5")
     programs._install_open_webui(tmp_path)
-    assert asked[4] == "open-webui==0.12.5"
+    assert asked[4].endswith("open-webui==0.12.5")
 
     # An install that was killed has no stamp; nothing of it is used.
     (tmp_path / "open-webui" / ".key").unlink()

@@ -168,6 +168,7 @@ def test_a_new_node_alone_touches_no_volume() -> None:
 
     assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
         "open-webui-policy",
+        "open-webui-deployment",  # a browser may open the page by the node's name
         "monitoring-house-dashboard",
         "monitoring-disk-alerts",
     }
