@@ -1,6 +1,8 @@
-"""`python -m config.schema` writes schema.json, by which an editor completes a stack file."""
+"""`python -m config.schema` writes schema.json for editors, and docs/settings.md for people."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,15 @@ from config.errors import PREFIX
 from config.settings import Settings
 
 FILE = Path(__file__).with_name("schema.json")
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+HEAD = f"""# Settings
+
+Written by `python -m config.schema` from [config/settings.py](../config/settings.py). All keys are
+below `{PREFIX}` in the stack file; a wrong value is answered by a line that says what is right.
+
+| key | default | meaning |
+| --- | --- | --- |
+"""
 
 ENCRYPTED = {
     "type": "object",
@@ -60,5 +71,30 @@ def _value(one: dict[str, Any]) -> dict[str, Any]:
     return {**said, "anyOf": [*kinds, {"$ref": "#/definitions/Encrypted"}]}
 
 
+def page() -> str:
+    """Give docs/settings.md: a row for each key, with its default and meaning."""
+    schema = Settings.model_json_schema()
+
+    def rows(section: dict[str, Any], path: str) -> Iterator[str]:
+        for name, value in section["properties"].items():
+            default = json.dumps(value.get("default")).strip('"')
+            default = "none" if default == "null" else f"`{default}`"
+            default = "required" if name in section.get("required", []) else default
+            meaning = value.get("description", "")
+            key = f"{path}{name}"
+            # An object, a list of them, or one by each name.
+            names = re.findall(r"#/\$defs/(\w+)", json.dumps(value))
+            key += "[]" if names and "items" in value else ""
+            key += ".<name>" if names and "patternProperties" in value else ""
+            below = schema["$defs"][names[0]] if names else {}
+            meaning = (meaning or below.get("description", "")).partition("\n")[0]
+            yield f"| `{key}` | {default} | {meaning} |"
+            if below:
+                yield from rows(below, f"{key}.")
+
+    return HEAD + "\n".join(rows(schema, "")) + "\n"
+
+
 if __name__ == "__main__":
+    PAGE.write_text(page())
     FILE.write_text(json.dumps(schema(), indent=1, ensure_ascii=False) + "\n")

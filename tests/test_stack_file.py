@@ -66,6 +66,7 @@ def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: P
 def test_the_schema_is_the_one_of_the_models() -> None:
     assert json.loads(schema.FILE.read_text()) == schema.schema(), "run python -m config.schema"
     Draft7Validator.check_schema(schema.schema())
+    assert schema.PAGE.read_text() == schema.page(), "run python -m config.schema"
 
 
 @pytest.mark.parametrize("stack", STACKS)
