@@ -132,7 +132,7 @@ def right_part(kind: Any, raw: Any, wrong: Collection[Path], at: Path = ()) -> A
     if at in wrong:
         return None
     bare = _bare(kind)[0]
-    if isinstance(bare, type) and issubclass(bare, BaseModel):
+    if isinstance(bare, type) and issubclass(bare, BaseModel) and raw is not None:
         raw = {"name": raw} if isinstance(raw, str) else raw
         part = bare.model_construct()
         for name in bare.model_fields:
