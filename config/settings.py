@@ -188,9 +188,10 @@ class Memory(Section):
 class Parameters(Section):
     """Parameters of a variant: of `Options` in Ollama's api/types.go those that shape an answer.
 
-    Ollama passes over what it does not know, and a context has a key of its own.
+    Ollama passes over what it does not know.
     """
 
+    num_ctx: Annotated[None, Want("nothing here: it is the `context` of the variant")] = None
     frequency_penalty: float | None = None
     min_p: float | None = None
     num_keep: int | None = None

@@ -289,11 +289,12 @@ OTHERWISE: list[tuple[str, object, str]] = [
     # unknown and missing keys
     ("ollama/modles", [], "ollama.modles: unknown key, did you mean models?"),
     ("nodes/evo4t/disk/mount", "/", "nodes.evo4t.disk.mount: unknown key, known are path, size"),
+    ("network/lna", "x", "network.lna: unknown key, did you mean lan?"),
     ("webuii", {}, "webuii: unknown key, did you mean webui?"),
     (
         "ollama/models/1",
         {"name": "mine:3b", "base": BASE, "parameters": {"num_ctx": 4096}},
-        "ollama.models[1].parameters.num_ctx: unknown key, known are frequency_penalty, min_p,",
+        "ollama.models[1].parameters.num_ctx: got 4096, want nothing here: it is the `context`",
     ),
     ("network/lan", ..., "network.lan: missing, want a network such as 192.168.1.0/24"),
     ("webui/memory/limit", ..., "webui.memory.limit: missing, want a size with its unit, such as"),
