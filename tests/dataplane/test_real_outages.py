@@ -71,7 +71,8 @@ def test_a_model_that_does_not_exist_fails_the_job_by_name(house: House) -> None
     house.demo.engine.up(lambda _: None)
 
     (job,) = house.demo.kubelet.run_jobs().values()
+    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].remove(wrong))
 
     assert job.code() == 1
-    assert f"{wrong}: given up, no such model in the registry" in job.log().read_text()
-    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].remove(wrong))
+    last = job.log().read_text().splitlines()[-1]
+    assert last.startswith(f"failed: {wrong}: no such model in the registry: correct the name")
