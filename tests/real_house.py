@@ -2,9 +2,8 @@
 
 import json
 import re
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -16,8 +15,6 @@ from sandbox.demo import Demo
 
 ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
 GATEWAY = "ollama-service.ollama-stack:11434"
-# Open WebUI starts anew in some 30 seconds, and one group of rules has a minute.
-PATIENCE = 100.0
 
 
 def ask(
@@ -33,14 +30,6 @@ def ask(
         connection.request(method, f"{parts.path}?{parts.query}".rstrip("?"), sent, headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
-
-
-def eventually(what: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Give the first true answer, or after `patience` seconds the last one."""
-    deadline = time.monotonic() + patience
-    while not (answer := what()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    return answer
 
 
 @dataclass(frozen=True)

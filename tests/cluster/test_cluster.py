@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from kubernetes.dynamic import DynamicClient
+from waiting import eventually
 
 from sandbox.build import Tools
 from sandbox.cluster import NAMES, Cluster, Node
 from sandbox.processes import SandboxError
 
-Eventually = Callable[[Callable[[], Any]], Any]
 Connect = Callable[[Cluster], DynamicClient]
 
 PAUSE = {"name": "pause", "image": "pause:1"}
@@ -60,9 +60,7 @@ def pods(kube: DynamicClient, app: str) -> list[Any]:
     return list(found.get(namespace="default", label_selector=f"app={app}").items)
 
 
-def test_pods_run_on_the_node_as_long_as_there_is_room(
-    kube: DynamicClient, eventually: Eventually, home: Node
-) -> None:
+def test_pods_run_on_the_node_as_long_as_there_is_room(kube: DynamicClient, home: Node) -> None:
     for name, cpu in {"fits": "20", "too-big": "25"}.items():
         create(kube, "apps/v1", "Deployment", name, spec=deployment(name, cpu))
 
@@ -73,15 +71,13 @@ def test_pods_run_on_the_node_as_long_as_there_is_room(
     assert "Insufficient cpu" in pods(kube, "too-big")[0].status.conditions[0].message
 
 
-def test_a_job_completes(kube: DynamicClient, eventually: Eventually) -> None:
+def test_a_job_completes(kube: DynamicClient) -> None:
     spec = {"containers": [PAUSE], "restartPolicy": "Never"}
     create(kube, "batch/v1", "Job", "pull", spec={"template": {"spec": spec}})
     assert eventually(lambda: read(kube, "batch/v1", "Job", "pull").status.succeeded == 1)
 
 
-def test_a_service_gets_the_address_it_asks_for(
-    kube: DynamicClient, eventually: Eventually
-) -> None:
+def test_a_service_gets_the_address_it_asks_for(kube: DynamicClient) -> None:
     pools = kube.resources.get(api_version="metallb.io/v1beta1", kind="IPAddressPool")
     pool = {"apiVersion": pools.group_version, "kind": pools.kind, "metadata": {"name": "home"}}
     addresses = {"spec": {"addresses": ["192.168.1.101-192.168.1.110"]}}
@@ -101,9 +97,7 @@ def test_a_service_gets_the_address_it_asks_for(
     pools.delete(name="home", namespace="metallb-system")
 
 
-def test_a_static_local_volume_binds(
-    kube: DynamicClient, eventually: Eventually, home: Node
-) -> None:
+def test_a_static_local_volume_binds(kube: DynamicClient, home: Node) -> None:
     hostname = {"key": "kubernetes.io/hostname", "operator": "In", "values": [home.name]}
     size = {"storage": "200Gi"}
     common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "local"}
@@ -193,7 +187,7 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
 
 
 def test_two_clusters_run_at_once_and_nodes_come_and_go(
-    cluster: Cluster, second: Cluster, eventually: Eventually, connect: Connect, home: Node
+    cluster: Cluster, second: Cluster, connect: Connect, home: Node
 ) -> None:
     nodes = [home, Node(name="spare", cpus=4, memory="8Gi", address="192.168.1.99")]
     second.start(nodes)
@@ -225,7 +219,7 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
 
 @pytest.mark.parametrize("victim", ["etcd", "kwok"])
 def test_a_killed_process_is_healed_with_all_objects(
-    second: Cluster, victim: str, eventually: Eventually, connect: Connect, home: Node
+    second: Cluster, victim: str, connect: Connect, home: Node
 ) -> None:
     second.start([home])
     create(connect(second), "v1", "ConfigMap", f"before-{victim}", data={"still": "here"})

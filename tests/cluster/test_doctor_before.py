@@ -2,13 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from doctor_lab import STACK, Place, thing
 from harness import gpu_config, stack_config
+from waiting import eventually
 
 from ops import cluster as ops_cluster
 from ops import doctor, stacks
@@ -170,9 +170,7 @@ def test_names_that_are_taken_fail(place: Place) -> None:
         ]
 
 
-def test_an_address_that_another_service_has_fails(
-    place: Place, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
+def test_an_address_that_another_service_has_fails(place: Place) -> None:
     about = {"apiVersion": "metallb.io/v1beta1", "spec": {"addresses": ["192.168.1.102/32"]}}
     pool = thing("IPAddressPool", "theirs", "metallb-system", **about)
     asked = {"annotations": {"metallb.io/loadBalancerIPs": "192.168.1.102"}}

@@ -1,6 +1,5 @@
 """The example of two machines: models on the large one, the rest on the small one."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from harness import deploy_program, deployed, read, stack_config
 from house_lab import addresses
 from kubernetes import client
 from kubernetes import config as kubeconfig
+from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
 from config import SettingsError
@@ -103,9 +103,7 @@ def test_both_addresses_are_given_as_configured(house: TwoNodes) -> None:
     }
 
 
-def test_a_pod_that_names_no_node_follows_its_volume(
-    house: TwoNodes, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
+def test_a_pod_that_names_no_node_follows_its_volume(house: TwoNodes) -> None:
     # As Prometheus' operator makes it.
     claim = {
         "metadata": {"name": PROMETHEUS_CLAIM},

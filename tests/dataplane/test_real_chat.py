@@ -2,7 +2,8 @@
 
 import psutil
 import pytest
-from real_house import GATEWAY, House, Person, ask, eventually
+from real_house import GATEWAY, House, Person, ask
+from waiting import eventually
 
 MODELS = {"llama3.2:3b", "codellama:7b", "gemma3:4b"}
 

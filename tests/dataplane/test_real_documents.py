@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
-from real_house import House, Person, ask, eventually
+from real_house import House, Person, ask
+from waiting import eventually
 
 EMBEDDING = "nomic-embed-text:v1.5"
 MODELS = {"llama3.2:3b", "codellama:7b", "gemma3:4b"}

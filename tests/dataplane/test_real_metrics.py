@@ -3,7 +3,8 @@
 import json
 from collections import defaultdict
 
-from real_house import ARTEFACTS, House, ask, eventually, filled
+from real_house import ARTEFACTS, House, ask, filled
+from waiting import eventually
 
 # Nothing has this name until something has gone wrong.
 ONLY_IN_TROUBLE = {

@@ -4,7 +4,8 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from real_house import House, ask, eventually, impatient
+from real_house import House, ask, impatient
+from waiting import eventually
 
 POD = "ollama-stack/ollama"
 DOWN = "OllamaDown"

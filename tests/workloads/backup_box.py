@@ -4,14 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from harness import Deployment, deploy_program, stack_config
-from real_house import ask, eventually
+from real_house import ask
+from waiting import eventually
 
 from sandbox.pods import free_port
 from sandbox.programs import Programs
@@ -180,13 +180,3 @@ def kill(process: subprocess.Popen[str]) -> None:
     """End a container and all in it with SIGKILL."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
-
-
-def grown(folder: Path, before: int, patience: float = 30) -> bool:
-    """Wait until there are more files in `folder` than before."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if sum(path.is_file() for path in folder.rglob("*")) > before:
-            return True
-        time.sleep(0.002)
-    return False

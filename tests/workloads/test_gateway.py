@@ -31,7 +31,6 @@ from gateway_lab import (
     lines,
     program,
     stream,
-    wait_for,
     whole,
 )
 from gateway_meters import GONE, Tee, seconds_until
@@ -41,6 +40,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
+from waiting import eventually
 
 MODEL = "llama3.2:3b"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -274,9 +274,9 @@ def test_a_client_that_leaves_ends_the_work(home: Lab) -> None:
         with closing(home.connect(CHAT, path)) as client:
             if path == "/api/chat":
                 client.recv(10)
-            wait_for(partial(home.upstream.got, path))
+            assert eventually(partial(home.upstream.got, path))
             time.sleep(0.05)
-        wait_for(lambda: left)
+        assert eventually(lambda: left)
         assert left.pop()
         assert home.upstream.got(path)[0].closed_after < 1
 
@@ -601,12 +601,12 @@ def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
 
     home.upstream.replies["/api/chat"] = reply
     with closing(home.connect(CHAT)) as client:
-        wait_for(lambda: flying() == {"waiting": 1})
+        assert eventually(lambda: flying() == {"waiting": 1})
         go.set()
         client.recv(1)
-        wait_for(lambda: flying() == {"answering": 1})
+        assert eventually(lambda: flying() == {"answering": 1})
         go.set()
-        wait_for(lambda: flying() == {})
+        assert eventually(lambda: flying() == {})
 
 
 def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
@@ -614,7 +614,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
         [point] = home.metric(name)
         return float(point.value)
 
-    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
+    assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
     assert value("ollama.models.available") == 2
     assert value("ollama.model.loaded.size") == 3_227_894_413
     assert value("ollama.model.loaded.gpu.size") == 0
@@ -625,7 +625,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
     assert {one.value for one in ceilings} == {BANDWIDTH / SIZE}
 
     home.upstream.close()
-    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
+    assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
     gone = [one.value for one in home.metric("ollama.model.loaded.size")]
     assert [struct.pack("<d", one) for one in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
     assert home.metric("ollama.model.loaded.size") == []
@@ -805,7 +805,7 @@ def test_the_last_push_ends_what_the_next_gateway_may_not_know_of() -> None:
     upstream, receiver = Upstream(), Receiver()
     url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
     with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, _):
-        wait_for(lambda: receiver.gauge("ollama.model.loaded.size") != [])
+        assert eventually(lambda: receiver.gauge("ollama.model.loaded.size") != [])
         assert struct.pack("<d", GONE) not in receiver.gauge("ollama.model.loaded.size")
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0

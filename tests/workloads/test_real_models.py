@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import sync_models
+from waiting import eventually
 
 from sandbox.model_registry import model_registry
 from sandbox.pods import free_port
@@ -52,12 +53,13 @@ class Lab:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        for _ in range(600):
+
+        def answers() -> bool:
             with suppress(OSError):
-                self.ask("/api/version")
-                return
-            time.sleep(0.1)
-        raise TimeoutError((self.folder / "log").read_text()[-2000:])
+                return bool(self.ask("/api/version"))
+            return False
+
+        assert eventually(answers), (self.folder / "log").read_text()[-2000:]
 
     def kill(self) -> None:
         """End the server and its runners as a power cut does."""
