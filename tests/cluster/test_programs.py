@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,11 +85,6 @@ def test_the_programs_have_the_pinned_versions(installed: Programs) -> None:
     assert ask_version(str(installed.kube_state_metrics), "version") == state
     node = Version(pinned("monitoring", programs.NODE_EXPORTER))
     assert ask_version(str(installed.node_exporter), "--version") == node
-
-
-def test_the_version_of_prometheus_is_read_from_that_of_its_module() -> None:
-    assert pinned("monitoring", programs.PROMETHEUS) == "v0.316.0"
-    assert prometheus_version() == "3.16.0"
 
 
 def test_open_webui_is_the_one_of_the_house() -> None:
@@ -200,46 +194,6 @@ def test_an_ollama_on_path_is_used_when_it_is_new_enough(
     found = put(path, "ollama", answer)
 
     assert programs._install_ollama(tmp_path) == (found if used else built)
-
-
-def test_open_webui_is_installed_again_when_its_pin_changes_or_it_is_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def run(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
-        asked.append(" ".join(map(str, command)))
-        if command[2] == "venv":
-            packages = Path(command[-1], "lib/python3.11/site-packages")
-            packages.mkdir(parents=True)
-            (packages / "requirements-slim.txt").touch()
-            about = packages / "open_webui-0.12.4.dist-info" / "METADATA"
-            about.parent.mkdir()
-            about.write_text("Requires-Dist: chromadb==1.5.9\nRequires-Dist: black[d]==26.1.0\n")
-            (packages / "new").touch()
-            (Path(command[-1]) / "bin").mkdir()
-            (Path(command[-1]) / "bin/python").touch()
-
-    monkeypatch.setattr(programs, "run", run)
-    python = programs._install_open_webui(tmp_path)
-    assert asked[1].endswith("open-webui==0.12.4")
-    assert "requirements-slim.txt" in asked[2]
-    assert " chromadb " in asked[2]
-    pins = tmp_path / "open-webui" / "constraints.txt"
-    assert pins.read_text() == "chromadb==1.5.9\nblack==26.1.0\n"
-    assert programs._install_open_webui(tmp_path) == python
-    assert len(asked) == 3
-
-    monkeypatch.setattr(programs, "OPEN_WEBUI", "0.12.5")
-    programs._install_open_webui(tmp_path)
-    assert asked[4].endswith("open-webui==0.12.5")
-
-    # An install that was killed has no stamp; nothing of it is used.
-    (tmp_path / "open-webui" / ".key").unlink()
-    (tmp_path / "open-webui" / "half").touch()
-    programs._install_open_webui(tmp_path)
-    assert len(asked) == 9
-    assert not (tmp_path / "open-webui" / "half").exists()
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:
