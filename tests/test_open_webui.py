@@ -13,7 +13,6 @@ HOME = deployed()
 PAGE = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
 POD = PAGE["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
-ENVIRONMENT = {entry["name"]: entry.get("value") for entry in CONTAINER["env"]}
 
 ALONE: OpenWebUIArgs = {
     "namespace": "chat",
