@@ -32,6 +32,15 @@ def ask(
         return answer.status, answer.read().decode()
 
 
+def sign_in(page: str, email: str, password: str) -> str:
+    """Sign an account in and give its token."""
+    who = {"email": email, "password": password}
+    status, text = ask("POST", f"{page}/api/v1/auths/signin", who)
+    assert status == 200, text
+    token: str = json.loads(text)["token"]
+    return token
+
+
 @dataclass(frozen=True)
 class Person:
     """An account of the page that has signed in."""
@@ -75,15 +84,7 @@ class House:
 
     def sign_in(self) -> None:
         """Get a token of the admin."""
-        self.token = self.token_of(**self.admin)
-
-    def token_of(self, email: str, password: str) -> str:
-        """Sign an account in."""
-        who = {"email": email, "password": password}
-        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", who)
-        assert status == 200, text
-        token: str = json.loads(text)["token"]
-        return token
+        self.token = sign_in(self.page, **self.admin)
 
     def person(self, role: str) -> Person:
         """Give the admin, or an account of another role that the admin adds if it is not there."""
@@ -93,7 +94,7 @@ class House:
         added = {**new, "name": role, "role": role}
         status, text = ask("POST", f"{self.page}/api/v1/auths/add", added, self.token)
         assert status == 200 or "already" in text, text
-        return Person(**new, token=self.token_of(**new))
+        return Person(**new, token=sign_in(self.page, **new))
 
     def models(self, token: str) -> set[str]:
         """Names of the models that the page offers to somebody."""

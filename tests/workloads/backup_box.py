@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import Deployment, deploy_program, stack_config
-from real_house import ask
+from real_house import ask, sign_in
 from waiting import eventually
 
 from sandbox.pods import free_port
@@ -147,11 +147,7 @@ class Box:
 
     def sign_in(self, email: str, password: str) -> str:
         """Give the token of a user."""
-        who = {"email": email, "password": password}
-        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", who)
-        assert status == 200, text
-        token: str = json.loads(text)["token"]
-        return token
+        return sign_in(self.page, email, password)
 
     def say(self, token: str, words: str) -> str:
         """Keep a chat with these words, and give its id."""
