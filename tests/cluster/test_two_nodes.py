@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 from harness import deploy_program, deployed, read, stack_config
-from house_lab import addresses
 from kubernetes import client
 from kubernetes import config as kubeconfig
 from waiting import eventually
@@ -93,13 +92,6 @@ def test_every_claim_is_bound_to_a_directory_of_its_pods_node(house: TwoNodes) -
     assert house.bound() == {
         "models": ("/mnt/models/ollama", "large"),
         "open-webui": ("/mnt/data/open-webui", "small"),
-    }
-
-
-def test_both_addresses_are_given_as_configured(house: TwoNodes) -> None:
-    assert addresses(house.core) == {
-        "open-webui-service-local": ["192.168.1.101"],
-        "grafana-external": ["192.168.1.102"],
     }
 
 

@@ -64,15 +64,3 @@ def test_running_answers_are_finished_when_the_pod_is_told_to_end(house: House) 
     assert {done for done, _ in answers} == {True}
     # Otherwise all was over before the gateway was told to end.
     assert len([moment for _, moment in answers if moment > told + pause]) > 1
-
-
-def test_a_model_that_does_not_exist_fails_the_job_by_name(house: House) -> None:
-    wrong = "missing-model:1b"
-    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].append(wrong))
-    house.demo.engine.up(lambda _: None)
-
-    (job,) = house.demo.kubelet.run_jobs().values()
-
-    assert job.code() == 1
-    assert f"{wrong}: given up, no such model in the registry" in job.log().read_text()
-    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].remove(wrong))

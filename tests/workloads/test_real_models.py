@@ -148,16 +148,6 @@ def test_what_is_declared_is_there_and_what_a_person_has_stays(lab: Lab) -> None
     assert lab.answers(*lab.digests())
 
 
-def test_a_name_that_does_not_exist_is_one_line_and_loses_nothing(lab: Lab) -> None:
-    assert lab.run("a:1b", "old:1b")[0] == 0
-    before = lab.digests()
-
-    code, said = lab.run("a:1b", "missing:1b")
-
-    assert (code, lab.digests()) == (1, before)
-    assert said[-1].startswith("failed: missing:1b: no such model in the registry: correct the")
-
-
 def test_a_moved_tag_comes_with_another_word_or_digest(lab: Lab) -> None:
     assert lab.run("a:1b", "b:1b", "last:1b")[0] == 0
     old = lab.digests()
