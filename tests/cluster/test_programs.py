@@ -158,42 +158,28 @@ def test_another_python_is_refused_before_anything_is_installed(
 
 
 @pytest.mark.parametrize(
-    ("answer", "used"),
+    ("name", "answer", "used"),
     [
-        ("promtool, version 3.16.0 (branch: HEAD)", True),
-        ("promtool, version 4.0.1", True),
-        ("promtool, version 3.15.9", False),
-        ("no version", False),
-    ],
-)
-def test_a_promtool_on_path_is_used_when_it_is_new_enough(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
-) -> None:
-    built = tmp_path / "built"
-    monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
-    found = put(path, "promtool", answer)
-
-    assert programs.promtool(tmp_path) == (found if used else built)
-
-
-@pytest.mark.parametrize(
-    ("answer", "used"),
-    [
-        ("ollama version is 0.24.0", True),
+        ("promtool", "promtool, version 3.16.0 (branch: HEAD)", True),
+        ("promtool", "promtool, version 4.0.1", True),
+        ("promtool", "promtool, version 3.15.9", False),
+        ("promtool", "no version", False),
+        ("ollama", "ollama version is 0.24.0", True),
         # So when no server runs.
-        ("Warning: client version is 0.40.16", True),
-        ("Warning: client version is 0.23.4", False),
+        ("ollama", "Warning: client version is 0.40.16", True),
+        ("ollama", "Warning: client version is 0.23.4", False),
     ],
 )
-def test_an_ollama_on_path_is_used_when_it_is_new_enough(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
+def test_what_is_on_path_is_used_when_it_is_new_enough(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, answer: str, used: bool
 ) -> None:
     built = tmp_path / "built"
     monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
     monkeypatch.setattr(programs, "copy_files", lambda *_: None)
-    found = put(path, "ollama", answer)
+    find = {"promtool": programs.promtool, "ollama": programs._install_ollama}[name]
+    found = put(path, name, answer)
 
-    assert programs._install_ollama(tmp_path) == (found if used else built)
+    assert find(tmp_path) == (found if used else built)
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:
