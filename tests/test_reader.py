@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from harness import deploy, deployed
+from harness import deploy, deploy_program, stack_config
 from pulumi import ComponentResource
 
 from components.observability.reader import reader
 
-HOME = deployed()
+RAW = stack_config("home")
+RAW["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
+HOME = deploy_program("home", RAW)
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
 ROLE = HOME[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs
 OWN = HOME[f"{KIND}:Role::monitoring-reader-own-role"].inputs
