@@ -10,6 +10,7 @@ from harness import (
     RESERVED,
     Deployment,
     Registration,
+    backup_config,
     deploy_program,
     deployed,
     gpu_config,
@@ -23,11 +24,9 @@ from config.quantities import size
 
 KUBERNETES = "1.36"
 CUSTOM = ("metallb.io/", "monitoring.coreos.com/")
-BACKED_UP = stack_config("home")
-BACKED_UP["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
 STACKS = {stack: deployed(stack) for stack in ("home", "sandbox")}
 STACKS["gpu"] = deploy_program("home", gpu_config())
-STACKS["with backups"] = deploy_program("home", BACKED_UP)
+STACKS["with backups"] = deploy_program("home", backup_config())
 DEVICE = "amd.com/gpu"
 WRITTEN = ("DATA_DIR", "HOME", "LEDGER_FOLDER", "OLLAMA_MODELS", "STATIC_DIR")
 

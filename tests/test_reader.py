@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from harness import deploy, deploy_program, stack_config
+from harness import backup_config, deploy, deploy_program
 from pulumi import ComponentResource
 
 from components.observability.reader import reader
 
-RAW = stack_config("home")
-RAW["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
-HOME = deploy_program("home", RAW)
+HOME = deploy_program("home", backup_config())
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
 ROLE = HOME[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs
 OWN = HOME[f"{KIND}:Role::monitoring-reader-own-role"].inputs

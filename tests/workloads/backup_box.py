@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness import Deployment, deploy_program, stack_config
+from harness import Deployment, backup_config, deploy_program
 from real_house import ask, sign_in
 from waiting import eventually
 
@@ -17,13 +17,12 @@ from sandbox.pods import free_port
 from sandbox.programs import Programs
 
 PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" * 48}
-BACKUP = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
 
 
 def program(image: str = "") -> Deployment:
     """The house with backups, and with another image of Open WebUI if asked for."""
-    raw = stack_config("home")
-    raw["webui"] |= {"backup": BACKUP} | ({"image": image} if image else {})
+    raw = backup_config()
+    raw["webui"] |= {"image": image} if image else {}
     return deploy_program("home", raw)
 
 
