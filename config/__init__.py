@@ -59,7 +59,7 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
             settings = right_part(Settings, raw, {problem.at for problem in wrong})
         try:
             wrong += check(settings)
-        except (AttributeError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             # What it needs is wrong itself, and left out.
             if not wrong:
                 raise
@@ -69,10 +69,10 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
 
 
 def _readable(value: Any) -> Any:
-    """Put a stand-in for each `{secure: …}`, which is what Pulumi writes for a value."""
+    """Put a stand-in for each `{secure: …}`, and have texts for keys, as the engine does."""
     if isinstance(value, Mapping):
-        is_encrypted = list(value) == ["secure"]
-        return Encrypted() if is_encrypted else {key: _readable(value[key]) for key in value}
+        inner = {str(key): _readable(one) for key, one in value.items()}
+        return Encrypted() if list(inner) == ["secure"] else inner
     return [*map(_readable, value)] if isinstance(value, list) else value
 
 

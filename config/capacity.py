@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from config.catalogue import Model, find
+from config.catalogue import Shape, find
 from config.quantities import size
-from config.settings import Memory, Settings
-from config.settings import Model as Declared
+from config.settings import Memory, Model, Settings
 
 
 class Request(NamedTuple):
@@ -48,7 +47,7 @@ class Line:
     """What one model takes, loaded with its context; everything in bytes but tokens."""
 
     name: str
-    model: Model
+    model: Shape
     shares: bool
     """It is a variant: on the disk it is its base."""
     context: int
@@ -147,7 +146,7 @@ def plan(settings: Settings, reserved: Request) -> Plan:
 
 def _line(name: str, settings: Settings) -> Line:
     ollama = settings.ollama
-    declared = ollama.named(name) or Declared(name=name)
+    declared = ollama.named(name) or Model(name=name)
     model = find(declared.base or name, ollama.model_sizes or {})
     assert model, f"{name}: config.models lets no unknown model through"
     # Ollama answers one at a time with what reads documents.
@@ -169,7 +168,7 @@ def _line(name: str, settings: Settings) -> Line:
     )
 
 
-def _kv(model: Model, tokens: int, parallel: int, number: float) -> int:
+def _kv(model: Shape, tokens: int, parallel: int, number: float) -> int:
     """Bytes of the context: a key and a value for each layer and token that it keeps."""
     full = model.layers // model.full_every
     windowed = min(tokens, model.window * parallel + BATCH)
@@ -177,7 +176,7 @@ def _kv(model: Model, tokens: int, parallel: int, number: float) -> int:
     return math.ceil(2 * model.kv_heads * model.head_dim * kept * number)
 
 
-def _compute(model: Model, tokens: int) -> int:
+def _compute(model: Shape, tokens: int) -> int:
     """Bytes of buffers: for a batch a float32 for each word there is, and its mask in float16."""
     text = 4 * BATCH * model.vocab + 2 * BATCH * tokens if model.kv_heads else 0
     return max(LEAST_COMPUTE, text) + model.picture

@@ -25,7 +25,7 @@ _ROUNDED = 1.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Shape:
     """A model's files, shape and limits; what each field is stands above `catalogue.yaml`."""
 
     size: int
@@ -44,10 +44,10 @@ class Model:
 
 
 @functools.cache
-def catalogue() -> dict[str, Model]:
+def catalogue() -> dict[str, Shape]:
     """All models that are known, by name."""
     rows = yaml.load(Path(__file__).with_suffix(".yaml").read_text(), yaml.CSafeLoader)
-    return {name: Model(**row) for name, row in rows.items()}
+    return {name: Shape(**row) for name, row in rows.items()}
 
 
 def read_bytes() -> dict[str, float]:
@@ -58,7 +58,7 @@ def read_bytes() -> dict[str, float]:
     return {name: model.read for name, model in catalogue().items() if model.read}
 
 
-def find(name: str, sizes: Mapping[str, str]) -> Model | None:
+def find(name: str, sizes: Mapping[str, str]) -> Shape | None:
     """Look a model up; else estimate it by its declared size, or by its name; None if neither says.
 
     `sizes` are declared ones by name, such as `4Gi`.
@@ -72,10 +72,10 @@ def find(name: str, sizes: Mapping[str, str]) -> Model | None:
     return None if bytes_ is None else _of_size(bytes_, "name")
 
 
-def _of_size(bytes_: int, guessed: str) -> Model:
+def _of_size(bytes_: int, guessed: str) -> Shape:
     """A stand-in that takes as much as any model with files of this size."""
     like = catalogue()[_LIKE]
-    return Model(
+    return Shape(
         size=math.ceil(bytes_ * SAFETY),
         layers=math.ceil(like.layers * bytes_ * SAFETY / like.size),
         kv_heads=like.kv_heads,

@@ -112,7 +112,7 @@ def in_words(kind: type[BaseModel], error: ValidationError) -> Iterator[Problem]
         holder = reduce(_inner, at[:-1], kind)
         if found["type"] in ("extra_forbidden", "invalid_key"):
             known = list(_bare(holder)[0].model_fields)
-            close = difflib.get_close_matches(str(at[-1]), known, 1, 0.7)
+            close = difflib.get_close_matches(str(at[-1]), known, 1)
             advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             yield Problem(at, NoValue.UNKNOWN, advice)
         elif isinstance(got, Encrypted):
@@ -132,7 +132,7 @@ def right_part(kind: Any, raw: Any, wrong: Collection[Path], at: Path = ()) -> A
     if at in wrong:
         return None
     bare = _bare(kind)[0]
-    if isinstance(bare, type) and issubclass(bare, BaseModel):
+    if isinstance(bare, type) and issubclass(bare, BaseModel) and raw is not None:
         raw = {"name": raw} if isinstance(raw, str) else raw
         part = bare.model_construct()
         for name in bare.model_fields:

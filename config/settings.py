@@ -4,17 +4,9 @@ A type says what a value must be by itself; what takes several keys is in `confi
 """
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from config import ide, quantities, versions
 from config.errors import Want
@@ -196,9 +188,10 @@ class Memory(Section):
 class Parameters(Section):
     """Parameters of a variant: of `Options` in Ollama's api/types.go those that shape an answer.
 
-    Ollama passes over what it does not know, and a context has a key of its own.
+    Ollama passes over what it does not know.
     """
 
+    num_ctx: Annotated[None, Want("nothing here: it is the `context` of the variant")] = None
     frequency_penalty: float | None = None
     min_p: float | None = None
     num_keep: int | None = None
@@ -233,24 +226,20 @@ class Model(Section):
     """System prompt of the variant."""
     template: Text | None = None
     """Template of the variant."""
-    parameters: Parameters | None = None
+    parameters: Parameters | None = Field(default=None, validate_default=True)
 
     @field_validator("digest", "context", "system", "template", "parameters")
     @classmethod
-    def _of_a_variant_or_not(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and "base" in info.data:
-            if info.field_name == "digest" and info.data["base"]:
-                raise ValueError("nothing for a variant: the digest of its base pins it")
-            if info.field_name != "digest" and not info.data["base"]:
-                raise ValueError("nothing without a base: only a variant has its own")
+    def _goes_with_the_base(cls, value: object, info: ValidationInfo) -> object:
+        key, data = info.field_name, info.data
+        if value is not None and data.get("base") and key == "digest":
+            raise ValueError("nothing for a variant: the digest of its base pins it")
+        if value is not None and data.get("base", "") is None and key != "digest":
+            raise ValueError("nothing without a base: only a variant has its own")
+        own = (value, *(data.get(other, "wrong") for other in ("context", "system", "template")))
+        if key == "parameters" and data.get("base") and own == (None,) * 4:
+            raise ValueError("a context, system, template or parameters, to differ from its base")
         return value
-
-    @model_validator(mode="after")
-    def _differs_from_its_base(self) -> Self:
-        own = (self.context, self.system, self.template, self.parameters)
-        if self.base and all(value is None for value in own):
-            raise ValueError("also a context, system, template or parameters, which differ")
-        return self
 
 
 class Ollama(Section):

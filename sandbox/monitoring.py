@@ -28,8 +28,7 @@ class Release:
     @property
     def prometheus(self) -> str:
         """Name of Prometheus' Service, which its own targets carry as their job."""
-        # The chart cuts its full name to 26 characters (templates/_helpers.tpl).
-        return f"{f'{self.name}-{CHART}'[:26].rstrip('-')}-prometheus"
+        return f"{self.values['fullnameOverride']}-prometheus"
 
     @property
     def address(self) -> str:

@@ -1,5 +1,6 @@
 """What an owner may write wrong, and the line for each wrong key that answers it."""
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from harness import RESERVED, deploy, deploy_program, gpu_config, read, stack_config
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pulumi import RunError
 from pulumi.runtime.config import set_all_config
@@ -145,7 +147,18 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "a size with its unit, such as 100Gi": [
         *(
             ("webui/volume/size", wrong)
-            for wrong in ("100", 100, "1e3", "-5Gi", "lots", "0Gi", "0.0001k", "1Gi\n", "9" * 99)
+            for wrong in (
+                "100",
+                100,
+                "1e3",
+                "-5Gi",
+                "lots",
+                "0Gi",
+                "0.0001k",
+                "9999999Ti",
+                "1Gi\n",
+                "9" * 99,
+            )
         ),
         ("nodes/evo4t/memory", "93"),
         ("ollama/prompt_cache", "1024"),
@@ -276,11 +289,12 @@ OTHERWISE: list[tuple[str, object, str]] = [
     # unknown and missing keys
     ("ollama/modles", [], "ollama.modles: unknown key, did you mean models?"),
     ("nodes/evo4t/disk/mount", "/", "nodes.evo4t.disk.mount: unknown key, known are path, size"),
+    ("network/lna", "x", "network.lna: unknown key, did you mean lan?"),
     ("webuii", {}, "webuii: unknown key, did you mean webui?"),
     (
         "ollama/models/1",
         {"name": "mine:3b", "base": BASE, "parameters": {"num_ctx": 4096}},
-        "ollama.models[1].parameters.num_ctx: unknown key, known are frequency_penalty, min_p,",
+        "ollama.models[1].parameters.num_ctx: got 4096, want nothing here: it is the `context`",
     ),
     ("network/lan", ..., "network.lan: missing, want a network such as 192.168.1.0/24"),
     ("webui/memory/limit", ..., "webui.memory.limit: missing, want a size with its unit, such as"),
@@ -362,7 +376,10 @@ OTHERWISE: list[tuple[str, object, str]] = [
                 {"name": "llama3.2:1b", "context": 4096},
                 ": got 'llama3.2:1b', want a name of its own, such as my-llama3.2:1b",
             ),
-            ({}, ": got {'name': 'mine:3b', 'base': 'llama3.2:3b'}, want also a context, system,"),
+            (
+                {},
+                ".parameters: got nothing, want a context, system, template or parameters",
+            ),
             (
                 {"base": "gemma3:1b", "context": 4096},
                 ".base: got 'gemma3:1b', want one of ollama.models that has no base: gemma3:4b,",
@@ -431,6 +448,31 @@ def test_one_mistake_is_one_line_whatever_else_goes_by_that_key(path: str, value
 
 FREE = ("context", "system", "template", "refreshed", "0")
 """Keys that take any text; a stop mark is one, too."""
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.just("name"), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from([path for path, _ in EVERY]), yaml_values), max_size=3))
+@hypothesis_settings(deadline=None, max_examples=300)
+def test_whatever_is_written_is_settings_or_lines(mistakes: list[tuple[str, Any]]) -> None:
+    raw = every_key() | {"context": None}
+    for path, value in mistakes:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            raw = changed(path, value, raw)
+    try:
+        read(raw)
+    except SettingsError as error:
+        lines = str(error).split("\n")
+        assert [line for line in lines if not line.isprintable()] == []
+        assert {line.partition(":")[0] for line in lines} == {"homelab"}
 
 
 def test_all_wrong_keys_are_told_at_once() -> None:

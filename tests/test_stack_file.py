@@ -1,6 +1,8 @@
 """The stack file as Pulumi reads it, and its schema, by which an editor does."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,12 @@ def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: P
 
     assert str(caught.value).startswith(f"Pulumi.other.yaml: {line}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_stack_file_is_read_without_pulumi() -> None:
+    code = "import config, config.stack_file, sys; sys.exit('pulumi' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_schema_is_the_one_of_the_models() -> None:

@@ -230,6 +230,19 @@ def test_bad_input_is_one_line_and_touches_nothing(house: House) -> None:
     assert house.uids() == before
 
 
+def test_a_key_that_nobody_reads_is_refused(house: House) -> None:
+    wrong = {"homelab:webuii": {"lan_address": "192.168.1.101"}, "homelab:protect": "no"}
+    house.edit(lambda keys: keys.update(wrong))
+    lines: list[str] = []
+
+    with pytest.raises(CommandError):
+        house.engine.up(lines.append)
+
+    told = "\n".join(lines)
+    assert "homelab:webuii: unknown key, did you mean webui?" in told
+    assert "homelab:protect: got 'no', want true or false" in told
+
+
 def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
     jobs, others = house.jobs(), house.uids()
     house.edit(lambda keys: keys["homelab:ollama"]["models"].append("llama3.2:1b"))
