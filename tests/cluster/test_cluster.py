@@ -21,8 +21,6 @@ from sandbox.processes import SandboxError
 
 Connect = Callable[[Cluster], DynamicClient]
 
-PAUSE = {"name": "pause", "image": "pause:1"}
-
 
 @pytest.fixture(scope="module")
 def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
