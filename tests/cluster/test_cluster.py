@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
 
 import pytest
 from kubernetes.dynamic import DynamicClient
@@ -28,19 +27,6 @@ def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     cluster = Cluster(tmp_path_factory.mktemp("second"), tools)
     yield cluster
     cluster.remove()
-
-
-def create(kube: DynamicClient, version: str, kind: str, name: str, **content: Any) -> Any:
-    """Create one object in the default namespace."""
-    resource = kube.resources.get(api_version=version, kind=kind)
-    body = {"apiVersion": version, "kind": kind, "metadata": {"name": name}} | content
-    return resource.create(body=body, namespace="default" if resource.namespaced else None)
-
-
-def read(kube: DynamicClient, version: str, kind: str, name: str) -> Any:
-    """Read one object of the default namespace."""
-    resource = kube.resources.get(api_version=version, kind=kind)
-    return resource.get(name=name, namespace="default" if resource.namespaced else None)
 
 
 def test_the_kubeconfig_is_private_and_the_server_is_verified(
@@ -139,7 +125,9 @@ def test_a_killed_process_is_healed_with_all_objects(
     second: Cluster, victim: str, connect: Connect, home: Node
 ) -> None:
     second.start([home])
-    create(connect(second), "v1", "ConfigMap", f"before-{victim}", data={"still": "here"})
+    name, about = f"before-{victim}", {"api_version": "v1", "kind": "ConfigMap"}
+    body = {"metadata": {"name": name}, "data": {"still": "here"}}
+    connect(second).resources.get(**about).create(body=body, namespace="default")
     pid = second.status()[victim]
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -148,8 +136,8 @@ def test_a_killed_process_is_healed_with_all_objects(
     second.start([home])
 
     assert second.running()
-    kube = connect(second)
-    assert read(kube, "v1", "ConfigMap", f"before-{victim}").data.still == "here"
+    kept = connect(second).resources.get(**about).get(name=name, namespace="default")
+    assert kept.data.still == "here"
 
 
 def test_stopping_ends_the_clusters_processes_and_no_other(
