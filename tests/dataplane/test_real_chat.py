@@ -21,7 +21,7 @@ def test_an_answer_is_streamed_in_pieces(house: House, person: Person) -> None:
     answer = house.chat("llama3.2:3b", "Say something.", person.token)
 
     assert answer["text"]
-    assert answer["pieces"] > 1
+    assert answer["pieces"] > 1, answer
 
 
 def test_who_is_not_let_in_yet_gets_nothing(house: House) -> None:
