@@ -5,8 +5,7 @@ import json
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
@@ -30,8 +29,6 @@ NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "metallb")
 PORTS = ("etcd", "peers", "apiserver", "metrics", "metallb")
 ROOM = 512 * 1024**2
 """Bytes that must be free: a stack that has just come up takes 135 MiB, and its history grows."""
-PATIENCE = 60.0
-"""Seconds that one step of the start may take; all of them together take about ten."""
 
 
 class Cluster:
@@ -114,7 +111,7 @@ class Cluster:
         peers = f"http://127.0.0.1:{ports['peers']}"
         self._data.mkdir(exist_ok=True)
         self._run("etcd", [kube, "etcd", self._data / "etcd", etcd, peers])
-        self._until("etcd", lambda: probe(ports["etcd"], "/health"))
+        self._processes.retry("etcd", lambda: probe(ports["etcd"], "/health"))
 
         # Made anew each time: the server's own certificate is good for one year.
         shutil.rmtree(self._certificates, ignore_errors=True)
@@ -128,7 +125,7 @@ class Cluster:
             f"--token-auth-file={self.folder / 'token'}",
         ]
         self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
-        self._until("apiserver", lambda: self._api().ask("GET", "/readyz"))
+        self._processes.retry("apiserver", lambda: self._api().ask("GET", "/readyz"))
         write_private(self.kubeconfig, self._api().kubeconfig(self.context))
 
         client = [f"--kubeconfig={self.kubeconfig}"]
@@ -151,7 +148,7 @@ class Cluster:
     def _balance(self) -> None:
         """Let MetalLB's controller run, if it does not."""
         # Its pod is placed by the scheduler and run by KWOK, so now all of them work.
-        self._until("kwok", lambda: self._api().expect(CONTROLLER, "Ready"))
+        self._processes.retry("kwok", lambda: self._api().expect(CONTROLLER, "Ready"))
         if "metallb" in self._processes.alive():
             return
         ports = json.loads((self.folder / "ports.json").read_text())
@@ -167,7 +164,7 @@ class Cluster:
                 f"--health-probe-port={ports['metallb']}",
             ],
         )
-        self._until("metallb", lambda: probe(ports["metallb"], "/readyz"))
+        self._processes.retry("metallb", lambda: probe(ports["metallb"], "/readyz"))
 
     def _define(self) -> None:
         sheets, api = self._tools.crds(), self._api()
@@ -178,12 +175,16 @@ class Cluster:
             return
 
         def add(sheet: Path) -> None:
-            self._until("apiserver", lambda: api.apply(definition(sheet), sheet.read_bytes()))
+            self._processes.retry(
+                "apiserver", lambda: api.apply(definition(sheet), sheet.read_bytes())
+            )
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(add, sheets))
         for sheet in sheets:
-            self._until("apiserver", partial(api.expect, definition(sheet), "Established"))
+            self._processes.retry(
+                "apiserver", partial(api.expect, definition(sheet), "Established")
+            )
         done.write_text(made)
 
     def _place(self, nodes: Sequence[Node]) -> None:
@@ -193,19 +194,19 @@ class Cluster:
             path = f"{NODES}/{node.name}"
             # The first takes effect on a new node's status, the second on an old one's.
             for at in (path, f"{path}/status"):
-                self._until("apiserver", partial(api.apply, at, node.manifest()))
+                self._processes.retry("apiserver", partial(api.apply, at, node.manifest()))
         names = {item["metadata"]["name"] for item in api.read(NODES)["items"]}
         for name in names - kept:
-            self._until("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
+            self._processes.retry("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
         pods = api.read(f"{METALLB}/pods")["items"]
         if any(pod["spec"].get("nodeName", "") not in ("", *kept) for pod in pods):
             # It is lost with its node. What MetalLB says of itself belongs to that pod, so one
             # that went on would write it, see it go, and write it again, for ever.
             self._processes.stop(["metallb"])
             gone = f"{CONTROLLER}?gracePeriodSeconds=0"
-            self._until("apiserver", partial(api.ask, "DELETE", gone))
+            self._processes.retry("apiserver", partial(api.ask, "DELETE", gone))
         for path, content in metallb().items():
-            self._until("apiserver", partial(api.apply, path, content))
+            self._processes.retry("apiserver", partial(api.apply, path, content))
 
     def _api(self) -> ApiServer:
         ports = json.loads((self.folder / "ports.json").read_text())
@@ -215,23 +216,6 @@ class Cluster:
     def _run(self, name: str, command: Sequence[str | Path]) -> None:
         # Nothing of the caller's environment: no proxy, no other kubeconfig.
         self._processes.start(name, command, {"PATH": os.defpath, "HOME": str(self.folder)})
-
-    def _until(self, name: str, step: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                step()
-            except FAILURES as error:
-                alive = name in self._processes.alive()
-                if alive and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                log, line = self._processes.log(name), self._processes.last_line(name)
-                what = f"did not get ready ({error})" if alive else "ended"
-                hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
-                message = f"{name} {what}; {log} ends with: {line}{hint}"
-                raise SandboxError(message) from error
-            return
 
     def _stop(self) -> None:
         self._processes.stop(NAMES[2:])

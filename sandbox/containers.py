@@ -4,14 +4,15 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from sandbox.apiserver import FAILURES, probe
+from sandbox.apiserver import probe
 from sandbox.pods import Pod
-from sandbox.processes import Processes, SandboxError
+from sandbox.processes import Processes
 
 
 class Container:
@@ -48,13 +49,8 @@ class Container:
                 continue
             # A kubelet waits for ever for a container to get ready.
             tries = spec["failureThreshold"] if kind == "startupProbe" else 60
-            deadline = time.monotonic() + tries * spec["periodSeconds"]
-            while not self._passes(spec):
-                if self.name not in self._processes.alive():
-                    raise self._failure("ended")
-                if time.monotonic() > deadline:
-                    raise self._failure(f"did not pass its {kind}")
-                time.sleep(0.2)
+            step = partial(self._probe, spec)
+            self._processes.retry(self.name, step, tries * spec["periodSeconds"])
 
     def end(self, deadline: float) -> None:
         """Run its hook, end it with SIGTERM, and after `deadline` with SIGKILL, and its family."""
@@ -78,27 +74,20 @@ class Container:
         if self.process:
             kill([self.process, *self.process.children(recursive=True)])
 
-    def _passes(self, spec: Mapping[str, Any]) -> bool:
+    def _probe(self, spec: Mapping[str, Any]) -> None:
         if asked := spec.get("httpGet"):
-            with suppress(*FAILURES):
-                probe(self.ports[asked["port"]], asked["path"])
-                return True
-            return False
+            probe(self.ports[asked["port"]], asked["path"])
+            return
         try:
-            done = subprocess.run(
+            subprocess.run(
                 spec["exec"]["command"],
                 env=dict(self.environment),
                 timeout=spec["timeoutSeconds"],
                 capture_output=True,
-                check=False,
+                check=True,
             )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
-
-    def _failure(self, what: str) -> SandboxError:
-        line = self._processes.last_line(self.name)
-        return SandboxError(f"{self.name} {what}; {self.log()} ends with: {line}")
+        except subprocess.SubprocessError as error:
+            raise ConnectionError(error) from error
 
 
 def kill(family: Sequence[psutil.Process]) -> None:

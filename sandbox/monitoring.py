@@ -1,22 +1,20 @@
 """Prometheus as its operator would run it, and the two exporters that need no kubelet."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from sandbox.apiserver import FAILURES, probe
+from sandbox.apiserver import probe
 from sandbox.processes import Processes, SandboxError
 
 CHART = "kube-prometheus-stack"
 NAMES = ("kube-state-metrics", "node-exporter", "prometheus")
-PATIENCE = 60.0
-"""Seconds for each of the three to answer; they take one or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ class Monitoring:
             environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder)}
             self.processes.start(name, [self.programs[name], *flags[name]], environment)
         for name, path in zip(NAMES, ("/livez", "/", "/-/ready"), strict=True):
-            self._until(name, path)
+            self.processes.retry(name, partial(probe, self.ports[name], path))
 
     def write_rules(self, rules: Mapping[str, Any]) -> None:
         """Write PrometheusRule specs where Prometheus finds them, in place of what is there."""
@@ -144,19 +142,6 @@ class Monitoring:
             }
             for disk, folder in self.disks.items()
         ]
-
-    def _until(self, name: str, path: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                probe(self.ports[name], path)
-            except FAILURES as error:
-                if name in self.processes.alive() and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                log, line = self.processes.log(name), self.processes.last_line(name)
-                raise SandboxError(f"{name} did not start; {log} ends with: {line}") from error
-            return
 
 
 def recorded_release(state: str) -> Release:

@@ -8,10 +8,19 @@ import os
 import random
 import shlex
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
+
+from sandbox.apiserver import FAILURES
 
 ADVICE = {
     errno.ENOSPC: "free some space there, or name another folder",
@@ -171,6 +180,26 @@ class Processes:
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found[name] = process
         return found
+
+    def retry(self, name: str, step: Callable[[], object], seconds: float = 60) -> None:
+        """Take `step`, that asks the process `name`, again while it raises one of FAILURES.
+
+        Raises SandboxError when the process has ended, or after `seconds`.
+        """
+        waiting = Retrying(
+            retry=retry_if_exception_type(FAILURES)
+            & retry_if_exception(lambda _: name in self.alive()),
+            stop=stop_after_delay(seconds),
+            wait=wait_fixed(0.1),
+            reraise=True,
+        )
+        try:
+            waiting(step)
+        except FAILURES as error:
+            what = f"did not get ready ({error})" if name in self.alive() else "ended"
+            hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
+            message = f"{name} {what}; {self.log(name)} ends with: {self.last_line(name)}{hint}"
+            raise SandboxError(message) from error
 
     def stop(self, names: Sequence[str], grace: float = 5.0) -> None:
         """End the named ones together: SIGTERM, and SIGKILL after `grace` seconds."""

@@ -1,6 +1,5 @@
 """How workers share the tests: what takes a minute to come up does so once; and what all need."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from xdist.scheduler import LoadScopeScheduling
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
 
-Eventually = Callable[[Callable[[], Any]], Any]
 Connect = Callable[[Cluster], DynamicClient]
 
 TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack")
@@ -68,16 +66,3 @@ def connect() -> Connect:
         return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Eventually:
-    """Gives the first true answer, or after 20 seconds the last one."""
-
-    def ask(what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 20
-        while not (answer := what()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return answer
-
-    return ask

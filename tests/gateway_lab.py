@@ -18,6 +18,7 @@ import gateway
 from gateway import Gateway
 from gateway_rules import Settings
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from waiting import eventually
 
 TOKEN = "the-token-of-the-model-job"
 KEY = "the-key-of-the-pseudonyms"
@@ -201,15 +202,6 @@ def ask(
         return Answer(response.status, dict(response.headers), got, complete)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 5) -> Any:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-    return result
-
-
 class Lab:
     """A gateway with its upstream, and a count of what was sent to it."""
 
@@ -231,7 +223,7 @@ class Lab:
         self.thread.start()
         self.gateway = self.run(self.make())
         self.port: int = self.run(self.gateway.start())
-        wait_for(lambda: self.gateway.poller.values["ollama.up"][""])
+        assert eventually(lambda: self.gateway.poller.values["ollama.up"][""])
 
     async def make(self) -> Gateway:
         """Build the gateway inside its loop."""
@@ -295,7 +287,7 @@ class Lab:
                 found[labels["ollama.outcome"]] = found.get(labels["ollama.outcome"], 0) + value
             return found
 
-        wait_for(lambda: sum(count().values()) >= self.sent)
+        assert eventually(lambda: sum(count().values()) >= self.sent)
         return count()
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "ROOT",
     "Deployment",
     "Registration",
+    "backup_config",
     "deploy",
     "deploy_program",
     "deployed",
@@ -42,4 +43,11 @@ def gpu_config(stack: str = "home") -> dict[str, Any]:
     raw = stack_config(stack)
     gpu = {"memory": "46Gi", "groups": [44, 993]}
     raw["nodes"]["evo4t"] |= {"profile": "hx370", "gpu": gpu}
+    return raw
+
+
+def backup_config(stack: str = "home") -> dict[str, Any]:
+    """A stack's configuration with backups."""
+    raw = stack_config(stack)
+    raw["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
     return raw

@@ -2,9 +2,8 @@
 
 import json
 import re
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -16,8 +15,6 @@ from sandbox.demo import Demo
 
 ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
 GATEWAY = "ollama-service.ollama-stack:11434"
-# Open WebUI starts anew in some 30 seconds, and one group of rules has a minute.
-PATIENCE = 100.0
 
 
 def ask(
@@ -35,12 +32,13 @@ def ask(
         return answer.status, answer.read().decode()
 
 
-def eventually(what: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Give the first true answer, or after `patience` seconds the last one."""
-    deadline = time.monotonic() + patience
-    while not (answer := what()) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    return answer
+def sign_in(page: str, email: str, password: str) -> str:
+    """Sign an account in and give its token."""
+    who = {"email": email, "password": password}
+    status, text = ask("POST", f"{page}/api/v1/auths/signin", who)
+    assert status == 200, text
+    token: str = json.loads(text)["token"]
+    return token
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,7 @@ class House:
 
     def sign_in(self) -> None:
         """Get a token of the admin."""
-        self.token = self.token_of(**self.admin)
-
-    def token_of(self, email: str, password: str) -> str:
-        """Sign an account in."""
-        who = {"email": email, "password": password}
-        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", who)
-        assert status == 200, text
-        token: str = json.loads(text)["token"]
-        return token
+        self.token = sign_in(self.page, **self.admin)
 
     def person(self, role: str) -> Person:
         """Give the admin, or an account of another role that the admin adds if it is not there."""
@@ -104,7 +94,7 @@ class House:
         added = {**new, "name": role, "role": role}
         status, text = ask("POST", f"{self.page}/api/v1/auths/add", added, self.token)
         assert status == 200 or "already" in text, text
-        return Person(**new, token=self.token_of(**new))
+        return Person(**new, token=sign_in(self.page, **new))
 
     def models(self, token: str) -> set[str]:
         """Names of the models that the page offers to somebody."""

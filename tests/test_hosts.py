@@ -1,7 +1,6 @@
 """What a host's profile changes, what it leaves alone, and what it wants to know."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -40,16 +39,6 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
-def test_without_a_word_models_run_on_the_processor() -> None:
-    ollama, _ = parts(CPU)
-
-    assert variables(ollama)["OLLAMA_LLM_LIBRARY"] == "cpu"
-    assert not [name for name in variables(ollama) if re.search("VULKAN|IGPU|GPU_", name)]
-    assert set(ollama["resources"]["limits"]) == {"memory"}
-    assert "supplementalGroups" not in pod(CPU)["securityContext"]
-    assert RULE not in CPU.resources
-
-
 def test_the_gpu_is_handed_over_by_the_device_plugin_and_its_groups() -> None:
     ollama, gateway = parts(GPU)
     asked = ollama["resources"]
@@ -61,17 +50,6 @@ def test_the_gpu_is_handed_over_by_the_device_plugin_and_its_groups() -> None:
     # Neither privilege nor a path of the host; the rest of `restricted` is in test_objects.
     assert not [volume for volume in pod(GPU)["volumes"] if "hostPath" in volume]
     assert "privileged" not in json.dumps(pod(GPU))
-
-
-def test_the_library_is_pinned_and_an_integrated_gpu_let_in() -> None:
-    told = variables(parts(GPU)[0])
-
-    assert told["OLLAMA_LLM_LIBRARY"] == "vulkan"
-    # Any text that is not 0 or false is true to Ollama.
-    assert told["OLLAMA_VULKAN"] == told["OLLAMA_IGPU_ENABLE"] == "1"
-    assert int(told["OLLAMA_GPU_OVERHEAD"]) == 1024**3
-    # Mesa keeps its shaders in the home directory, which must take them.
-    assert told["HOME"] in {mount["mountPath"] for mount in parts(GPU)[0]["volumeMounts"]}
 
 
 def test_a_profile_changes_ollamas_pod_and_the_alerts_and_nothing_else() -> None:
@@ -179,10 +157,3 @@ def test_what_the_machine_has_is_asked_for_in_one_line(
         read(raw)
     (line,) = str(caught.value).splitlines()
     assert message in line
-
-
-def test_what_one_machine_cannot_another_may() -> None:
-    raw = stack_config("home")
-    raw["ollama"] |= {"context_length": 65536, "prompt_cache": "8Gi"}
-
-    assert read(raw).ollama.context_length == 65536

@@ -10,6 +10,7 @@ from harness import (
     RESERVED,
     Deployment,
     Registration,
+    backup_config,
     deploy_program,
     deployed,
     gpu_config,
@@ -23,12 +24,11 @@ from config.quantities import size
 
 KUBERNETES = "1.36"
 CUSTOM = ("metallb.io/", "monitoring.coreos.com/")
-BACKED_UP = stack_config("home")
-BACKED_UP["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
 STACKS = {stack: deployed(stack) for stack in ("home", "sandbox")}
 STACKS["gpu"] = deploy_program("home", gpu_config())
-STACKS["with backups"] = deploy_program("home", BACKED_UP)
+STACKS["with backups"] = deploy_program("home", backup_config())
 DEVICE = "amd.com/gpu"
+WRITTEN = ("DATA_DIR", "HOME", "LEDGER_FOLDER", "OLLAMA_MODELS", "STATIC_DIR")
 
 every_stack = pytest.mark.parametrize("lab", STACKS.values(), ids=STACKS.keys())
 
@@ -138,6 +138,17 @@ def test_every_pod_is_restricted_and_bounded(lab: Deployment) -> None:
             }
             assert set(container["resources"]["requests"]) - {DEVICE} == {"cpu", "memory"}
             assert "memory" in container["resources"]["limits"]
+
+
+@every_stack
+def test_what_a_container_writes_is_a_mount_as_its_own_root_is_read_only(lab: Deployment) -> None:
+    for made, template in pods(lab):
+        for container in containers(template):
+            mounts = [one["mountPath"] for one in container["volumeMounts"]]
+            for variable in container["env"]:
+                if variable["name"] in WRITTEN:
+                    under = [one for one in mounts if variable["value"].startswith(one)]
+                    assert under, f"{made.name}: {variable['name']}"
 
 
 @every_stack

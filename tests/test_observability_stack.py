@@ -3,8 +3,7 @@
 import json
 import re
 
-import yaml
-from harness import ROOT, deployed
+from harness import deployed
 
 from components.observability.alerts import alerts
 from config.quantities import size
@@ -13,16 +12,6 @@ HOME = deployed()
 RELEASE = HOME["kubernetes:helm.sh/v3:Release::monitoring-release"].inputs
 VALUES = RELEASE["values"]
 PROMETHEUS = VALUES["prometheus"]["prometheusSpec"]
-
-
-def test_the_values_of_the_house_are_added_to_those_of_the_file() -> None:
-    base = yaml.safe_load((ROOT / "components/observability/values.yaml").read_text())
-
-    assert base["prometheus"]["prometheusSpec"].items() <= PROMETHEUS.items()
-    assert (
-        base["grafana"]["grafana.ini"]["analytics"] == VALUES["grafana"]["grafana.ini"]["analytics"]
-    )
-    assert "server" in VALUES["grafana"]["grafana.ini"]
 
 
 def test_the_history_fits_the_volume() -> None:
@@ -104,28 +93,6 @@ def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
     assert way_out["metadata"]["namespace"] == "ollama-stack"
     assert way_out["spec"]["podSelector"]["matchLabels"] == pusher
     assert [port["port"] for port in (*pushed["ports"], *receiver["ports"])] == [9090, 9090]
-
-
-def test_both_push_to_the_receiver_by_its_whole_url() -> None:
-    told = {
-        made.name: {
-            entry["name"]: entry.get("value")
-            for entry in made.inputs["spec"]["template"]["spec"]["containers"][0]["env"]
-        }
-        for made in HOME.of_kind("Deployment")
-    }
-    gateway, page = told["ollama-deployment"], told["open-webui-deployment"]
-    url = "http://kube-prom-stack-prometheus.observability:9090/api/v1/otlp/v1/metrics"
-
-    # Open WebUI takes the endpoint as it is written, and gRPC unless this one variable says http.
-    assert gateway["GATEWAY_OTLP_URL"] == page["OTEL_METRICS_EXPORTER_OTLP_ENDPOINT"] == url
-    assert page["OTEL_METRICS_OTLP_SPAN_EXPORTER"] == "http"
-    assert {page[key] for key in ("ENABLE_OTEL", "ENABLE_OTEL_METRICS")} == {"true"}
-    # The name of a pod would make each restart another series.
-    for part, instance in ((gateway, "ollama"), (page, "open-webui")):
-        assert part["OTEL_RESOURCE_ATTRIBUTES"] == (
-            f"service.namespace=ollama-stack,service.instance.id={instance}"
-        )
 
 
 def test_disks_of_several_nodes_are_watched() -> None:

@@ -154,45 +154,6 @@ def test_the_job_keeps_its_ledger_beside_the_models_and_cannot_reach_them() -> N
     assert "/" not in ledger["subPath"]
 
 
-def test_the_job_runs_the_mounted_program_on_an_image_that_is_there_anyway() -> None:
-    pod = JOB["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    program = HOME["kubernetes:core/v1:ConfigMap::ollama-program"].inputs
-    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "program"]
-    script = container["command"][-1].removeprefix(mount["mountPath"] + "/")
-    chat = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
-    (page,) = chat["spec"]["template"]["spec"]["containers"]
-
-    assert pod["volumes"][0]["configMap"]["name"] == program["metadata"]["name"]
-    imported = re.findall(
-        r"^from (\w+_models?|model_\w+) ", "".join(program["data"].values()), re.M
-    )
-    assert {script, *(f"{module}.py" for module in imported)} <= set(program["data"])
-    assert container["image"] == page["image"]
-
-
-def test_the_job_has_no_time_to_live() -> None:
-    # It would vanish, and be drift.
-    assert "ttlSecondsAfterFinished" not in JOB["spec"]
-
-
-def test_nothing_is_left_for_ollama_to_guess() -> None:
-    settings = variables(OLLAMA)
-
-    for name in (
-        "OLLAMA_CONTEXT_LENGTH",
-        "OLLAMA_NUM_PARALLEL",
-        "OLLAMA_MAX_LOADED_MODELS",
-        "LLAMA_ARG_CACHE_RAM",
-    ):
-        assert int(settings[name]) > 0
-    # Any text that is not 0 or false is true to Ollama.
-    assert settings["OLLAMA_NO_CLOUD"] == "1"
-    mounts = {mount["mountPath"] for mount in OLLAMA["volumeMounts"]}
-    assert settings["HOME"] in mounts
-    assert settings["OLLAMA_MODELS"].startswith(settings["HOME"])
-
-
 def test_the_server_has_the_memory_and_the_number_of_models_that_are_planned() -> None:
     planned = plan(read(stack_config("home")), RESERVED)
     bounds = OLLAMA["resources"]
@@ -236,12 +197,6 @@ def test_a_smaller_context_comes_with_the_attention_that_it_needs() -> None:
     assert "OLLAMA_FLASH_ATTENTION" not in variables(OLLAMA)
     assert variables(ollama)["OLLAMA_KV_CACHE_TYPE"] == "q8_0"
     assert variables(ollama)["OLLAMA_FLASH_ATTENTION"] == "1"
-
-
-def test_a_slow_start_is_not_taken_for_a_dead_server() -> None:
-    startup = OLLAMA["startupProbe"]
-
-    assert startup["periodSeconds"] * startup["failureThreshold"] >= 180
 
 
 def test_nothing_reaches_ollama_around_the_gateway() -> None:
@@ -332,25 +287,6 @@ def test_the_gateway_runs_the_mounted_program_and_a_changed_one_is_another_pod()
     fingerprint = SERVER["spec"]["template"]["metadata"]["annotations"]["homelab/gateway"]
     text = json.dumps(source, sort_keys=True).encode()
     assert hashlib.sha256(text).hexdigest().startswith(fingerprint)
-
-
-def test_users_are_named_to_the_gateway_only_when_they_are_counted() -> None:
-    config = stack_config("home")
-    config["observability"]["label_users"] = True
-    counted = deploy_program("home", config)
-
-    def told(house: Deployment) -> tuple[Any, Any]:
-        pods = {
-            name: house[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
-            for name in ("ollama", "open-webui")
-        }
-        gateway, page = (
-            variables(made["spec"]["template"]["spec"]["containers"][0]) for made in pods.values()
-        )
-        return gateway["GATEWAY_USER_LABEL"], page.get("ENABLE_FORWARD_USER_INFO_HEADERS")
-
-    assert told(HOME) == ("off", None)
-    assert told(counted) == ("on", "true")
 
 
 def test_only_the_page_and_the_job_reach_the_server() -> None:

@@ -4,12 +4,11 @@ import copy
 from typing import Any
 
 import pytest
-from harness import Deployment, deploy_program, deployed, stack_config
+from harness import Deployment, backup_config, deploy_program, deployed
 
 from config import Settings
 
-RAW = stack_config("home")
-RAW["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
+RAW = backup_config()
 HOME = deploy_program("home", RAW)
 JOB = "kubernetes:batch/v1:Job::open-webui-backup-before"
 PAGE = "kubernetes:apps/v1:Deployment::open-webui-deployment"

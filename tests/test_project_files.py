@@ -104,13 +104,17 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
     pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
     pulumi.chmod(0o755)
 
-    def make(target: str, path: str) -> subprocess.CompletedProcess[str]:
+    def make(path: str, *words: str) -> subprocess.CompletedProcess[str]:
         # Up to date: nothing is to be installed here.
-        command = ["make", "-o", ".venv/ready", target, "STACK=home"]
+        command = ["make", "-o", ".venv/ready", *words]
         return subprocess.run(
             command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
         )
 
-    assert make("up", f"{tmp_path}:/usr/bin:/bin").stdout == "asked for: up --stack home\n"
-    assert make("up", "/usr/bin:/bin").stderr.startswith("error: pulumi: not on PATH")
-    assert make("down", f"{tmp_path}:/usr/bin:/bin").stderr.startswith("error: make down is for")
+    with_pulumi, without = f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"
+    said = {"up": "up --stack home", "preview": "preview --diff --stack home"}
+    for target, asked in said.items():
+        assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {asked}\n"
+    assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
+    assert make(with_pulumi, "down", "STACK=home").stderr.startswith("error: make down is for")
+    assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a house")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from harness import deploy, deployed
+from harness import backup_config, deploy, deploy_program
 from pulumi import ComponentResource
 
 from components.observability.reader import reader
 
-HOME = deployed()
+HOME = deploy_program("home", backup_config())
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
 ROLE = HOME[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs
 OWN = HOME[f"{KIND}:Role::monitoring-reader-own-role"].inputs

@@ -4,14 +4,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import deploy_program, stack_config
+from harness import backup_config, deploy_program
 from kubernetes.client import ApiClient, ApiException
 
 from ops.restore import House, RestoreError, restore, told
 
-RAW = stack_config("home")
-RAW["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
-MADE = deploy_program("home", RAW)["kubernetes:batch/v1:CronJob::open-webui-backup-restore"].inputs
+CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
+MADE = deploy_program("home", backup_config())[CRON_JOB].inputs
 MADE["metadata"]["uid"] = "of the template"
 
 

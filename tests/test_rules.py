@@ -114,14 +114,6 @@ def test_a_gpu_and_backups_are_watched_only_where_there_are_some() -> None:
     assert set(RULES) - set(alerts(["/mnt/data"], RUNBOOK)) == {"gpu", "backup"}
 
 
-def test_a_backup_is_too_old_after_two_intervals() -> None:
-    (group,) = alerts(["/mnt/data"], RUNBOOK, backup_hours=6)["backup"]["groups"]
-
-    assert ") > 43200\n" in group["rules"][0]["expr"]
-    # What the last one lacks is told as long, unless another follows.
-    assert "[43200s]" in group["rules"][1]["expr"]
-
-
 def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:
     text = yaml.safe_dump(RULES)
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from fake_ollama import FakeOllama, error, layer, serving, sha, status, stream
 from harness import deployed
 from ollama_client import Ollama
 from sync_models import Ledger
+from waiting import eventually
 
 VARIANT: dict[str, Any] = {
     "name": "mine:1b",
@@ -477,9 +477,7 @@ def test_sigterm_ends_it_at_once_and_the_pod_has_all_files_that_it_needs(lab: La
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    while not lab.asked:
-        assert process.poll() is None
-        time.sleep(0.01)
+    assert eventually(lambda: lab.asked or process.poll() is not None)
 
     process.terminate()
     out, _ = process.communicate(timeout=2)

@@ -154,28 +154,6 @@ def test_the_summary_tells_what_a_pull_request_does(checkout: Path) -> None:
     assert "\n- model `codellama:13b` is downloaded\n" in text
 
 
-def test_a_preview_is_pulumis_own_with_every_difference(tmp_path: Path) -> None:
-    pulumi = tmp_path / "pulumi"
-    pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
-    pulumi.chmod(0o755)
-    # Up to date: nothing is to be installed here.
-    command = ["make", "--old-file=.venv/ready", "preview"]
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-
-    def say(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *more],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    assert say("STACK=home").stdout == "asked for: preview --diff --stack home\n"
-    assert say().stderr.startswith("error: make preview is for a house")
-
-
 class GitHub:
     """A program `gh` that keeps issues; it takes no flag that the real one has not."""
 

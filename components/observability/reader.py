@@ -47,7 +47,7 @@ GROUPS = [
     "storage.k8s.io",
 ]
 # A refresh reads each Secret of the program. By name: who may list Secrets may read all of them.
-SECRETS = ["grafana-admin", "ollama-gateway", "open-webui"]
+SECRETS = ["grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"]
 
 
 def reader(

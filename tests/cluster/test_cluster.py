@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
 
 import pytest
 from kubernetes.dynamic import DynamicClient
+from waiting import eventually
 
 from sandbox.build import Tools
 from sandbox.cluster import NAMES, Cluster, Node
 from sandbox.processes import SandboxError
 
-Eventually = Callable[[Callable[[], Any]], Any]
 Connect = Callable[[Cluster], DynamicClient]
-
-PAUSE = {"name": "pause", "image": "pause:1"}
 
 
 @pytest.fixture(scope="module")
@@ -30,106 +27,6 @@ def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     cluster = Cluster(tmp_path_factory.mktemp("second"), tools)
     yield cluster
     cluster.remove()
-
-
-def create(kube: DynamicClient, version: str, kind: str, name: str, **content: Any) -> Any:
-    """Create one object in the default namespace."""
-    resource = kube.resources.get(api_version=version, kind=kind)
-    body = {"apiVersion": version, "kind": kind, "metadata": {"name": name}} | content
-    return resource.create(body=body, namespace="default" if resource.namespaced else None)
-
-
-def read(kube: DynamicClient, version: str, kind: str, name: str) -> Any:
-    """Read one object of the default namespace."""
-    resource = kube.resources.get(api_version=version, kind=kind)
-    return resource.get(name=name, namespace="default" if resource.namespaced else None)
-
-
-def deployment(name: str, cpu: str) -> dict[str, Any]:
-    """Give the spec of one pod that asks for `cpu`."""
-    container = PAUSE | {"resources": {"requests": {"cpu": cpu}}}
-    return {
-        "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
-    }
-
-
-def pods(kube: DynamicClient, app: str) -> list[Any]:
-    """List the pods of `app` in the default namespace."""
-    found = kube.resources.get(api_version="v1", kind="Pod")
-    return list(found.get(namespace="default", label_selector=f"app={app}").items)
-
-
-def test_pods_run_on_the_node_as_long_as_there_is_room(
-    kube: DynamicClient, eventually: Eventually, home: Node
-) -> None:
-    for name, cpu in {"fits": "20", "too-big": "25"}.items():
-        create(kube, "apps/v1", "Deployment", name, spec=deployment(name, cpu))
-
-    assert eventually(lambda: [p.status.phase for p in pods(kube, "fits")] == ["Running"])
-    pod = pods(kube, "fits")[0]
-    assert (pod.spec.nodeName, pod.status.hostIP) == (home.name, home.address)
-    assert eventually(lambda: pods(kube, "too-big")[0].status.conditions)
-    assert "Insufficient cpu" in pods(kube, "too-big")[0].status.conditions[0].message
-
-
-def test_a_job_completes(kube: DynamicClient, eventually: Eventually) -> None:
-    spec = {"containers": [PAUSE], "restartPolicy": "Never"}
-    create(kube, "batch/v1", "Job", "pull", spec={"template": {"spec": spec}})
-    assert eventually(lambda: read(kube, "batch/v1", "Job", "pull").status.succeeded == 1)
-
-
-def test_a_service_gets_the_address_it_asks_for(
-    kube: DynamicClient, eventually: Eventually
-) -> None:
-    pools = kube.resources.get(api_version="metallb.io/v1beta1", kind="IPAddressPool")
-    pool = {"apiVersion": pools.group_version, "kind": pools.kind, "metadata": {"name": "home"}}
-    addresses = {"spec": {"addresses": ["192.168.1.101-192.168.1.110"]}}
-    pools.create(body=pool | addresses, namespace="metallb-system")
-
-    wish = {"name": "chat", "annotations": {"metallb.io/loadBalancerIPs": "192.168.1.107"}}
-    spec = {"type": "LoadBalancer", "selector": {"app": "chat"}, "ports": [{"port": 80}]}
-    create(kube, "v1", "Service", "chat", metadata=wish, spec=spec)
-
-    def given() -> list[str]:
-        ingress = read(kube, "v1", "Service", "chat").status.loadBalancer.ingress
-        return [one.ip for one in ingress or []]
-
-    assert eventually(given) == ["192.168.1.107"]
-    # Other tests on this cluster have pools of their own.
-    kube.resources.get(api_version="v1", kind="Service").delete(name="chat", namespace="default")
-    pools.delete(name="home", namespace="metallb-system")
-
-
-def test_a_static_local_volume_binds(
-    kube: DynamicClient, eventually: Eventually, home: Node
-) -> None:
-    hostname = {"key": "kubernetes.io/hostname", "operator": "In", "values": [home.name]}
-    size = {"storage": "200Gi"}
-    common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "local"}
-    volume = common | {
-        "capacity": size,
-        "local": {"path": "/srv/models"},
-        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [hostname]}]}},
-    }
-    claim = common | {"resources": {"requests": size}, "volumeName": "models"}
-    create(kube, "v1", "PersistentVolume", "models", spec=volume)
-    create(kube, "v1", "PersistentVolumeClaim", "models", spec=claim)
-
-    def phase() -> str:
-        return str(read(kube, "v1", "PersistentVolumeClaim", "models").status.phase)
-
-    assert eventually(lambda: phase() == "Bound"), phase()
-
-
-def test_pod_security_is_enforced(kube: DynamicClient) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    create(kube, "v1", "Namespace", "strict", metadata={"name": "strict", "labels": labels})
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}}
-    with pytest.raises(Exception, match="violates PodSecurity"):
-        kube.resources.get(api_version="v1", kind="Pod").create(
-            body=pod | {"spec": {"containers": [PAUSE]}}, namespace="strict"
-        )
 
 
 def test_the_kubeconfig_is_private_and_the_server_is_verified(
@@ -193,7 +90,7 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
 
 
 def test_two_clusters_run_at_once_and_nodes_come_and_go(
-    cluster: Cluster, second: Cluster, eventually: Eventually, connect: Connect, home: Node
+    cluster: Cluster, second: Cluster, connect: Connect, home: Node
 ) -> None:
     nodes = [home, Node(name="spare", cpus=4, memory="8Gi", address="192.168.1.99")]
     second.start(nodes)
@@ -225,10 +122,12 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
 
 @pytest.mark.parametrize("victim", ["etcd", "kwok"])
 def test_a_killed_process_is_healed_with_all_objects(
-    second: Cluster, victim: str, eventually: Eventually, connect: Connect, home: Node
+    second: Cluster, victim: str, connect: Connect, home: Node
 ) -> None:
     second.start([home])
-    create(connect(second), "v1", "ConfigMap", f"before-{victim}", data={"still": "here"})
+    name, about = f"before-{victim}", {"api_version": "v1", "kind": "ConfigMap"}
+    body = {"metadata": {"name": name}, "data": {"still": "here"}}
+    connect(second).resources.get(**about).create(body=body, namespace="default")
     pid = second.status()[victim]
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -237,8 +136,8 @@ def test_a_killed_process_is_healed_with_all_objects(
     second.start([home])
 
     assert second.running()
-    kube = connect(second)
-    assert read(kube, "v1", "ConfigMap", f"before-{victim}").data.still == "here"
+    kept = connect(second).resources.get(**about).get(name=name, namespace="default")
+    assert kept.data.still == "here"
 
 
 def test_stopping_ends_the_clusters_processes_and_no_other(

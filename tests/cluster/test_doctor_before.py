@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ import pytest
 from doctor_lab import STACK, Place, thing
 from harness import gpu_config, stack_config
 
-from ops import cluster as ops_cluster
 from ops import doctor, stacks
 from ops.cluster import UnreadableError
 from ops.doctor_server import Warn
-from sandbox.apiserver import arguments
 from sandbox.build import Tools
-from sandbox.cluster import Cluster, Node
+from sandbox.cluster import Cluster
 from sandbox.engine import Engine
 
-NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 HELM = {"owner": "helm", "name": "kube-prom-stack", "status": "deployed", "version": "1"}
 EVERYBODY = """{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
 "metadata": {"name": "everybody"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
@@ -80,22 +76,6 @@ def test_a_cluster_that_lets_everybody_in_fails(place: Place, group: str) -> Non
     assert problem.endswith("strangers may list Secrets")
 
 
-def test_a_cluster_without_rbac_fails(
-    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_to_all(certificates: Path) -> list[str]:
-        return [one.replace("Node,RBAC", "AlwaysAllow") for one in arguments(certificates)]
-
-    monkeypatch.setattr("sandbox.cluster.arguments", open_to_all)
-    cluster = Cluster(tmp_path, tools)
-    try:
-        cluster.start([NODE])
-        live = ops_cluster.Cluster(cluster.context, cluster.kubeconfig)
-        assert live.review("subjectaccessreviews", doctor.STRANGER)
-    finally:
-        cluster.remove()
-
-
 @pytest.mark.parametrize(
     ("mask", "count"), [(None, 1), ("0xff00ff00", 1), ("0xff000000", 0), ("0xffff0000", 1)]
 )
@@ -154,29 +134,3 @@ def test_a_release_of_the_addon_and_its_leftovers_are_in_the_way(place: Place) -
         found = place.problems(doctor.addons)
     assert f"{orphan} is left by a release" in found
     assert {type(problem) for problem in found} == {Warn}
-
-
-def test_names_that_are_taken_fail(place: Place) -> None:
-    about = {"apiVersion": "storage.k8s.io/v1", "provisioner": "rancher.io/local-path"}
-    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}
-    spec |= {"hostPath": {"path": "/elsewhere"}}
-    volume = thing("PersistentVolume", "ollama-stack-models", spec=spec)
-    assert place.problems(doctor.names) == []
-
-    with place.planted(thing("StorageClass", "local-path", **about), volume):
-        assert place.problems(doctor.names) == [
-            'StorageClass "local-path" already exists',
-            'PersistentVolume "ollama-stack-models" already exists',
-        ]
-
-
-def test_an_address_that_another_service_has_fails(
-    place: Place, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
-    about = {"apiVersion": "metallb.io/v1beta1", "spec": {"addresses": ["192.168.1.102/32"]}}
-    pool = thing("IPAddressPool", "theirs", "metallb-system", **about)
-    asked = {"annotations": {"metallb.io/loadBalancerIPs": "192.168.1.102"}}
-    spec = {"type": "LoadBalancer", "ports": [{"port": 80}]}
-    with place.planted(pool, thing("Service", "theirs", "default", metadata=asked, spec=spec)):
-        found = "192.168.1.102 is Service default/theirs's"
-        assert eventually(lambda: found in place.problems(doctor.addresses))

@@ -5,16 +5,13 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
 
 import pytest
+from waiting import eventually
 
 from sandbox.processes import Processes, SandboxError, locked, readable_errors
-
-Eventually = Callable[[Callable[[], Any]], Any]
 
 
 def test_a_pid_that_another_process_has_now_is_left_alone(
@@ -28,9 +25,7 @@ def test_a_pid_that_another_process_has_now_is_left_alone(
     assert bystander.poll() is None
 
 
-def test_a_process_that_ignores_the_request_to_end_is_killed(
-    tmp_path: Path, eventually: Eventually
-) -> None:
+def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("deaf", ["/bin/sh", "-c", "trap '' TERM; echo up; sleep 600 & wait"], {})
     assert eventually(lambda: processes.last_line("deaf") == "up")
@@ -66,7 +61,7 @@ def test_what_the_record_has_lost_is_ended_too_and_no_other(
 
 
 def test_a_second_command_in_the_same_folder_says_so_and_waits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], eventually: Eventually
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     order: list[str] = []
 

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,11 +87,6 @@ def test_the_programs_have_the_pinned_versions(installed: Programs) -> None:
     assert ask_version(str(installed.node_exporter), "--version") == node
 
 
-def test_the_version_of_prometheus_is_read_from_that_of_its_module() -> None:
-    assert pinned("monitoring", programs.PROMETHEUS) == "v0.316.0"
-    assert prometheus_version() == "3.16.0"
-
-
 def test_open_webui_is_the_one_of_the_house() -> None:
     assert OPEN_WEBUI_IMAGE.endswith(f":v{programs.OPEN_WEBUI}")
 
@@ -164,82 +158,28 @@ def test_another_python_is_refused_before_anything_is_installed(
 
 
 @pytest.mark.parametrize(
-    ("answer", "used"),
+    ("name", "answer", "used"),
     [
-        ("promtool, version 3.16.0 (branch: HEAD)", True),
-        ("promtool, version 4.0.1", True),
-        ("promtool, version 3.15.9", False),
-        ("no version", False),
-    ],
-)
-def test_a_promtool_on_path_is_used_when_it_is_new_enough(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
-) -> None:
-    built = tmp_path / "built"
-    monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
-    found = put(path, "promtool", answer)
-
-    assert programs.promtool(tmp_path) == (found if used else built)
-
-
-@pytest.mark.parametrize(
-    ("answer", "used"),
-    [
-        ("ollama version is 0.24.0", True),
+        ("promtool", "promtool, version 3.16.0 (branch: HEAD)", True),
+        ("promtool", "promtool, version 4.0.1", True),
+        ("promtool", "promtool, version 3.15.9", False),
+        ("promtool", "no version", False),
+        ("ollama", "ollama version is 0.24.0", True),
         # So when no server runs.
-        ("Warning: client version is 0.40.16", True),
-        ("Warning: client version is 0.23.4", False),
+        ("ollama", "Warning: client version is 0.40.16", True),
+        ("ollama", "Warning: client version is 0.23.4", False),
     ],
 )
-def test_an_ollama_on_path_is_used_when_it_is_new_enough(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, used: bool
+def test_what_is_on_path_is_used_when_it_is_new_enough(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, answer: str, used: bool
 ) -> None:
     built = tmp_path / "built"
     monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
     monkeypatch.setattr(programs, "copy_files", lambda *_: None)
-    found = put(path, "ollama", answer)
+    find = {"promtool": programs.promtool, "ollama": programs._install_ollama}[name]
+    found = put(path, name, answer)
 
-    assert programs._install_ollama(tmp_path) == (found if used else built)
-
-
-def test_open_webui_is_installed_again_when_its_pin_changes_or_it_is_not_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def run(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
-        asked.append(" ".join(map(str, command)))
-        if command[2] == "venv":
-            packages = Path(command[-1], "lib/python3.11/site-packages")
-            packages.mkdir(parents=True)
-            (packages / "requirements-slim.txt").touch()
-            about = packages / "open_webui-0.12.4.dist-info" / "METADATA"
-            about.parent.mkdir()
-            about.write_text("Requires-Dist: chromadb==1.5.9\nRequires-Dist: black[d]==26.1.0\n")
-            (packages / "new").touch()
-            (Path(command[-1]) / "bin").mkdir()
-            (Path(command[-1]) / "bin/python").touch()
-
-    monkeypatch.setattr(programs, "run", run)
-    python = programs._install_open_webui(tmp_path)
-    assert asked[1].endswith("open-webui==0.12.4")
-    assert "requirements-slim.txt" in asked[2]
-    assert " chromadb " in asked[2]
-    pins = tmp_path / "open-webui" / "constraints.txt"
-    assert pins.read_text() == "chromadb==1.5.9\nblack==26.1.0\n"
-    assert programs._install_open_webui(tmp_path) == python
-    assert len(asked) == 3
-
-    monkeypatch.setattr(programs, "OPEN_WEBUI", "0.12.5")
-    programs._install_open_webui(tmp_path)
-    assert asked[4].endswith("open-webui==0.12.5")
-
-    # An install that was killed has no stamp; nothing of it is used.
-    (tmp_path / "open-webui" / ".key").unlink()
-    (tmp_path / "open-webui" / "half").touch()
-    programs._install_open_webui(tmp_path)
-    assert len(asked) == 9
-    assert not (tmp_path / "open-webui" / "half").exists()
+    assert find(tmp_path) == (found if used else built)
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

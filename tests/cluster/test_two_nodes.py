@@ -1,15 +1,14 @@
 """The example of two machines: models on the large one, the rest on the small one."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from harness import deploy_program, deployed, read, stack_config
-from house_lab import addresses
 from kubernetes import client
 from kubernetes import config as kubeconfig
+from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
 from config import SettingsError
@@ -96,16 +95,7 @@ def test_every_claim_is_bound_to_a_directory_of_its_pods_node(house: TwoNodes) -
     }
 
 
-def test_both_addresses_are_given_as_configured(house: TwoNodes) -> None:
-    assert addresses(house.core) == {
-        "open-webui-service-local": ["192.168.1.101"],
-        "grafana-external": ["192.168.1.102"],
-    }
-
-
-def test_a_pod_that_names_no_node_follows_its_volume(
-    house: TwoNodes, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
+def test_a_pod_that_names_no_node_follows_its_volume(house: TwoNodes) -> None:
     # As Prometheus' operator makes it.
     claim = {
         "metadata": {"name": PROMETHEUS_CLAIM},

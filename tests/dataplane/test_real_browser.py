@@ -1,12 +1,12 @@
 """A person at the chat page: the real Open WebUI in a real browser."""
 
 import shutil
-import time
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, WebSocket, sync_playwright
 from real_house import ARTEFACTS, House, Person
+from waiting import eventually
 
 CHROMIUM = shutil.which("chromium")
 
@@ -48,15 +48,18 @@ def test_an_answer_arrives_over_the_websocket(house: House, person: Person, page
 
     answer = page.locator(".chat-assistant").first
     answer.wait_for(timeout=30_000)
-    deadline = time.monotonic() + 60
-    while not any(END in frame for frame in frames) and time.monotonic() < deadline:
-        page.wait_for_timeout(200)
+
+    def ended() -> bool:
+        page.wait_for_timeout(200)  # frames arrive while Playwright waits
+        return any(END in frame for frame in frames)
+
+    complete = eventually(ended)
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     picture = ARTEFACTS / f"chat-{person.email.partition('@')[0]}.png"
     page.screenshot(path=picture)
     print(f"written: {picture}")
 
-    assert [frame for frame in frames if END in frame]
+    assert complete
     deltas = [frame for frame in frames if "chat:completion" in frame]
     assert len(deltas) > 1
     assert answer.inner_text().strip()

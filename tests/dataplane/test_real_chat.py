@@ -1,8 +1,7 @@
 """A user at the chat page: the real Open WebUI, the real gateway and the real Ollama."""
 
-import psutil
-import pytest
-from real_house import GATEWAY, House, Person, ask, eventually
+from real_house import House, Person, ask
+from waiting import eventually
 
 MODELS = {"llama3.2:3b", "codellama:7b", "gemma3:4b"}
 
@@ -14,13 +13,6 @@ def test_nobody_can_sign_up(house: House) -> None:
     assert status == 403
 
 
-def test_a_wrong_password_does_not_sign_in(house: House, person: Person) -> None:
-    wrong = {"email": person.email, "password": "no"}
-    status, _ = ask("POST", f"{house.page}/api/v1/auths/signin", wrong)
-
-    assert status == 400
-
-
 def test_the_page_lists_the_models_that_the_job_pulled(house: House, person: Person) -> None:
     assert house.models(person.token) >= MODELS
 
@@ -29,7 +21,7 @@ def test_an_answer_is_streamed_in_pieces(house: House, person: Person) -> None:
     answer = house.chat("llama3.2:3b", "Say something.", person.token)
 
     assert answer["text"]
-    assert answer["pieces"] > 1
+    assert answer["pieces"] > 1, answer
 
 
 def test_who_is_not_let_in_yet_gets_nothing(house: House) -> None:
@@ -79,35 +71,3 @@ def test_what_is_counted_is_what_was_sent_token_by_token(house: House, person: P
 def test_no_series_says_who_it_was(house: House) -> None:
     assert house.series("ollama_requests_total")
     assert house.series('{ollama_user!=""}') == []
-
-
-@pytest.mark.parametrize("token", ["", "wrong"])
-def test_models_are_not_changed_without_the_token(house: House, token: str) -> None:
-    query = 'sum(ollama_requests_total{http_route="/api/pull", ollama_outcome="refused"})'
-    before = house.value(query) or 0
-    status, text = ask("POST", f"{house.gateway}/api/pull", {"model": "tinyllama:1.1b"}, token)
-
-    assert status == 401, text
-    assert eventually(lambda: house.value(query) == before + 1)
-    _, models = ask("GET", f"{house.gateway}/api/tags")
-    assert "tinyllama" not in models
-
-
-def test_ollama_answers_nobody_but_the_gateway(house: House) -> None:
-    containers = house.demo.kubelet.containers("ollama-stack/ollama")
-    ollama = containers["ollama"]
-    bound = {one["name"]: one.get("value", "") for one in ollama.spec["env"]}["OLLAMA_HOST"]
-    assert bound.startswith("127.0.0.1:")
-    assert not ollama.spec.get("ports")
-
-    assert ollama.process
-    listening = {
-        connection.laddr.port
-        for connection in ollama.process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-    led_to = {int(local.rpartition(":")[2]) for local in house.demo.machine.addresses().values()}
-    assert listening
-    assert not listening & led_to
-    assert int(house.gateway.rpartition(":")[2]) in led_to
-    assert GATEWAY in house.demo.machine.addresses()

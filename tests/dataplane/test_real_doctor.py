@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 from doctor_lab import problems
 from harness import read, stack_config
-from real_house import House, ask, eventually
+from real_house import House, ask
+from waiting import eventually
 
 from ops import doctor, doctor_server, stacks
 from ops.doctor_server import Warn

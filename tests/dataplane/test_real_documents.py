@@ -5,7 +5,8 @@ import random
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
-from real_house import House, Person, ask, eventually
+from real_house import House, Person, ask
+from waiting import eventually
 
 EMBEDDING = "nomic-embed-text:v1.5"
 MEGABYTES = 5

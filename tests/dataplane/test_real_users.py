@@ -2,7 +2,8 @@
 
 import re
 
-from real_house import House, ask, eventually
+from real_house import House, ask
+from waiting import eventually
 
 
 def test_users_are_told_apart_by_pseudonym_when_the_owner_says_so(house: House) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from harness import gpu_config
-from real_house import House, ask, eventually, impatient
+from real_house import House, ask, impatient
+from waiting import eventually
 
 POD = "ollama-stack/ollama"
 DEFAULT = "llama3.2:3b"

@@ -6,16 +6,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from house_lab import NODE, House, addresses, quiet
 from kubernetes.client import ApiException
 from pulumi.automation import CommandError
+from waiting import eventually
 
 from sandbox.build import Tools
 from sandbox.cluster import Node
@@ -171,9 +170,7 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
 
 
-def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(
-    house: House, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
+def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(house: House) -> None:
     (waiting,) = [
         volume
         for volume in house.core.list_persistent_volume().items
@@ -282,10 +279,8 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     paths = {"project": PROJECT, "cluster": house.cluster.folder, "work": house.project}
     script = KILLED.format(**{name: str(path) for name, path in paths.items()})
     with subprocess.Popen([sys.executable, "-c", script]) as launcher:
-        deadline = time.monotonic() + 60
         # Some objects are made, and others are not yet.
-        while time.monotonic() < deadline and not house.core.list_persistent_volume().items:
-            time.sleep(0.02)
+        assert eventually(lambda: house.core.list_persistent_volume().items)
         family = psutil.Process(launcher.pid).children(recursive=True)
         for process in family:
             if process.name() == "pulumi":
@@ -301,7 +296,6 @@ def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
     house: House,
     tools: Tools,
     tmp_path: Path,
-    eventually: Callable[[Callable[[], Any]], Any],
 ) -> None:
     (tmp_path / "Pulumi.yaml").write_text("name: volumes\nruntime: python\n")
     (tmp_path / "Pulumi.volumes.yaml").write_text("config: {}\n")

@@ -4,26 +4,25 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness import Deployment, deploy_program, stack_config
-from real_house import ask, eventually
+from harness import Deployment, backup_config, deploy_program
+from real_house import ask, sign_in
+from waiting import eventually
 
 from sandbox.pods import free_port
 from sandbox.programs import Programs
 
 PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" * 48}
-BACKUP = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
 
 
 def program(image: str = "") -> Deployment:
     """The house with backups, and with another image of Open WebUI if asked for."""
-    raw = stack_config("home")
-    raw["webui"] |= {"backup": BACKUP} | ({"image": image} if image else {})
+    raw = backup_config()
+    raw["webui"] |= {"image": image} if image else {}
     return deploy_program("home", raw)
 
 
@@ -147,11 +146,7 @@ class Box:
 
     def sign_in(self, email: str, password: str) -> str:
         """Give the token of a user."""
-        who = {"email": email, "password": password}
-        status, text = ask("POST", f"{self.page}/api/v1/auths/signin", who)
-        assert status == 200, text
-        token: str = json.loads(text)["token"]
-        return token
+        return sign_in(self.page, email, password)
 
     def say(self, token: str, words: str) -> str:
         """Keep a chat with these words, and give its id."""
@@ -180,13 +175,3 @@ def kill(process: subprocess.Popen[str]) -> None:
     """End a container and all in it with SIGKILL."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
-
-
-def grown(folder: Path, before: int, patience: float = 30) -> bool:
-    """Wait until there are more files in `folder` than before."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        if sum(path.is_file() for path in folder.rglob("*")) > before:
-            return True
-        time.sleep(0.002)
-    return False

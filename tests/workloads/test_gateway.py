@@ -31,7 +31,6 @@ from gateway_lab import (
     lines,
     program,
     stream,
-    wait_for,
     whole,
 )
 from gateway_meters import GONE, Tee, seconds_until
@@ -41,6 +40,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
+from waiting import eventually
 
 MODEL = "llama3.2:3b"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -98,17 +98,6 @@ def home() -> Iterator[Lab]:
 # What is passed on
 
 
-@pytest.mark.parametrize("pause", [0, 0.01])
-def test_an_answer_arrives_byte_for_byte(home: Lab, pause: float) -> None:
-    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED), pause=pause)
-
-    answer = home.ask("/api/chat", CHAT)
-
-    assert (answer.status, answer.body, answer.whole) == (200, lines(*RECORDED), True)
-    assert answer.headers["Content-Type"] == "application/x-ndjson"
-    assert home.outcomes() == {"ok": 1}
-
-
 @given(
     body=st.binary(max_size=300) | st.just(lines(*RECORDED)),
     cuts=st.lists(st.integers(0, 500), max_size=12),
@@ -130,7 +119,8 @@ def test_what_goes_in_comes_out_however_it_is_cut(
 
     answer = one_lab.ask("/api/chat", body)
 
-    assert (answer.body, answer.whole) == (body, True)
+    assert (answer.status, answer.body, answer.whole) == (200, body, True)
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
     assert one_lab.upstream.got("/api/chat")[-1].body == body
 
 
@@ -184,40 +174,6 @@ def test_a_chunked_request_arrives_whole(home: Lab) -> None:
 
     assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
     assert home.upstream.got("/api/chat")[0].body == b'{"model":"llama3.2:3b"}'
-
-
-def test_requests_behind_one_another_each_get_their_answer(home: Lab) -> None:
-    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED))
-    body = json.dumps(CHAT).encode()
-    start = f"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    last = b"GET /api/version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-    got = home.raw((start + body) * 2 + last)
-
-    home.sent += 2
-    assert (got.count(b"HTTP/1.1 200 OK"), got.count(b"0\r\n\r\n")) == (3, 2)
-    assert got.endswith(b'{"version":"0.33.3"}')
-    assert home.outcomes() == {"ok": 3}
-
-
-def test_a_connection_that_ollama_has_left_is_not_used_again(home: Lab) -> None:
-    def reply(to: Connection) -> None:  # promises to stay, and goes
-        to.send(head(length=2).replace(b"Connection: close\r\n", b"") + b"{}")
-
-    home.upstream.replies["/api/chat"] = reply
-    for _ in range(3):
-        assert home.ask("/api/chat", CHAT).body == b"{}"
-        time.sleep(0.05)
-
-
-def test_an_old_client_gets_no_chunks(home: Lab) -> None:
-    home.upstream.replies["/api/chat"] = stream(*map(lines, RECORDED))
-    body = json.dumps(CHAT).encode()
-    start = f"POST /api/chat HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-
-    got = home.raw(start + body)
-
-    assert got.partition(b"\r\n\r\n")[2] == lines(*RECORDED)
 
 
 def test_a_line_of_10_mb_passes(home: Lab) -> None:
@@ -274,9 +230,9 @@ def test_a_client_that_leaves_ends_the_work(home: Lab) -> None:
         with closing(home.connect(CHAT, path)) as client:
             if path == "/api/chat":
                 client.recv(10)
-            wait_for(partial(home.upstream.got, path))
+            assert eventually(partial(home.upstream.got, path))
             time.sleep(0.05)
-        wait_for(lambda: left)
+        assert eventually(lambda: left)
         assert left.pop()
         assert home.upstream.got(path)[0].closed_after < 1
 
@@ -334,21 +290,8 @@ def test_without_ollama_it_says_so_in_the_shape_of_the_path(home: Lab) -> None:
 SMUGGLED = {
     "both lengths": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
-    "the same length twice": b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
-    "a list of lengths": b"Content-Length: 4, 4\r\n\r\nabcd",
-    "a signed length": b"Content-Length: +4\r\n\r\nabcd",
-    "a folded header": b"X: a\r\n b\r\nContent-Length: 4\r\n\r\nabcd",
     "a bare line feed": b"X: a\nContent-Length: 4\r\n\r\nabcd",
-    "a bare carriage return": b"X: a\rContent-Length: 4\r\n\r\nabcd",
-    "a space before the colon": b"Content-Length : 4\r\n\r\nabcd",
-    "an unknown coding": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    "two codings": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
-    "a chunk size without return": b"Transfer-Encoding: chunked\r\n\r\n4\nabcd\r\n0\r\n\r\n",
-    "a negative chunk": b"Transfer-Encoding: chunked\r\n\r\n-4\r\nabcd\r\n0\r\n\r\n",
-    "a NUL": b"X: a\x00b\r\nContent-Length: 4\r\n\r\nabcd",
-    "two hosts": b"Host: b\r\nContent-Length: 4\r\n\r\nabcd",
     "a long header": b"X: " + b"a" * 20_000 + b"\r\n\r\n",
-    "many headers": b"X: a\r\n" * 200 + b"\r\n",
 }
 
 
@@ -362,13 +305,6 @@ def test_a_request_of_two_readings_is_refused(one_lab: Lab, attempt: bytes) -> N
     assert got.count(b"HTTP/1.") == 1
     assert one_lab.outcomes()["bad_request"] == before + 1
     assert one_lab.upstream.got("/api/embed") == []
-
-
-def test_the_old_version_cannot_bring_chunks(home: Lab) -> None:
-    got = home.raw(b"POST /api/chat HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
-
-    assert b" 400 " in got.split(b"\r\n")[0]
-    assert home.outcomes() == {"bad_request": 1}
 
 
 @pytest.mark.parametrize(
@@ -601,12 +537,12 @@ def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
 
     home.upstream.replies["/api/chat"] = reply
     with closing(home.connect(CHAT)) as client:
-        wait_for(lambda: flying() == {"waiting": 1})
+        assert eventually(lambda: flying() == {"waiting": 1})
         go.set()
         client.recv(1)
-        wait_for(lambda: flying() == {"answering": 1})
+        assert eventually(lambda: flying() == {"answering": 1})
         go.set()
-        wait_for(lambda: flying() == {})
+        assert eventually(lambda: flying() == {})
 
 
 def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
@@ -614,7 +550,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
         [point] = home.metric(name)
         return float(point.value)
 
-    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
+    assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
     assert value("ollama.models.available") == 2
     assert value("ollama.model.loaded.size") == 3_227_894_413
     assert value("ollama.model.loaded.gpu.size") == 0
@@ -625,7 +561,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
     assert {one.value for one in ceilings} == {BANDWIDTH / SIZE}
 
     home.upstream.close()
-    wait_for(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
+    assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
     gone = [one.value for one in home.metric("ollama.model.loaded.size")]
     assert [struct.pack("<d", one) for one in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
     assert home.metric("ollama.model.loaded.size") == []
@@ -741,29 +677,21 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Push)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
-    def requests(self) -> int:
-        """Count what the last push holds of `ollama.requests`."""
-        resources = self.pushed[-1].resource_metrics if self.pushed else []
-        return sum(
-            point.as_int
-            for resource in resources
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == "ollama.requests"
-            for point in metric.sum.data_points
-        )
-
-    def gauge(self, name: str) -> list[bytes]:
-        """Give what the last push holds of a gauge, as it is written."""
+    def points(self, name: str) -> list[Any]:
+        """Give what the last push holds of an instrument."""
         resources = self.pushed[-1].resource_metrics if self.pushed else []
         return [
-            struct.pack("<d", point.as_double)
+            point
             for resource in resources
             for scope in resource.scope_metrics
             for metric in scope.metrics
             if metric.name == name
-            for point in metric.gauge.data_points
+            for point in (*metric.sum.data_points, *metric.gauge.data_points)
         ]
+
+    def gauge(self, name: str) -> list[bytes]:
+        """Give what the last push holds of a gauge, as it is written."""
+        return [struct.pack("<d", point.as_double) for point in self.points(name)]
 
 
 class Push(BaseHTTPRequestHandler):
@@ -783,33 +711,22 @@ class Push(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def test_metrics_are_pushed_and_the_last_ones_at_the_end() -> None:
+def test_the_last_push_has_all_and_ends_what_the_next_gateway_may_not_know_of() -> None:
     upstream, receiver = Upstream(), Receiver()
     upstream.replies["/api/chat"] = stream(lines(*RECORDED))
     url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
-    with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="60") as (process, port):
+    with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, port):
+        assert eventually(lambda: receiver.gauge("ollama.model.loaded.size") != [])
+        assert struct.pack("<d", GONE) not in receiver.gauge("ollama.model.loaded.size")
         ask(port, "/api/chat", CHAT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    assert receiver.requests() == 1
+    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", GONE)]
+    assert [point.as_int for point in receiver.points("ollama.requests")] == [1]
     attributes = receiver.pushed[-1].resource_metrics[0].resource.attributes
     named = {one.key: one.value.string_value for one in attributes}
     assert named["service.name"] == "ollama-gateway"
     assert named["service.instance.id"] == "ollama"
-    receiver.shutdown()
-    receiver.server_close()
-    upstream.close()
-
-
-def test_the_last_push_ends_what_the_next_gateway_may_not_know_of() -> None:
-    upstream, receiver = Upstream(), Receiver()
-    url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
-    with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, _):
-        wait_for(lambda: receiver.gauge("ollama.model.loaded.size") != [])
-        assert struct.pack("<d", GONE) not in receiver.gauge("ollama.model.loaded.size")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", GONE)]
     receiver.shutdown()
     receiver.server_close()
     upstream.close()
@@ -841,7 +758,3 @@ def test_prompts_and_answers_are_never_printed(
     home.ask("/unknown?prompt=SECRET")
     home.outcomes()
     assert "SECRET" not in "".join(capsys.readouterr())
-
-
-def test_the_stale_marker_is_the_one_of_prometheus() -> None:
-    assert struct.pack("<d", GONE) == struct.pack("<Q", 0x7FF0000000000002)

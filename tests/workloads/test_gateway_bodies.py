@@ -22,12 +22,12 @@ from gateway_lab import (
     lab,
     lines,
     program,
-    wait_for,
     whole,
 )
 from gateway_rules import MOST_TOKENS, TOKEN, outline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import eventually
 
 MODEL = str(MODELS[0]["name"])
 PAGE = b"aBcD+/09" * 36  # a piece of a picture, just not long enough to be left out
@@ -110,7 +110,7 @@ class Watched:
     def settle(self) -> None:
         """Wait until every stream has all that was sent before now."""
         now = time.monotonic()
-        wait_for(lambda: all(one and one[-1][0] > now for one in self.late), 20)
+        assert eventually(lambda: all(one and one[-1][0] > now for one in self.late), 20)
 
     def forget(self) -> None:
         """Begin anew, so that what a test measures is its own."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from backup_box import Box, before, cron, grown, kill, program, steps
-from real_house import ask, eventually
+from backup_box import Box, before, cron, kill, program, steps
+from real_house import ask
+from waiting import eventually
 
 from sandbox.pods import free_port
 from sandbox.programs import install
@@ -129,8 +130,9 @@ def test_the_drill(box: Box) -> None:
     first, store, *_ = steps(cron(box.lab, "open-webui-backup-schedule"))
     assert box.step(first).wait(60) == 0
     repository = box.mounts["backup"] / "repository" / "data"
+    kept = {*repository.rglob("*")}
     process = box.step(store)
-    assert grown(repository, sum(path.is_file() for path in repository.rglob("*")))
+    assert eventually(lambda: {*repository.rglob("*")} - kept)
     kill(process)
     assert not (box.mounts["scratch"] / "restored").exists()
 

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from harness import ROOT
+from waiting import eventually
 
 from sandbox.programs import install
 
@@ -105,11 +105,9 @@ def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> No
         "1",
     ]
     with subprocess.Popen(command, env=repository.environment) as check:
-        deadline = time.monotonic() + 60
-        while not any(locks.iterdir()) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        held = eventually(lambda: any(locks.iterdir()))
         check.kill()
-    assert any(locks.iterdir())
+    assert held
 
     repository.run(1000)
 
