@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor backups restore demo test lint
+.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -69,6 +69,9 @@ lint: .venv/ready
 
 test: lint
 	@$(RUN) -m pytest -n 3 --no-loadscope-reorder
+
+bench: .venv/ready
+	@PYTHONPATH=. $(RUN) tests/bench.py
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@echo "  .venv: installing what requirements-dev.txt pins"

@@ -1,0 +1,202 @@
+"""`make bench`: measured numbers as a table; nothing is asserted.
+
+The tools are built from nothing only with BENCH_TOOLS=1, because that takes ten minutes or more;
+1 GB is backed up and restored only with BENCH_BACKUP=1, because that needs 4 GB of disk.
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
+
+import config
+from ops import cluster as ops_cluster
+from ops import doctor, drift, drift_declared
+from ops.changes import Difference, load
+from ops.diff import report
+from ops.stacks import Stack
+from sandbox.build import build
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import Engine
+
+NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
+SMALL, LARGE = 3, 30
+GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
+PROGRAMS = "components/ollama/programs"
+NO_PROGRAMS = tuple(
+    f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "stack", "workloads")
+)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` takes on the wall."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def row(what: str, measured: str, wanted: str = "") -> None:
+    """Print one line of the table as soon as it is known."""
+    print(f"| {what:<46} | {measured:>24} | {wanted:>10} |", flush=True)
+
+
+def mocked() -> None:
+    """The program under mocks, and how it grows."""
+    deploy_program("home")  # the first run also imports the SDK
+    row("whole program under mocks", f"{seconds(lambda: deploy_program('home')):.2f} s", "1 s")
+    settings = read(stack_config("home"))
+    row(
+        "capacity plan",
+        f"{seconds(lambda: config.plan(settings, RESERVED)) * 1000:.2f} ms",
+        "10 ms",
+    )
+    crowded = stack_config("home")
+    crowded["ollama"] |= {"models": ["gpt-oss:120b", "llama3.3:70b"], "loaded_models": 9}
+    refusal = seconds(lambda: _refused(crowded)) * 1000
+    row("refusal of what does not fit, all checks", f"{refusal:.1f} ms")
+
+    def scaled(count: int) -> float:
+        os.environ["BENCH_COUNT"] = str(count)
+
+        def program() -> None:
+            runpy.run_path(str(ROOT / "tests/bench_program.py"))
+
+        return seconds(lambda: deploy(program))
+
+    with tempfile.TemporaryDirectory() as folder:
+        render = [sys.executable, "-m", "ops", "render", f"{folder}/out"]
+        took = seconds(lambda: subprocess.run(render, cwd=ROOT, check=True, capture_output=True))
+        row("render, Python's start included", f"{took:.2f} s", "2 s")
+        everything = Difference({}, load(Path(folder, "out")))
+    row("longest report of a change", f"{len(report(everything))} characters", "65536")
+
+    small, large = scaled(SMALL), scaled(LARGE)
+    row(
+        f"mocks, {SMALL} and {LARGE} models and volumes",
+        f"{small:.2f} s, {large:.2f} s",
+        f"x{large / small:.1f} of x10",
+    )
+
+
+def _refused(raw: dict[str, Any]) -> None:
+    with suppress(config.SettingsError):
+        read(raw)
+        raise AssertionError("it must not fit")
+
+
+def unit_tests() -> None:
+    """All tests that need neither a cluster nor a server of ours."""
+    command = [sys.executable, "-m", "pytest", "-q", *NO_PROGRAMS]
+    began = time.perf_counter()
+    green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    took = time.perf_counter() - began
+    row("all unit tests", f"{took:.0f} s{'' if green else ', but red'}", "20 s")
+
+
+def gateway() -> None:
+    """What the gateway costs beside nginx, as a table of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / PROGRAMS)}
+    print(flush=True)
+    subprocess.run([sys.executable, GATEWAY], env=environment, check=True)
+
+
+def tools_from_nothing(folder: Path) -> None:
+    """The tools, with no cache of Go's to help."""
+    if os.environ.get("BENCH_TOOLS") != "1":
+        row("tools from nothing", "BENCH_TOOLS=1 measures it", "12 min")
+        return
+    os.environ |= {"GOCACHE": str(folder / "cache"), "GOMODCACHE": str(folder / "modules")}
+    took = seconds(lambda: build(folder / "tools"))
+    row("tools from nothing", f"{took / 60:.1f} min", "12 min")
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+
+
+def backups() -> None:
+    """Chats and files of 1 GB, there and back."""
+    if os.environ.get("BENCH_BACKUP") != "1":
+        row("backup and restore of 1 GB", "BENCH_BACKUP=1 measures it")
+        return
+    sys.path.append(str(ROOT / "tests/workloads"))
+    import bench_backup
+
+    for what, took in bench_backup.measured():
+        row(what, f"{took:.0f} s, {1000 / took:.0f} MB/s")
+
+
+def on_a_cluster(folder: Path) -> None:
+    """The sandbox itself: its start, the engine's runs, its memory, its growth."""
+    tools = build()
+    cluster = Cluster(folder / "house", tools)
+    began = time.time()
+    took = seconds(lambda: cluster.start([NODE]))
+    # Written the moment the API server is ready.
+    row("start to API ready", f"{cluster.kubeconfig.stat().st_mtime - began:.1f} s", "10 s")
+    row("start to everything ready", f"{took:.1f} s")
+    try:
+        engine = Engine(cluster, tools)
+        row("first up", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "60 s")
+        row("up without changes", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "15 s")
+        row("preview", f"{seconds(engine.preview):.1f} s", "15 s")
+        stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
+        took = seconds(lambda: drift.check(stack, drift_declared.state(stack.cli)))
+        row("drift check", f"{took:.1f} s", "20 s")
+        row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
+        row("memory of all processes", f"{cluster.memory() / 1024**2:.0f} MiB", "1229 MiB")
+        engine.destroy(lambda _: None)
+        small, large = (_scaled(cluster, folder, count) for count in (SMALL, LARGE))
+        row(
+            f"up, {SMALL} and {LARGE} models and volumes",
+            f"{small:.1f} s, {large:.1f} s",
+            f"x{large / small:.1f} of x10",
+        )
+    finally:
+        cluster.remove()
+
+
+def _doctor(stack: Stack) -> None:
+    settings = read(stack_config(stack.name))
+    server = ops_cluster.Cluster(settings.context, stack.kubeconfig)
+    with contextlib.redirect_stdout(io.StringIO()):
+        asyncio.run(doctor.report(settings, stack, server))
+
+
+def _scaled(cluster: Cluster, folder: Path, count: int) -> float:
+    os.environ["BENCH_COUNT"] = str(count)
+    project = folder / f"project-{count}"
+    project.mkdir()
+    for name in ("Pulumi.yaml", "Pulumi.sandbox.yaml"):
+        shutil.copyfile(ROOT / name, project / name)
+    shutil.copyfile(ROOT / "tests/bench_program.py", project / "__main__.py")
+    engine = Engine(cluster, build(), project)
+    took = seconds(lambda: engine.up(lambda _: None))
+    engine.destroy(lambda _: None)
+    return took
+
+
+def main() -> None:
+    """Print the whole table."""
+    row("what", f"measured, {os.cpu_count()} cores", "to reach")
+    row("-" * 46, "-" * 24, "-" * 10)
+    mocked()
+    unit_tests()
+    with tempfile.TemporaryDirectory() as folder:
+        tools_from_nothing(Path(folder))
+        on_a_cluster(Path(folder))
+    backups()
+    gateway()
+
+
+if __name__ == "__main__":
+    main()

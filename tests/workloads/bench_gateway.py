@@ -1,0 +1,256 @@
+"""What the gateway costs: one scripted upstream, direct, through it, and through nginx."""
+
+import argparse
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import gateway
+
+STAMP = re.compile(rb'"created_at":"(\d+)"')
+FINAL = b'{"model":"m","message":{"content":""},"done":true,"total_duration":2,"eval_count":1}\n'
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def line() -> bytes:
+    """Write a token as Ollama does, with the moment it was written."""
+    text = (
+        b'{"model":"llama3.2:3b","created_at":"%d","message":{"role":"assistant","content":" to"},'
+    )
+    return text % time.monotonic_ns() + b'"done":false}\n'
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Stream as many tokens at such a pace as the path says: `?tokens,per_second`."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        while True:
+            start = await reader.readuntil(b"\r\n\r\n")
+            target = start.split(b" ")[1].partition(b"?")[2] or b"1,0"
+            tokens, pace = (float(part) for part in target.split(b","))
+            if length := re.search(rb"(?i)content-length: (\d+)", start):
+                await reader.readexactly(int(length[1]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n")
+            writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+            begin = time.monotonic()
+            for number in range(int(tokens)):
+                if pace and (rest := begin + number / pace - time.monotonic()) > 0:
+                    await asyncio.sleep(rest)
+                raw = line()
+                writer.write(b"%x\r\n%b\r\n" % (len(raw), raw))
+                await writer.drain()
+            writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(FINAL), FINAL))
+            await writer.drain()
+    writer.close()
+
+
+async def upstream() -> None:
+    """Serve until killed."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+class Stream(NamedTuple):
+    """What a client saw."""
+
+    first: float
+    seconds: float
+    delays: list[float]
+
+
+async def one(port: int, tokens: int, pace: float) -> Stream:
+    """Ask for one answer and read it to the end."""
+    body = b'{"model":"llama3.2:3b"}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    begin, first, delays, rest = time.monotonic(), 0.0, list[float](), b""
+    start = b"POST /api/chat?%d,%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    writer.write(start % (tokens, pace, len(body)) + body)
+    await reader.readuntil(b"\r\n\r\n")
+    while size := int(await reader.readline(), 16):
+        rest += (await reader.readexactly(size + 2))[:-2]  # a chunk may end anywhere in a line
+        now = time.monotonic_ns()
+        *lines, rest = rest.split(b"\n")
+        found = (STAMP.search(one) for one in lines)
+        delays += ((now - int(stamp[1])) / 1e6 for stamp in found if stamp)
+        first = first or time.monotonic() - begin
+    writer.close()
+    assert len(delays) == tokens, f"{len(delays)} of {tokens} arrived"
+    return Stream(first, time.monotonic() - begin, delays)
+
+
+def used(pid: int) -> tuple[float, float, float]:
+    """Read CPU seconds, memory now and at most in MB of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    status = Path(f"/proc/{pid}/status").read_text()
+    now, peak = (int(re.findall(rf"{key}:\s+(\d+)", status)[0]) / 1e3 for key in ("VmRSS", "VmHWM"))
+    return (int(fields[11]) + int(fields[12])) / TICK, now, peak
+
+
+def at(values: list[float], part: float) -> float:
+    """Give a percentile."""
+    return sorted(values)[int(part * (len(values) - 1))]
+
+
+@contextmanager
+def program(*command: str, **settings: str) -> Iterator[tuple[int, int]]:
+    """Run a program that prints its port, and give that and its process."""
+    environment = {**os.environ, **settings}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            found = (re.search(r"^(?:port )?(\d+)\b", text) for text in process.stdout)
+            yield next(int(one[1]) for one in found if one), process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def nginx(folder: Path, upstream_port: int) -> Iterator[tuple[int, int]]:
+    """Run nginx as a proxy that holds nothing back, and give its port and process."""
+    port = free_port()
+    paths = "".join(
+        f"{kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(f"""
+        daemon off; master_process off; pid {folder}/pid; error_log {folder}/error;
+        events {{ worker_connections 2048; }}
+        http {{
+          access_log off; {paths}
+          upstream ollama {{ server 127.0.0.1:{upstream_port}; keepalive 300; }}
+          server {{
+            listen 127.0.0.1:{port} backlog=1024;
+            location / {{
+              proxy_pass http://ollama; proxy_http_version 1.1; proxy_set_header Connection "";
+              proxy_buffering off;
+            }}
+          }}
+        }}""")
+    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    with subprocess.Popen([*command, "-e", str(folder / "error")]) as process:
+        try:
+            while process.poll() is None:
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.05)
+            yield port, process.pid
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Measured(NamedTuple):
+    """The cells of one column."""
+
+    paced: float
+    unpaced: float
+    first_p50: float
+    first_p99: float
+    delay_p50: float
+    delay_p99: float
+    cores: float
+    each: float
+    memory: float
+
+
+async def measure(port: int, pid: int, streams: int, seconds: float) -> Measured:
+    """Put each kind of load on it; fails if a token is lost."""
+    await asyncio.gather(*(one(port, 5, 0) for _ in range(20)))
+    single = await one(port, 400, 200)
+    fast = await one(port, 20_000, 0)
+    firsts = [(await one(port, 1, 0)).first * 1e3 for _ in range(500)]
+    before, begin = used(pid)[0], time.monotonic()
+    tokens = int(seconds * 20)
+
+    async def later(number: int) -> Stream:
+        await asyncio.sleep(number / streams / 20)  # models do not speak in chorus
+        return await one(port, tokens, 20)
+
+    many = await asyncio.gather(*map(later, range(streams)))
+    took = time.monotonic() - begin
+    delays = [delay for stream in many for delay in stream.delays]
+    cpu, _, peak = used(pid)
+    return Measured(
+        400 / single.seconds,
+        20_000 / fast.seconds,
+        at(firsts, 0.5),
+        at(firsts, 0.99),
+        at(delays, 0.5),
+        at(delays, 0.99),
+        (cpu - before) / took,
+        (cpu - before) / len(delays) * 1e6,
+        peak,
+    )
+
+
+def show(streams: int, columns: dict[str, Measured]) -> None:
+    """Print the table; what a column adds is to be read against `direct`."""
+    many = f"{streams} streams at 20/s"
+    rows = {
+        "one stream at 200/s, tokens/s": "{0.paced:.1f}",
+        "one stream, no pace, tokens/s": "{0.unpaced:.0f}",
+        "first token, p50 and p99 of 500, ms": "{0.first_p50:.2f}, {0.first_p99:.2f}",
+        f"{many}, delay p50 and p99, ms": "{0.delay_p50:.2f}, {0.delay_p99:.2f}",
+        f"{many}, cores": "{0.cores:.2f}",
+        f"{many}, CPU for each token, us": "{0.each:.0f}",
+        "memory at most, MB": "{0.memory:.0f}",
+    }
+    heads = [name if name != "direct" else "direct (the upstream's own)" for name in columns]
+    print(f"| {'gateway':<46} |" + "".join(f" {head:>27} |" for head in heads))
+    print(f"| {'-' * 46} |" + f" {'-' * 27} |" * len(heads))
+    for what, form in rows.items():
+        cells = (form.format(column) for column in columns.values())
+        print(f"| {what:<46} |" + "".join(f" {cell:>27} |" for cell in cells), flush=True)
+
+
+def main() -> None:
+    """Run the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--upstream", action="store_true", help="be the scripted upstream")
+    parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=10)
+    options = parser.parse_args()
+    if options.upstream:
+        asyncio.run(upstream())
+        return
+
+    def measured(port: int, process: int) -> Measured:
+        return asyncio.run(measure(port, process, options.streams, options.seconds))
+
+    with (
+        program(sys.executable, __file__, "--upstream") as (direct, pid),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        columns = {"direct": measured(direct, pid)}
+        settings = {"GATEWAY_LISTEN": "127.0.0.1:0"}
+        settings["GATEWAY_UPSTREAM"] = f"http://127.0.0.1:{direct}"
+        settings["GATEWAY_OTLP_URL"] = "http://127.0.0.1:1/"  # pushes, in vain
+        script = str(Path(gateway.__file__))
+        with program(sys.executable, "-u", script, **settings) as (port, process):
+            columns["gateway"] = measured(port, process)
+        if shutil.which("nginx"):
+            with nginx(Path(folder), direct) as (port, process):
+                columns["nginx"] = measured(port, process)
+        show(options.streams, columns)
+    if "nginx" not in columns:
+        print("nginx is not on PATH, so its column is missing (Debian: nginx-light)")
+
+
+if __name__ == "__main__":
+    main()
