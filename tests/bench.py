@@ -1,7 +1,6 @@
 """`make bench`: measured numbers as a table; nothing is asserted.
 
-The tools are built from nothing only with BENCH_TOOLS=1, because that takes ten minutes or more;
-1 GB is backed up and restored only with BENCH_BACKUP=1, because that needs 4 GB of disk.
+The tools are built from nothing only with BENCH_TOOLS=1, because that takes ten minutes or more.
 """
 
 import asyncio
@@ -123,18 +122,6 @@ def tools_from_nothing(folder: Path) -> None:
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
 
 
-def backups() -> None:
-    """Chats and files of 1 GB, there and back."""
-    if os.environ.get("BENCH_BACKUP") != "1":
-        row("backup and restore of 1 GB", "BENCH_BACKUP=1 measures it")
-        return
-    sys.path.append(str(ROOT / "tests/workloads"))
-    import bench_backup
-
-    for what, took in bench_backup.measured():
-        row(what, f"{took:.0f} s, {1000 / took:.0f} MB/s")
-
-
 def on_a_cluster(folder: Path) -> None:
     """The sandbox itself: its start, the engine's runs, its memory, its growth."""
     tools = build()
@@ -194,7 +181,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
-    backups()
     gateway()
 
 

@@ -4,7 +4,8 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from real_house import House, ask, eventually, impatient
+from real_house import House, ask, impatient
+from waiting import eventually
 
 POD = "ollama-stack/ollama"
 DOWN = "OllamaDown"
@@ -63,16 +64,3 @@ def test_running_answers_are_finished_when_the_pod_is_told_to_end(house: House) 
     assert {done for done, _ in answers} == {True}
     # Otherwise all was over before the gateway was told to end.
     assert len([moment for _, moment in answers if moment > told + pause]) > 1
-
-
-def test_a_model_that_does_not_exist_fails_the_job_by_name(house: House) -> None:
-    wrong = "missing-model:1b"
-    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].append(wrong))
-    house.demo.engine.up(lambda _: None)
-
-    (job,) = house.demo.kubelet.run_jobs().values()
-    house.demo.edit(lambda keys: keys["homelab:ollama"]["models"].remove(wrong))
-
-    assert job.code() == 1
-    last = job.log().read_text().splitlines()[-1]
-    assert last.startswith(f"failed: {wrong}: no such model in the registry: correct the name")
