@@ -83,10 +83,9 @@ NodeOfPart = Annotated[
 ]
 Origin = Annotated[
     str,
-    # With * any page that somebody has open could read and write the chats.
     Want(
         "a name such as evo4t.lan, or a URL such as https://chat.example.org, in lower case,"
-        " without *, a path or a usual port",
+        " without a path or usual port, and without *, by which any web page could read the chats",
         "^(https?://)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]+)?$",
         _is_origin,
     ),

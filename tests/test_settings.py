@@ -215,7 +215,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     # access
     "nothing beside lan_address or tailnet_address": [("webui/trusted_email_header", "X-Login")],
     "a name such as evo4t.lan, or a URL such as https://chat.example.org, in lower case,"
-    " without *, a path or a usual port": [
+    " without a path or usual port, and without *, by which any web page could read the chats": [
         *(
             ("webui/origins", ["evo4t.lan", wrong])
             for wrong in (
