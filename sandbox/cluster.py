@@ -18,6 +18,7 @@ from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metall
 from sandbox.processes import (
     Processes,
     SandboxError,
+    end_marked,
     kept_ports,
     locked,
     write_private,
@@ -234,6 +235,7 @@ class Cluster:
             return
 
     def _stop(self) -> None:
+        end_marked(self.folder)
         self._processes.stop(NAMES[2:])
         # Before etcd, without which its own end takes more than a minute. It has nothing to save.
         self._processes.stop(["apiserver"], grace=1)

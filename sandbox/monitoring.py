@@ -11,9 +11,9 @@ import psutil
 import yaml
 
 from sandbox.apiserver import FAILURES, probe
+from sandbox.plugins import CHART
 from sandbox.processes import Processes, SandboxError
 
-CHART = "kube-prometheus-stack"
 NAMES = ("kube-state-metrics", "node-exporter", "prometheus")
 PATIENCE = 60.0
 """Seconds for each of the three to answer; they take one or two."""

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def backups() -> None:
 
 def on_a_cluster(folder: Path) -> None:
     """The sandbox itself: its start, the engine's runs, its memory, its growth."""
-    tools = build()
+    tools = replace(build(), chart=None)
     cluster = Cluster(folder / "house", tools)
     began = time.time()
     took = seconds(lambda: cluster.start([NODE]))
@@ -179,7 +180,7 @@ def _scaled(cluster: Cluster, folder: Path, count: int) -> float:
     for name in ("Pulumi.yaml", "Pulumi.sandbox.yaml"):
         shutil.copyfile(ROOT / name, project / name)
     shutil.copyfile(ROOT / "tests/bench_program.py", project / "__main__.py")
-    engine = Engine(cluster, build(), project)
+    engine = Engine(cluster, replace(build(), chart=None), project)
     took = seconds(lambda: engine.up(lambda _: None))
     engine.destroy(lambda _: None)
     return took
