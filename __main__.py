@@ -89,6 +89,7 @@ addresses = MetalLBPool(
         "addresses": [settings.network.pool],
         "namespaces": ["ollama-stack", "observability"],
         "chart_version": settings.network.metallb_chart,
+        "chart": settings.charts.get("metallb"),
     },
     on_cluster,
 )
@@ -98,6 +99,7 @@ monitoring = ObservabilityStack(
     {
         "namespace": storage.namespaces["observability"],
         "chart_version": observability.chart_version,
+        "chart": settings.charts.get("kube-prometheus-stack"),
         "history": {
             "class_name": storage.class_name,
             "size": observability.volume.size,

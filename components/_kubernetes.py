@@ -15,6 +15,7 @@ from pulumi_kubernetes.core.v1 import (
     ServiceSpecArgsDict,
     VolumeArgsDict,
 )
+from pulumi_kubernetes.helm.v3 import RepositoryOptsArgsDict
 from pulumi_kubernetes.networking.v1 import (
     NetworkPolicy,
     NetworkPolicyEgressRuleArgsDict,
@@ -40,6 +41,27 @@ UNAWAITED = {"pulumi.com/skipAwait": "true"}
 SLOW_PULL = "2h"
 """How long a pod may take to run: the kubelet pulls one image after the other, and the 8 GB of all
 take an hour at 20 Mbit/s."""
+
+
+class ChartArgs(TypedDict):
+    """Inputs of a `Release` that say which chart."""
+
+    chart: str
+    version: str | None
+    repository_opts: RepositoryOptsArgsDict | None
+
+
+def chart(name: str, version: str, where: str) -> ChartArgs:
+    """The chart `name`, in a folder or a `.tgz`, as `oci://…`, or in a repository as `https://…`.
+
+    A folder or a `.tgz` has its own version.
+    """
+    is_url = where.startswith(("oci://", "https://"))
+    if not is_url or where.endswith(".tgz"):
+        return {"chart": where, "version": None, "repository_opts": None}
+    if where.startswith("oci://"):
+        return {"chart": where, "version": version, "repository_opts": None}
+    return {"chart": name, "version": version, "repository_opts": {"repo": where}}
 
 
 class Pod(TypedDict):

@@ -7,10 +7,11 @@ from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import Namespace
 from pulumi_kubernetes.helm.v3 import Release
 
-from components._kubernetes import labels, pod_security
+from components._kubernetes import chart, labels, pod_security
 
 METALLB = "metallb.io/v1beta1"
 NAMESPACE = "metallb-system"
+PUBLIC_CHART = "https://metallb.github.io/metallb"
 
 
 class MetalLBPoolArgs(TypedDict):
@@ -22,6 +23,8 @@ class MetalLBPoolArgs(TypedDict):
     """The namespaces whose Services may take an address."""
     chart_version: NotRequired[str | None]
     """Version of MetalLB's chart to install. Default: none, MetalLB is there already."""
+    chart: NotRequired[str | None]
+    """Where it is: a folder, a `.tgz`, `oci://…` or `https://…`. Default: the public one."""
 
 
 class MetalLBPool(ComponentResource):
@@ -55,9 +58,7 @@ class MetalLBPool(ComponentResource):
                     f"{name}-metallb",
                     name="metallb",
                     namespace=namespace.metadata["name"],
-                    chart="metallb",
-                    version=version,
-                    repository_opts={"repo": "https://metallb.github.io/metallb"},
+                    **chart("metallb", version, args.get("chart") or PUBLIC_CHART),
                     max_history=5,
                     # A wait that is cut off leaves a release that Helm will not touch again.
                     skip_await=True,

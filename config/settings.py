@@ -92,6 +92,15 @@ Origin = Annotated[
 ]
 
 
+Chart = Annotated[
+    str,
+    Want(
+        "a folder, a .tgz, or an oci:// or https:// reference",
+        r"^((oci|https)://\S+|\.{0,2}/\S+|\S+\.tgz)$",
+    ),
+]
+
+
 class Section(BaseModel):
     """An object of the stack file: it has no other keys, and no value is turned into another."""
 
@@ -416,6 +425,10 @@ class Settings(Section):
     ollama: Ollama
     webui: WebUI
     observability: Observability
+    charts: dict[Literal["kube-prometheus-stack", "metallb"], Chart] = {}
+    """Where Helm finds a chart, by its name: a folder (`/srv/chart`, `./chart`), a `.tgz`, an
+    `oci://` reference, or an `https://` one to a repository or a `.tgz`. The public ones if not
+    set."""
     protect: bool = True
     """Refuse to delete or replace what holds data."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from config.quantities import gib
 from ops.changes import RELEASE, Difference, Made, code
-from sandbox.stand_in.diff import quantity
+from ops.replaced import quantity
 
 NODES = "nodes"
 """Key of the entry with the machines as the stack file describes them."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from ops import replaced
 from ops.masking import masked
-from sandbox.stand_in import diff
-from sandbox.stand_in.base import Change
+from ops.replaced import Change
 
 RELEASE, RANDOM = "kubernetes:helm.sh/v3:Release", "random:"
 PROVIDER = "pulumi:providers:kubernetes"
@@ -76,14 +76,16 @@ class Changed:
         """
         found = [
             change
-            for change in diff.changes(self.old.properties, self.new.properties)
-            if not diff.ignored(change, self.new.options.get("ignoreChanges", []))
+            for change in replaced.changes(self.old.properties, self.new.properties)
+            if not replaced.ignored(change, self.new.options.get("ignoreChanges", []))
         ]
-        return diff.marked(found, [*self._fixed(), *self.new.options.get("replaceOnChanges", [])])
+        return replaced.marked(
+            found, [*self._fixed(), *self.new.options.get("replaceOnChanges", [])]
+        )
 
     def _fixed(self) -> list[str]:
         if self.new.properties.get("apiVersion"):
-            return diff.immutable(self.new.properties, self.old.properties, self.mutable)
+            return replaced.immutable(self.new.properties, self.old.properties, self.mutable)
         if self.new.type == RELEASE:
             return ["name", "namespace"]
         if self.new.type == PROVIDER:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def demo(options: argparse.Namespace) -> int:
 
     settings = _settings(change)
     with alone(FOLDER / "demo"):
-        house = Demo(FOLDER / "demo", build(), install(), _tell)
+        # Prometheus is run here as the chart's values say, and not by the chart.
+        house = Demo(FOLDER / "demo", replace(build(), chart=None), install(), _tell)
         # What a run that was killed left behind.
         house.remove()
         with removed(house):
@@ -179,13 +181,14 @@ def _settings(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Se
 
 def _report(cluster: Cluster, engine: Engine) -> str:
     reading = "make output NAME="
-    unrendered = engine.unrendered_releases()
-    return report(cluster.kubeconfig, cluster.context, engine.outputs(), unrendered, reading)
+    charts = engine.charts()
+    return report(cluster.kubeconfig, cluster.context, engine.outputs(), charts, reading)
 
 
 # What only says that something goes on, is looked at or is as it was.
 IDLE = re.compile(
     r"@|.*ing \(0s\)$|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
+    r"|.*the wrong version may be on your path"
     r"|[\s~+-]*pulumi:pulumi:Stack|\s+\S+:\S+:\S+ \S+\s*$|Diagnostics:"
     r"|If you want to remove|The resources in|\s*$"
 )

@@ -1,21 +1,24 @@
-"""Builds the Pulumi CLI and the parts of a Kubernetes cluster from pinned Go modules."""
+"""Builds the parts of a Kubernetes cluster, Pulumi's CLI and its provider from Go modules."""
 
 import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
+from sandbox import plugins
 from sandbox.processes import locked
-from sandbox.toolchain import MODULES, find_compiler, find_go, find_program, pinned, run
+from sandbox.toolchain import MODULES, find_compiler, find_go, pinned, run
 
 FOLDER = Path(__file__).parent.parent / ".sandbox"
 PULUMI = "github.com/pulumi/pulumi/pkg/v3"
+PROVIDER = "github.com/pulumi/pulumi-kubernetes/provider/v4"
+SDK = "github.com/pulumi/pulumi-kubernetes/sdk/v4"
 KWOK = "sigs.k8s.io/kwok"
 METALLB = "go.universe.tf/metallb"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator"
@@ -42,12 +45,15 @@ class Tool:
     """Go's build tags."""
     environment: tuple[str, ...] = ()
     """What Go is told besides, as `VARIABLE=value`; `{folder}` is where it is built."""
+    flags: tuple[str, ...] = ()
+    """Further flags of `go build`, with the same `{folder}`."""
 
     def arguments(self) -> list[str]:
         """Give what follows `go build`, less the output."""
         link = " ".join(["-s -w", *(f"-X {stamp}" for stamp in self.stamps)])
         tags = [f"-tags={self.tags}"] if self.tags else []
-        return ["-trimpath", "-buildvcs=false", *tags, f"-ldflags={link}", self.package]
+        always = ("-trimpath", "-buildvcs=false", f"-ldflags={link}")
+        return [*always, *tags, *self.flags, self.package]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,11 @@ class Tools:
     folder: Path
     """Holds the programs `kube`, `kwok` and `metallb-controller` in `bin`."""
     pulumi: Path
-    """The CLI: the one found on PATH, or the one built here."""
+    """The CLI."""
+    plugins: Mapping[str, Path]
+    """Its plugins by name; without `random` where that cannot be had."""
+    chart: Path | None = None
+    """The published chart of kube-prometheus-stack, where it can be had."""
 
     def program(self, name: str) -> Path:
         """Give the path of the built program `name`."""
@@ -75,14 +85,29 @@ class Tools:
 def build(folder: Path = FOLDER) -> Tools:
     """Build into `folder` what is missing or changed, and raise SandboxError if that fails."""
     folder = folder.absolute()
-    found = find_pulumi()
     with locked(folder):
         for tool in TOOLS:
-            if tool.name != "pulumi" or not found:
-                build_tool(tool, folder)
+            build_tool(tool, folder)
         for target, pinned_in, module, pattern in MANIFESTS:
             copy_files(folder / target, pinned_in, module, pattern, folder)
-    return Tools(folder, found or folder / "bin" / "pulumi")
+        pulumi = plugins.find_cli(folder) or build_tool(CLI, folder)
+        found = plugins.find(folder, pulumi)
+        if "kubernetes" not in found:
+            found["kubernetes"] = build_provider(folder)
+        chart = plugins.find_chart(folder)
+    return Tools(folder, pulumi, found, chart)
+
+
+def build_provider(folder: Path) -> Path:
+    """Build the Kubernetes provider into `folder/bin`, and give its path."""
+    embedded = folder / "provider"
+    # Beside its own main.go these two are made by its Makefile, out of the same ones.
+    pattern = "cmd/pulumi-resource-kubernetes/*.json"
+    copy_files(embedded, "engine", PROVIDER, pattern, folder)
+    files = ("schema.json", "terraform-mapping.json")
+    overlay = {str(KUBERNETES.module / name): str(embedded / name) for name in files}
+    (folder / "provider-overlay.json").write_text(json.dumps({"Replace": overlay}))
+    return build_tool(KUBERNETES, folder)
 
 
 def build_tool(tool: Tool, folder: Path) -> Path:
@@ -101,17 +126,13 @@ def build_tool(tool: Tool, folder: Path) -> Path:
         rest.unlink()
     # Named after this process: a build whose launcher was killed may go on for a while.
     partial = program.parent / f".{tool.name}.{os.getpid()}.partial"
-    command: list[str | Path] = [find_go(folder), "build", "-o", partial, *tool.arguments()]
+    arguments = [word.format(folder=folder) for word in tool.arguments()]
+    command: list[str | Path] = [find_go(folder), "build", "-o", partial, *arguments]
     run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module, env)
     stamp.unlink(missing_ok=True)
     partial.replace(program)
     stamp.write_text(key)
     return program
-
-
-def find_pulumi() -> Path | None:
-    """Give the `pulumi` on PATH if it is at least as new as the one pinned here."""
-    return find_program("pulumi", pinned("pulumi", PULUMI), "version")
 
 
 def copy_files(target: Path, pinned_in: str, module: str, pattern: str, folder: Path) -> None:
@@ -154,13 +175,29 @@ def _list_tools() -> list[Tool]:
         f"{git}Major={kubernetes.major}",
         f"{git}Minor={kubernetes.minor}",
     )
-    cli = f"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned('pulumi', PULUMI)}"
     return [
         Tool("kube", MODULES / "cluster", ".", kube),
         Tool("kwok", MODULES / "cluster", f"{KWOK}/cmd/kwok"),
         Tool("metallb-controller", MODULES / "metallb", f"{METALLB}/controller"),
-        Tool("pulumi", MODULES / "pulumi", f"{PULUMI}/cmd/pulumi", (cli,)),
     ]
 
 
 TOOLS = _list_tools()
+# The compiler's own memory is not collected below this size, which spares a tenth of the time.
+UNCOLLECTED = ("GOGC=off", "GOMEMLIMIT=2GiB")
+CLI = Tool(
+    "pulumi",
+    MODULES / "engine",
+    f"{PULUMI}/cmd/pulumi",
+    (f"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned('engine', PULUMI)}",),
+    environment=UNCOLLECTED,
+)
+KUBERNETES = Tool(
+    "kubernetes-provider",
+    MODULES / "engine",
+    ".",
+    # Its module is named after the day of a commit; the newest tag in it is that of its SDK.
+    (f"{PROVIDER}/pkg/version.Version={pinned('engine', f'replace {SDK} => {SDK}')[1:]}",),
+    environment=UNCOLLECTED,
+    flags=("-overlay={folder}/provider-overlay.json",),
+)

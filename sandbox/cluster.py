@@ -17,6 +17,7 @@ from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metall
 from sandbox.processes import (
     Processes,
     SandboxError,
+    end_marked,
     kept_ports,
     locked,
     write_private,
@@ -218,6 +219,7 @@ class Cluster:
         self._processes.start(name, command, {"PATH": os.defpath, "HOME": str(self.folder)})
 
     def _stop(self) -> None:
+        end_marked(self.folder)
         self._processes.stop(NAMES[2:])
         # Before etcd, without which its own end takes more than a minute. It has nothing to save.
         self._processes.stop(["apiserver"], grace=1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import runpy
@@ -17,13 +18,15 @@ from typing import Any
 import yaml
 from pulumi import automation as auto
 
-from sandbox import stand_in
-from sandbox.build import Tools
+from sandbox import random_provider
+from sandbox.build import PULUMI, Tools
 from sandbox.cluster import Cluster
-from sandbox.plugins import have_official
-from sandbox.processes import SandboxError, locked, write_private
+from sandbox.plugins import CHART
+from sandbox.processes import MARK, SandboxError, end_marked, locked, write_private
+from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
+OWN_CHART = Path(__file__).parent / "chart"
 DRIFT = 7
 """The CLI's exit code for "changes were found" under `--expect-no-changes`."""
 
@@ -38,7 +41,6 @@ class Engine:
         self._project, self._stack = project, stack
         self._folder = cluster.folder / "engine"
         self._work = self._folder / "project"
-        self.official_plugins = False
 
     def up(self, say: Callable[[str], None]) -> dict[str, int]:
         """Apply the program, telling `say` each line of progress; count resources by operation."""
@@ -63,12 +65,13 @@ class Engine:
         with self._opened() as stack:
             return {name: (out.value, out.secret) for name, out in stack.outputs().items()}
 
-    def unrendered_releases(self) -> list[str]:
-        """Names of the Helm releases that the stand-in only recorded."""
+    def charts(self) -> dict[str, str]:
+        """Name and version of the chart that each Helm release was installed from, by release."""
         with self._opened() as stack:
             resources = (stack.export_stack().deployment or {}).get("resources", [])
         releases = [made for made in resources if made["type"] == "kubernetes:helm.sh/v3:Release"]
-        return [] if self.official_plugins else [made["inputs"]["name"] for made in releases]
+        made = [one["outputs"]["status"] for one in releases]
+        return {one["name"]: f"{one['chart']} {one['version']}" for one in made}
 
     def drifted(self) -> bool:
         """Say whether the cluster is not what the state says; the state is not written."""
@@ -79,6 +82,10 @@ class Engine:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the CLI itself on the stack; a command that needs no program."""
+        with locked(self._folder):
+            return self._run(*arguments)
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self._tools.pulumi), *arguments, "--stack", self._stack]
         return subprocess.run(
             [*command, "--non-interactive", "--color=never"],
@@ -91,27 +98,29 @@ class Engine:
 
     def _environment(self) -> dict[str, str]:
         """The environment of every CLI call: all state here, no other cluster in sight."""
-        environment = {
+        return {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "KUBE"))},
+            "PATH": f"{self._folder / 'plugins'}{os.pathsep}{os.environ['PATH']}",
+            MARK: str(self._cluster.folder),
             "KUBECONFIG": str(self._cluster.kubeconfig),
             # Without, a file beside the state is not written at once, and a CLI that is killed at
             # that moment leaves a state that cannot be read (gocloud.dev, fileblob: setAttrs).
             "PULUMI_BACKEND_URL": f"{(self._folder / 'state').as_uri()}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._folder / "passphrase"),
-            # Shared by all sandboxes: downloaded plugins are large.
+            # What `enable_patch_force` says, which the provider that is built here does not know.
+            "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_HOME": str(self._tools.folder / "pulumi-home"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_ERROR_OUTPUT_STRING": "true",
         }
-        if not self.official_plugins:
-            path = f"{self._folder / 'plugins'}{os.pathsep}{environment['PATH']}"
-            environment |= {"PATH": path, "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
-        return environment
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[auto.Stack]:
         """Hold the stack, made if missing, with a fresh copy of the project's files."""
         with locked(self._folder):
+            # Whoever held the folder is gone, and what it left still writes to the cluster.
+            end_marked(self._cluster.folder)
             self._prepare()
             with _only(self._environment()), _left_to_the_cli():
                 yield auto.create_or_select_stack(
@@ -142,21 +151,44 @@ class Engine:
                 raise SandboxError(f"{lost}; begin anew with: make down")
             write_private(self._folder / "passphrase", secrets.token_hex(32))
         # Copies, because the CLI writes the salt of the secrets into the stack's file.
-        shutil.copyfile(self._project / "Pulumi.yaml", self._work / "Pulumi.yaml")
+        project = self._settings("Pulumi.yaml")
+        # What is built here is older, and enough for this program.
+        project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
+        (self._work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
         name = f"Pulumi.{self._stack}.yaml"
         kept = (
             yaml.safe_load((self._work / name).read_text()) if (self._work / name).exists() else {}
         )
         salt = {k: v for k, v in kept.items() if k == "encryptionsalt"}
-        (self._work / name).write_text(yaml.safe_dump({**self._settings(name), **salt}))
+        stack = self._settings(name)
+        charts = {CHART: str(self._tools.chart or self._own_chart())}
+        charts |= stack["config"].get("homelab:charts", {})
+        stack["config"]["homelab:charts"] = charts
+        (self._work / name).write_text(yaml.safe_dump({**stack, **salt}))
+        self._place_plugins()
 
-        plugins = self._folder / "plugins"
-        # One cluster's objects are all made by the same plugins.
-        self.official_plugins = not plugins.exists() and have_official(
-            self._tools, self._environment()
-        )
-        if not self.official_plugins:
-            stand_in.install(plugins, self._cluster.kubeconfig)
+    def _place_plugins(self) -> None:
+        """Put the plugins on PATH, where they are found before any other."""
+        folder = self._folder / "plugins"
+        folder.mkdir(exist_ok=True)
+        for name, program in self._tools.plugins.items():
+            link = folder / f"pulumi-resource-{name}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(program)
+        if "random" not in self._tools.plugins:
+            random_provider.write_script(folder / "pulumi-resource-random")
+
+    def _own_chart(self) -> Path:
+        """Give a copy of the sandbox's chart, with its files' digest as its version."""
+        copy = self._folder / "charts" / CHART
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(OWN_CHART, copy)
+        files = sorted(path for path in copy.rglob("*") if path.is_file())
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+        sheet = yaml.safe_load((copy / "Chart.yaml").read_text())
+        sheet["version"] += f"-own.h{digest}"
+        (copy / "Chart.yaml").write_text(yaml.safe_dump(sheet))
+        return copy
 
     def _settings(self, name: str) -> dict[str, Any]:
         settings: dict[str, Any] = yaml.safe_load((self._project / name).read_text())
@@ -177,7 +209,7 @@ class Engine:
         """Take up what an engine that was killed left: its lock, and objects it was making."""
         # Whoever held it is gone: this folder is locked for us.
         for _ in (self._folder / "state").glob(".pulumi/locks/**/*.json"):
-            self.cli("cancel", "--yes")
+            self._run("cancel", "--yes")
             break
         state = stack.export_stack()
         deployment = dict(state.deployment or {})

@@ -11,9 +11,9 @@ import psutil
 import yaml
 
 from sandbox.apiserver import probe
+from sandbox.plugins import CHART
 from sandbox.processes import Processes, SandboxError
 
-CHART = "kube-prometheus-stack"
 NAMES = ("kube-state-metrics", "node-exporter", "prometheus")
 
 

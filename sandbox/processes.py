@@ -22,6 +22,8 @@ from tenacity import (
 
 from sandbox.apiserver import FAILURES
 
+MARK = "HOMELAB_SANDBOX"
+"""Variable by which a CLI and its plugins carry the folder of the cluster they were started for."""
 ADVICE = {
     errno.ENOSPC: "free some space there, or name another folder",
     errno.EDQUOT: "free some space there, or name another folder",
@@ -119,6 +121,17 @@ def _end(processes: Sequence[psutil.Process], grace: float) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(stubborn, timeout=grace)
+
+
+def end_marked(folder: Path) -> None:
+    """End what an engine of `folder` started and left, wherever its program is."""
+    left = []
+    for process in psutil.process_iter():
+        # Another user's process does not tell.
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
+                left.append(process)
+    _end(left, grace=1)
 
 
 class Processes:

@@ -1,7 +1,7 @@
 """What is there after an `up`, read from the API server and the stack's outputs, for a person."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ def report(
     kubeconfig: Path,
     context: str,
     outputs: dict[str, tuple[Any, bool]],
-    unrendered: Sequence[str],
+    charts: Mapping[str, str],
     reading: str,
 ) -> str:
     """The closing table; `reading` is the command that shows a secret output, less its name."""
@@ -29,14 +29,15 @@ def report(
         _block("volume", _volumes(core)),
         _block("address", _addresses(core)),
         _block("pod", _pods(core)),
+        _block("release", ((name, _chart(chart)) for name, chart in charts.items())),
         _block("metrics", _metrics(core, client.CustomObjectsApi(api))),
     ]
-    if unrendered:
-        blocks.append(
-            f"Not rendered: {', '.join(unrendered)}. Without the official provider plugin a Helm"
-            " release is recorded only; its pods and claims are missing above."
-        )
     return "\n\n".join([*blocks, SIMULATED])
+
+
+def _chart(chart: str) -> str:
+    own = "; the sandbox's own, without pods: the published one cannot be had"
+    return chart + (own if "-own." in chart else "")
 
 
 def _outputs(outputs: dict[str, tuple[Any, bool]], reading: str) -> Iterable[Sequence[str]]:

@@ -1,6 +1,7 @@
 """How workers share the tests: what takes a minute to come up does so once; and what all need."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,8 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    """The project's own tools; they are built once, which takes a quarter of an hour."""
-    return build()
+    """The project's own tools and chart; they are built once, which takes a quarter of an hour."""
+    return replace(build(), chart=None)
 
 
 @pytest.fixture(scope="session")

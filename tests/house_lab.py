@@ -1,5 +1,6 @@
 """The program itself, applied by the real engine to a cluster with one node of its own."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ class House:
         self.cluster.start([NODE])
         self.engine = Engine(self.cluster, tools, self.project)
         self.reset()
+        began = time.monotonic()
         self.up()
+        self.first_up = time.monotonic() - began
         path = str(self.cluster.kubeconfig)
         api = kubeconfig.new_client_from_config(path, "homelab-sandbox")  # type: ignore[no-untyped-call]
         # The client's types say of every field that it may be missing.

@@ -43,12 +43,9 @@ def test_every_package_is_pinned_and_installed_as_pinned(name: str) -> None:
             assert version(package) == pinned
 
 
-def test_the_cli_that_is_built_is_as_new_as_the_sdk() -> None:
-    built = re.search(r"pulumi/pkg/v3 v([\d.]+)", (ROOT / "sandbox/go/pulumi/go.mod").read_text())
+def test_the_cli_must_be_as_new_as_the_sdk() -> None:
     needed = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["requiredPulumiVersion"]
 
-    assert built
-    assert built[1] == version("pulumi")
     assert needed == f">={version('pulumi')}"
 
 

@@ -406,6 +406,21 @@ OTHERWISE: list[tuple[str, object, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("charts", "message"),
+    [
+        (
+            {"metallb": "ftp://a/b"},
+            "charts.metallb: got 'ftp://a/b', want a folder, a .tgz, or an oci:// or https:// ref",
+        ),
+        ({"grafana": "/a"}, "charts.grafana: got 'grafana', want kube-prometheus-stack or metallb"),
+    ],
+)
+def test_a_chart_that_nobody_can_fetch_is_refused(charts: dict[str, str], message: str) -> None:
+    (line,) = refused({**stack_config("home"), "charts": charts})
+    assert line.startswith(f"homelab:{message}")
+
+
 @pytest.mark.parametrize(("path", "value", "message"), OTHERWISE, ids=[m for _, _, m in OTHERWISE])
 def test_a_wrong_value_is_one_line(path: str, value: object, message: str) -> None:
     raw = changed(path, value)

@@ -13,6 +13,7 @@ from pulumi_random import RandomPassword
 
 from components._kubernetes import (
     DNS,
+    chart,
     from_pods,
     labels,
     policy,
@@ -30,6 +31,8 @@ CHART_VALUES: dict[str, Any] = yaml.load(
 """Helm values that are the same in every stack."""
 
 RELEASE = "kube-prom-stack"
+CHART = "kube-prometheus-stack"
+PUBLIC_CHART = f"oci://ghcr.io/prometheus-community/charts/{CHART}"
 
 PROMETHEUS_CLAIM = f"prometheus-{RELEASE}-db-prometheus-{RELEASE}-0"
 """Claim that the operator makes for Prometheus' data."""
@@ -71,6 +74,8 @@ class ObservabilityStackArgs(TypedDict):
     """Namespace of the release and of everything beside it."""
     chart_version: str
     """Exact version of the chart kube-prometheus-stack."""
+    chart: NotRequired[str | None]
+    """Where it is: a folder, a `.tgz`, `oci://…` or `https://…`. Default: the public one."""
     history: History
     watched: Watched
     lan_address: str
@@ -126,8 +131,7 @@ class ObservabilityStack(ComponentResource):
             f"{name}-release",
             name=RELEASE,
             namespace=namespace,
-            chart="oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack",
-            version=args["chart_version"],
+            **chart(CHART, args["chart_version"], args.get("chart") or PUBLIC_CHART),
             values=_merged(CHART_VALUES, _values(args, self.grafana_url)),
             max_history=5,
             # A wait that is cut off leaves a release that Helm will not touch again.

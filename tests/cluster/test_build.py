@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from pulumi.automation import PulumiCommand
 
 from sandbox import toolchain
-from sandbox.build import Tool, Tools, build_tool, find_pulumi
+from sandbox.build import Tool, Tools, build_tool
+from sandbox.plugins import find_cli
 from sandbox.processes import SandboxError
 
 Fake = Callable[[str, str], Path]
@@ -80,10 +82,11 @@ def test_a_failed_build_names_its_log_and_keeps_the_old_program(tiny: Tool, tmp_
     [("v3.250.0", True), ("v3.251.2", True), ("v4.0.0", True), ("v3.249.9", False), ("?", False)],
 )
 def test_a_pulumi_on_path_is_used_when_it_is_new_enough(
-    fake: Fake, answer: str, used: bool
+    fake: Fake, answer: str, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(PulumiCommand, "install", lambda **_: None)
     program = fake("pulumi", answer)
-    assert find_pulumi() == (program if used else None)
+    assert find_cli(tmp_path) == (program if used else None)
 
 
 def test_a_go_on_path_is_used_when_it_is_new_enough(fake: Fake, tmp_path: Path) -> None:

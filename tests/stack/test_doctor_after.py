@@ -1,8 +1,10 @@
 """The doctor on a real API server with the stack up."""
 
 import json
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -35,7 +37,17 @@ def test_what_a_forgotten_state_would_collide_with_fails(lived_in: Place) -> Non
     assert "192.168.1.102 is Service observability/grafana-external's" in addresses
 
 
-def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address: str) -> None:
+def has_endpoints(place: Place) -> bool:
+    """Say whether the API server knows an address behind Prometheus' Service."""
+    kind = place.kube.resources.get(api_version="discovery.k8s.io/v1", kind="EndpointSlice")
+    label = "kubernetes.io/service-name=kube-prom-stack-prometheus"
+    found = kind.get(namespace="observability", label_selector=label).items
+    return any(one.endpoints for one in found)
+
+
+def test_prometheus_is_asked_through_the_api_server(
+    lived_in: Place, own_address: str, eventually: Callable[[Callable[[], Any]], Any]
+) -> None:
     address, asked = own_address, []
 
     class Prometheus(BaseHTTPRequestHandler):
@@ -52,25 +64,28 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
             """Say nothing."""
 
     where = ("kube-prom-stack-prometheus", "observability")
-    # Scheduled by nobody, so that its address is the one given here.
-    containers = [{"name": "main", "image": "scripted"}]
-    pod = thing("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
-    service = thing("Service", *where, spec={"ports": [{"name": "http-web", "port": 9090}]})
     with ThreadingHTTPServer((address, 0), Prometheus) as server:
         Thread(target=server.serve_forever, daemon=True).start()
+        # Scheduled by nobody, so that its address is the one given here.
+        containers = [{"name": "main", "image": "scripted"}]
+        pod = thing("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
         behind = {"kind": "Pod", "name": where[0], "namespace": where[1]}
         ports = [{"name": "http-web", "port": server.server_port}]
         subset = {"addresses": [{"ip": address, "targetRef": behind}], "ports": ports}
+        core = CoreV1Api(lived_in.kube.client)
+        selector = core.read_namespaced_service(*where).spec.selector  # type: ignore[union-attr]
         try:
-            with pytest.raises(UnreadableError, match="404 not found"):
+            with pytest.raises(UnreadableError, match="503 no endpoints"):
                 lived_in.problems(doctor_server.metrics)
-            with lived_in.planted(pod, service):
-                core = CoreV1Api(lived_in.kube.client)
+            with lived_in.planted(pod):
                 status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
                 core.patch_namespaced_pod_status(*where, {"status": status})
-                endpoints = thing("Endpoints", *where, subsets=[subset])
-                core.create_namespaced_endpoints(where[1], endpoints)  # type: ignore[arg-type]
+                # Without a selector nobody else says what is behind the Service.
+                core.patch_namespaced_service(*where, {"spec": {"selector": None}})
+                core.patch_namespaced_endpoints(*where, {"subsets": [subset]})
+                eventually(lambda: has_endpoints(lived_in))
                 assert lived_in.problems(doctor_server.metrics) == []
         finally:
+            core.patch_namespaced_service(*where, {"spec": {"selector": selector}})
             server.shutdown()
     assert asked == ['count by (job) ({job=~"ollama-stack/.+"})']

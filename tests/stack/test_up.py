@@ -99,6 +99,11 @@ def test_what_a_full_disk_has_cut_off_is_read_again(house: House) -> None:
     assert not lock.exists()
 
 
+def test_a_first_up_never_hangs(house: House) -> None:
+    # It takes ten seconds; a claim that is waited for in vain takes five minutes.
+    assert house.first_up < 60
+
+
 def test_a_second_up_changes_nothing(house: House) -> None:
     assert house.up() == {}
     assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
@@ -118,8 +123,8 @@ def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(house: House) -> N
 
 
 def test_the_closing_table_shows_the_way_of_the_metrics(house: House) -> None:
-    outputs, unrendered = house.engine.outputs(), house.engine.unrendered_releases()
-    table = report(house.cluster.kubeconfig, house.cluster.context, outputs, unrendered, "read ")
+    outputs, charts = house.engine.outputs(), house.engine.charts()
+    table = report(house.cluster.kubeconfig, house.cluster.context, outputs, charts, "read ")
     metrics = table.partition("\n  metrics")[2]
     rows = dict(line.split(maxsplit=1) for line in metrics.splitlines() if line[:4].strip())
 
@@ -198,7 +203,7 @@ def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(house: House)
     )
 
 
-def test_a_request_that_does_not_fit_fails_and_names_the_shortage(house: House) -> None:
+def test_a_request_that_does_not_fit_fails_and_its_pod_names_the_shortage(house: House) -> None:
     # The settings refuse it first, so the node is made smaller than they say.
     house.cluster.start([SMALL])
     house.edit(lambda keys: keys["homelab:ollama"].update(parallel=2))
@@ -206,7 +211,13 @@ def test_a_request_that_does_not_fit_fails_and_names_the_shortage(house: House) 
     lines: list[str] = []
     with pytest.raises(CommandError):
         house.engine.up(lines.append)
-    assert "Insufficient memory" in "\n".join(lines)
+    assert '"ollama-stack/ollama" failed to fully initialize' in "\n".join(lines)
+    # The provider says no more, however long it waits; docs/runbook.md leads to the pod.
+    pods = house.core.list_namespaced_pod(
+        "ollama-stack", label_selector="app.kubernetes.io/name=ollama"
+    )
+    (why,) = [one.message for pod in pods.items for one in pod.status.conditions if one.message]
+    assert "Insufficient memory" in why
 
     house.cluster.start([NODE])
     house.write_program()
@@ -287,7 +298,9 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
                 process.kill()
         os.kill(launcher.pid, signal.SIGKILL)
 
+    # The CLI is dead; its plugins, whose programs are elsewhere, are not.
     house.up()
+    assert [one.name() for one in family if one.is_running()] == []
     assert set(house.bound().items()) == before
     assert house.up() == {}
 

@@ -1,25 +1,20 @@
-"""What changed, and what of it needs a new object."""
+"""What changed between two objects, and what of it needs a new object."""
 
 # A long list of words is one string.
 # ruff: noqa: SIM905
 
-import base64
-import json
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any
-
-from sandbox.stand_in.base import Change
-from sandbox.stand_in.wire import has_unknown
+from typing import Any, NamedTuple
 
 SOURCES = """
 awsElasticBlockStore azureDisk azureFile cephfs cinder csi fc flexVolume flocker gcePersistentDisk
 glusterfs hostPath iscsi local nfs photonPersistentDisk portworxVolume quobyte rbd scaleIO storageos
 vsphereVolume
 """.split()
-# Source: provider/pkg/provider/diff.go in pulumi-kubernetes; what the API server refuses on top of
-# it (reclaimPolicy, volumeBindingMode, nodeAffinity, volumeMode) is replaced here and fails there.
+# Source: provider/pkg/provider/diff.go in pulumi-kubernetes. What the API server
+# refuses on top of it (reclaimPolicy, volumeBindingMode, nodeAffinity) is called replaced too.
 REPLACES: dict[str, list[str]] = {
     "/ConfigMap": ["data", "binaryData"],
     "/PersistentVolume": [*(f"spec.{key}" for key in SOURCES), "spec.nodeAffinity"],
@@ -58,7 +53,6 @@ DROPPED_ZEROS = frozenset(
     """value readOnly hostNetwork hostPID hostIPC tty stdin stdinOnce paused subPath
     publishNotReadyAddresses""".split()
 )
-SERVER_SET = ("managedFields", "uid", "resourceVersion", "creationTimestamp", "generation")
 # Means the same as leaving the field out; `{}` does not, see a NetworkPolicy's selectors.
 NOTHING: tuple[Any, ...] = (None, [])
 QUANTITY = re.compile(r"([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)([numkKMGTPE]?)(i?)")
@@ -67,66 +61,31 @@ POWERS = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T":
 PATH_PART = re.compile(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+|\*)\]|([^.\[\]]+)')
 
 
-def canonical(obj: dict[str, Any]) -> dict[str, Any]:
-    """Write `obj` as the API server stores it: a Secret's `stringData` is `data`."""
-    if obj.get("kind") != "Secret" or not isinstance(obj.get("stringData"), dict):
-        return obj
-    clear = {
-        key: value if has_unknown(value) else base64.b64encode(str(value).encode()).decode()
-        for key, value in obj["stringData"].items()
-    }
-    rest = {key: value for key, value in obj.items() if key != "stringData"}
-    return {**rest, "data": {**(obj.get("data") or {}), **clear}}
+class Change(NamedTuple):
+    """One property that differs between two objects."""
+
+    path: tuple[str | int, ...]
+    kind: str
+    """ADD, DELETE or UPDATE."""
+    replaces: bool = False
+    """Whether only a new object can have it."""
+
+    @property
+    def text(self) -> str:
+        """Write the path as the engine does, e.g. `spec.ports[0].port`."""
+        parts = (
+            f"[{part}]" if isinstance(part, int) else f".{part}" if _simple(part) else f'["{part}"]'
+            for part in self.path
+        )
+        return "".join(parts).removeprefix(".")
 
 
-def prune(live: Any, shape: Any) -> Any:
-    """Keep the part of `live` that `shape` mentions; lists go by index, as officially."""
-    if isinstance(live, dict) and isinstance(shape, dict):
-        return {
-            key: prune(live[key], value) if key in live else value
-            for key, value in shape.items()
-            if key in live or _vanishes(key, value)
-        }
-    if isinstance(live, list) and isinstance(shape, list):
-        return [prune(item, old) for item, old in zip(live, shape, strict=False)]
-    return live
-
-
-def _vanishes(key: str, value: Any) -> bool:
-    return value in NOTHING or value == {} or _dropped(key, value)
+def _simple(key: str) -> bool:
+    return key.isidentifier()
 
 
 def _dropped(key: str, value: Any) -> bool:
     return key in DROPPED_ZEROS and value in ("", False)
-
-
-def owned(live: Any, fields: dict[str, Any]) -> Any:
-    """Keep the part of `live` listed in `fields`, one field manager's `fieldsV1`."""
-    paths = {key: value for key, value in fields.items() if key != "."}
-    if not paths:
-        return live
-    if isinstance(live, dict):
-        return {
-            key[2:]: owned(live[key[2:]], value) for key, value in paths.items() if key[2:] in live
-        }
-    return [
-        owned(item, value)
-        for item in live
-        for key, value in paths.items()
-        if _matches(item, key[:1], json.loads(key[2:]))
-    ]
-
-
-def _matches(item: Any, how: str, wanted: Any) -> bool:
-    if how == "k":
-        return all(item.get(key) == value for key, value in wanted.items())
-    return bool(item == wanted)
-
-
-def unserved(live: dict[str, Any]) -> dict[str, Any]:
-    """Drop from `live` its status and what only the API server sets."""
-    metadata = {key: value for key, value in live["metadata"].items() if key not in SERVER_SET}
-    return {key: value for key, value in live.items() if key != "status"} | {"metadata": metadata}
 
 
 def changes(old: Any, new: Any, path: tuple[str | int, ...] = ()) -> Iterator[Change]:
