@@ -1,16 +1,15 @@
 """The doctor on a real API server with the stack up."""
 
 import json
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from doctor_lab import Place, thing
 from house_lab import House
 from kubernetes.client import CoreV1Api
+from waiting import eventually
 
 from ops import doctor, doctor_server
 from ops.cluster import UnreadableError
@@ -45,9 +44,7 @@ def has_endpoints(place: Place) -> bool:
     return any(one.endpoints for one in found)
 
 
-def test_prometheus_is_asked_through_the_api_server(
-    lived_in: Place, own_address: str, eventually: Callable[[Callable[[], Any]], Any]
-) -> None:
+def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address: str) -> None:
     address, asked = own_address, []
 
     class Prometheus(BaseHTTPRequestHandler):

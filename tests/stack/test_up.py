@@ -242,8 +242,8 @@ def test_bad_input_is_one_line_and_touches_nothing(house: House) -> None:
 
 
 def test_a_key_that_nobody_reads_is_refused(house: House) -> None:
-    wrong = {"homelab:webuii": {"lan_address": "192.168.1.101"}, "homelab:protect": "no"}
-    house.edit(lambda keys: keys.update(wrong))
+    house.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
+    house.edit(lambda keys: keys["homelab:ollama"].update(parallel="2"))
     lines: list[str] = []
 
     with pytest.raises(CommandError):
@@ -251,7 +251,7 @@ def test_a_key_that_nobody_reads_is_refused(house: House) -> None:
 
     told = "\n".join(lines)
     assert "homelab:webuii: unknown key, did you mean webui?" in told
-    assert "homelab:protect: got 'no', want true or false" in told
+    assert "homelab:ollama.parallel: got '2', want a whole number" in told
 
 
 def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:

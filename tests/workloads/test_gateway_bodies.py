@@ -161,7 +161,9 @@ def test_no_body_fills_the_memory_or_holds_others_up(
     passed = [one.body == sent for one in watched.upstream.got("/api/chat")]
     assert (answer.status, passed) in [(200, [True]), (413, [])]
     assert peak < 300
-    assert held < 2  # seconds: of a quarter when nothing else runs here
+    # Seconds: a quarter on an idle machine, 2.5 were seen beside three busy workers; parsed, 67 MB
+    # of empty lists are 4.4 on an idle one.
+    assert held < 4
 
 
 def test_a_body_sent_over_and_over_holds_nobody_up(watched: Watched) -> None:
