@@ -267,18 +267,18 @@ def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
 
 KILLED = """
 import sys
-from pathlib import Path
+from pathlib import Path, PosixPath
 sys.path.insert(0, {project!r})
-from sandbox.build import build
+from sandbox.build import Tools
 from sandbox.cluster import Cluster
 from sandbox.engine import Engine
-tools = build()
+tools = {tools}
 Engine(Cluster(Path({cluster!r}), tools), tools, Path({work!r})).up(lambda line: None)
 """
 
 
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
-    house: House,
+    house: House, tools: Tools
 ) -> None:
     before = {at for at in house.bound().items() if at[0].startswith("ollama-stack/")}
     assert len(before) == 2
@@ -288,7 +288,8 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     assert "ollama-stack" not in {n.metadata.name for n in house.core.list_namespace().items}
 
     paths = {"project": PROJECT, "cluster": house.cluster.folder, "work": house.project}
-    script = KILLED.format(**{name: str(path) for name, path in paths.items()})
+    # Not built again: another worker may be installing programs, which takes minutes.
+    script = KILLED.format(tools=tools, **{name: str(path) for name, path in paths.items()})
     with subprocess.Popen([sys.executable, "-c", script]) as launcher:
         # Some objects are made, and others are not yet.
         assert eventually(lambda: house.core.list_persistent_volume().items)
