@@ -14,12 +14,6 @@ from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
-# A Deployment may take half an hour at home; a test's process outlives one run of the program.
-PATIENCE = """
-import pulumi
-from components.ollama import stack
-stack.CustomTimeouts = {timeouts}
-"""
 
 
 def quiet(_: str) -> None:
@@ -58,12 +52,10 @@ class House:
         self.batch: Any = client.BatchV1Api(api)
         self.rbac: Any = client.RbacAuthorizationV1Api(api)
 
-    def write_program(self, *, impatient: bool = False) -> None:
-        """Put the program in place, waiting no longer than 5 seconds for Ollama if `impatient`."""
-        short = "lambda **_: pulumi.CustomTimeouts(create='5s', update='5s')"
-        patience = PATIENCE.format(timeouts=short if impatient else "pulumi.CustomTimeouts")
+    def write_program(self) -> None:
+        """Put the program in place."""
         (self.project / "__main__.py").write_text(
-            f"import runpy, sys\nsys.path.insert(0, {str(PROJECT)!r})\n{patience}"
+            f"import runpy, sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
             f"runpy.run_path({str(PROJECT / '__main__.py')!r}, run_name='__main__')\n"
         )
 

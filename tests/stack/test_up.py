@@ -11,18 +11,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from house_lab import NODE, House, addresses, quiet
+from house_lab import House, addresses, quiet
 from kubernetes.client import ApiException
 from pulumi.automation import CommandError
 from waiting import eventually
 
 from sandbox.build import Tools
-from sandbox.cluster import Node
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError
 from sandbox.report import report
 
-SMALL = Node(name="evo4t", cpus=24, memory="8Gi", address="192.168.1.100")
 TWO_STORAGES = """
 from pulumi import ResourceOptions
 from pulumi_kubernetes import Provider
@@ -203,55 +201,20 @@ def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(house: House)
     )
 
 
-def test_a_request_that_does_not_fit_fails_and_its_pod_names_the_shortage(house: House) -> None:
-    # The settings refuse it first, so the node is made smaller than they say.
-    house.cluster.start([SMALL])
-    house.edit(lambda keys: keys["homelab:ollama"].update(parallel=2))
-    house.write_program(impatient=True)
-    lines: list[str] = []
-    with pytest.raises(CommandError):
-        house.engine.up(lines.append)
-    assert '"ollama-stack/ollama" failed to fully initialize' in "\n".join(lines)
-    # The provider says no more, however long it waits; docs/runbook.md leads to the pod.
-    pods = house.core.list_namespaced_pod(
-        "ollama-stack", label_selector="app.kubernetes.io/name=ollama"
-    )
-    (why,) = [one.message for pod in pods.items for one in pod.status.conditions if one.message]
-    assert "Insufficient memory" in why
-
-    house.cluster.start([NODE])
-    house.write_program()
-    house.reset()
-    house.up()
-    assert not house.engine.drifted()
-
-
-def test_bad_input_is_one_line_and_touches_nothing(house: House) -> None:
+def test_bad_input_is_a_line_for_each_key_and_touches_nothing(house: House) -> None:
     before = house.uids()
+    house.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
     house.edit(lambda keys: keys["homelab:ollama"]["models"].append("gemma2:4b"))
     lines: list[str] = []
 
     with pytest.raises(CommandError):
         house.engine.up(lines.append)
 
-    told = [line.strip() for line in lines if "gemma2" in line]
-    assert told
-    assert all("homelab:ollama.models[3]: got 'gemma2:4b', want one that" in line for line in told)
-    assert not [line for line in lines if "Traceback" in line]
+    printed = "\n".join(lines)
+    assert "homelab:ollama.models[3]: got 'gemma2:4b', want one that" in printed
+    assert "homelab:webuii: unknown key, did you mean webui?" in printed
+    assert "Traceback" not in printed
     assert house.uids() == before
-
-
-def test_a_key_that_nobody_reads_is_refused(house: House) -> None:
-    house.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
-    house.edit(lambda keys: keys["homelab:ollama"].update(parallel="2"))
-    lines: list[str] = []
-
-    with pytest.raises(CommandError):
-        house.engine.up(lines.append)
-
-    told = "\n".join(lines)
-    assert "homelab:webuii: unknown key, did you mean webui?" in told
-    assert "homelab:ollama.parallel: got '2', want a whole number" in told
 
 
 def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
