@@ -27,8 +27,6 @@ from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 OWN_CHART = Path(__file__).parent / "chart"
-DRIFT = 7
-"""The CLI's exit code for "changes were found" under `--expect-no-changes`."""
 
 
 class Engine:
@@ -72,13 +70,6 @@ class Engine:
         releases = [made for made in resources if made["type"] == "kubernetes:helm.sh/v3:Release"]
         made = [one["outputs"]["status"] for one in releases]
         return {one["name"]: f"{one['chart']} {one['version']}" for one in made}
-
-    def drifted(self) -> bool:
-        """Say whether the cluster is not what the state says; the state is not written."""
-        done = self.cli("refresh", "--preview-only", "--expect-no-changes")
-        if done.returncode not in (0, DRIFT):
-            raise SandboxError(f"could not look for drift: {done.stderr.strip() or done.stdout}")
-        return done.returncode == DRIFT
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the CLI itself on the stack; a command that needs no program."""
