@@ -232,6 +232,8 @@ def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
                 "passwordKey": "admin-password",
             },
             "grafana.ini": {"server": {"root_url": grafana_url}},
+            # In all namespaces by default, which `rbac.namespaced` refuses.
+            "sidecar": {"dashboards": {"searchNamespace": args["namespace"]}},
         },
     }
 
