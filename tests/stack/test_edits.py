@@ -1,0 +1,120 @@
+"""Edits by hand: a preview and an `up` put back every object that the program declares."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from house_lab import House
+from kubernetes.dynamic import DynamicClient
+
+EDITS: dict[str, dict[str, Any]] = {
+    "ClusterRole": {"rules": []},
+    "ClusterRoleBinding": {"subjects": []},
+    "CronJob": {"spec": {"schedule": "1 1 1 1 *"}},
+    "Deployment": {"spec": {"replicas": 0}},
+    "IPAddressPool": {"spec": {"addresses": ["192.168.1.200-192.168.1.210"]}},
+    "L2Advertisement": {"spec": {"ipAddressPools": ["elsewhere"]}},
+    "Namespace": {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}},
+    "NetworkPolicy": {"spec": {"podSelector": {"matchLabels": {"app": "elsewhere"}}}},
+    "PersistentVolume": {"spec": {"capacity": {"storage": "1Ti"}}},
+    "PrometheusRule": {"spec": {"groups": []}},
+    "Role": {"rules": []},
+    "RoleBinding": {"subjects": []},
+    "Service": {"spec": {"selector": {"app.kubernetes.io/name": "elsewhere"}}},
+    "ServiceAccount": {"automountServiceAccountToken": True},
+}
+"""What is edited in objects of a kind beside a label, as a JSON merge patch."""
+SET_BY_OTHERS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
+
+
+def declared(house: House) -> list[tuple[str, str, str, str]]:
+    """API version, kind, namespace and name of each object in the state."""
+    resources = json.loads(house.engine.cli("stack", "export").stdout)["deployment"]["resources"]
+    objects = [
+        item["inputs"]
+        for item in resources
+        if item["type"].startswith("kubernetes:") and "kind" in item["inputs"]
+    ]
+    return [
+        (
+            item["apiVersion"],
+            item["kind"],
+            item["metadata"].get("namespace", ""),
+            item["metadata"]["name"],
+        )
+        for item in objects
+    ]
+
+
+def patch(live: dict[str, Any]) -> dict[str, Any]:
+    """An edit of a live object: a label, each value of its data, and what `EDITS` has."""
+    edit = copy.deepcopy(EDITS.get(live["kind"], {}))
+    labels = edit.setdefault("metadata", {}).setdefault("labels", {})
+    labels["app.kubernetes.io/part-of"] = "elsewhere"
+    if data := live.get("data"):
+        edit["data"] = dict.fromkeys(data, "ZWRpdGVk")
+    return edit
+
+
+def state_of(live: dict[str, Any]) -> dict[str, Any]:
+    """An object less what the API server and controllers count in it."""
+    wanted = copy.deepcopy(live)
+    wanted.pop("status", None)
+    for key in SET_BY_OTHERS:
+        wanted["metadata"].pop(key, None)
+    if live["kind"] == "Job":  # a new one has another uid in all of these
+        del wanted["spec"]["selector"], wanted["spec"]["template"]["metadata"]["labels"]
+        wanted["metadata"]["labels"] = {
+            key: value
+            for key, value in wanted["metadata"]["labels"].items()
+            if not key.endswith("controller-uid")
+        }
+    return wanted
+
+
+@pytest.fixture
+def with_backups(house: House) -> Iterator[None]:
+    """Let the stack have all that it can have."""
+    volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
+    house.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
+    house.up()
+    yield
+    house.reset()
+    house.up()
+
+
+@pytest.mark.usefixtures("with_backups")
+def test_an_edit_of_every_declared_object_is_put_back(house: House) -> None:
+    kube = DynamicClient(house.core.api_client)  # type: ignore[no-untyped-call]
+
+    def resource(version: str, kind: str) -> Any:
+        return kube.resources.get(api_version=version, kind=kind)
+
+    def read() -> dict[tuple[str, ...], dict[str, Any]]:
+        return {
+            (version, kind, namespace, name): resource(version, kind)
+            .get(name=name, namespace=namespace or None)
+            .to_dict()
+            for version, kind, namespace, name in declared(house)
+        }
+
+    before = read()
+    for (version, kind, namespace, name), live in before.items():
+        resource(version, kind).patch(
+            body=patch(live),
+            name=name,
+            namespace=namespace or None,
+            content_type="application/merge-patch+json",
+            field_manager="kubectl-edit",
+        )
+
+    previewed = house.engine.preview()
+    previewed.pop("same", None)
+
+    assert house.up() == previewed
+    after = read()
+    edited = {key[1:] for key, live in after.items() if state_of(live) != state_of(before[key])}
+    assert edited == set()
+    assert house.up() == {}
