@@ -68,7 +68,7 @@ def model_job(
             "limits": {"memory": "256Mi"},
         },
         "security_context": RESTRICTED,
-        # The last line says why it failed: `kubectl describe pod` shows it.
+        # The last line says why it failed: `pulumi up` and `kubectl describe pod` show it.
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [
             {"name": "program", "mount_path": "/workload", "read_only": True},

@@ -188,6 +188,8 @@ def _container(
             "limits": {"memory": "1Gi"},
         },
         "security_context": RESTRICTED,
+        # The last line says why it failed: `kubectl describe pod` shows it.
+        "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [*places, program],
     }
 
