@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_first_up
 from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 
 import config
@@ -153,6 +154,17 @@ def on_a_cluster(folder: Path) -> None:
         cluster.remove()
 
 
+def first_ups(folder: Path) -> None:
+    """Whether a first `up` ever hangs: on what is bound too soon, or on pods that come late."""
+    tools, times = replace(build(), chart=None), bench_first_up.TIMES
+    cores = os.cpu_count() or 1
+    for programs, how in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
+        taken = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
+        row(f"{times} first ups, {how}", taken, "0 hang")
+    late = bench_first_up.slow_pods(NODE, tools, folder)
+    row(f"first up, pods ready after {bench_first_up.MINUTES} min each", late, "no error")
+
+
 def _doctor(stack: Stack) -> None:
     settings = read(stack_config(stack.name))
     server = ops_cluster.Cluster(settings.context, stack.kubeconfig)
@@ -182,6 +194,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
+        first_ups(Path(folder))
     gateway()
 
 
