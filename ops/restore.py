@@ -16,12 +16,15 @@ from kubernetes.config import ConfigException, new_client_from_config
 from urllib3.exceptions import HTTPError
 
 from components import CHART_VALUES
+from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
 from ops import stacks
 from ops.cluster import UnreadableError
 from ops.program import stack_config
 
 NAMESPACE = "ollama-stack"
+WRITERS = ("open-webui-restore-", "open-webui-backup-")
+"""How the names of Jobs begin that use the page's data."""
 PAGE = "open-webui"
 TEMPLATE = "open-webui-backup-restore"
 """The suspended CronJob that the program registers; a Job is made of it."""
@@ -93,10 +96,12 @@ class House:
 
     def stop(self) -> None:
         """Scale the page to nothing, and wait until its pod is gone: the data has one writer."""
-        active = self.batch.list_namespaced_job(NAMESPACE).items
-        for job in active:
-            if job.metadata.name.startswith("open-webui-restore-") and job.status.active:
-                raise RestoreError(f"a restore is running already: Job {job.metadata.name}")
+        for job in self.batch.list_namespaced_job(NAMESPACE).items:
+            if job.metadata.name.startswith(WRITERS) and job.status.active:
+                raise RestoreError(f"Job {job.metadata.name} is running: try again when it is over")
+        # An `up` puts the replicas back at once, and the nightly backup has its hour: neither's pod
+        # may find half of the data, so none is scheduled until `start`.
+        self._taint({"key": RESTORE_TAINT, "value": "running", "effect": "NoSchedule"})
         self._scale(0)
         label = f"app.kubernetes.io/name={PAGE}"
 
@@ -114,6 +119,7 @@ class House:
             body = {"spec": {"template": {"spec": {"containers": containers}}}}
             self.apps.patch_namespaced_deployment(PAGE, NAMESPACE, body)
         self._scale(1)
+        self._taint({"$patch": "delete", "key": RESTORE_TAINT})
 
         def ready() -> bool:
             status = self.apps.read_namespaced_deployment_status(PAGE, NAMESPACE).status
@@ -184,6 +190,10 @@ class House:
             return not self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
 
         self._until(gone, "the Job is deleted")
+
+    def _taint(self, taint: dict[str, str]) -> None:
+        for node in self.core.list_node().items:
+            self.core.patch_node(node.metadata.name, {"spec": {"taints": [taint]}})
 
     def _scale(self, replicas: int) -> None:
         body = {"spec": {"replicas": replicas}}
