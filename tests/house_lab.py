@@ -23,7 +23,7 @@ def quiet(_: str) -> None:
 def addresses(core: Any) -> dict[str, list[str]]:
     """Give the addresses that MetalLB has assigned, by Service."""
     return {
-        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress]
+        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress or []]
         for service in core.list_service_for_all_namespaces().items
         if service.spec.type == "LoadBalancer"
     }
@@ -48,6 +48,10 @@ class House:
         began = time.monotonic()
         self.up()
         self.first_up = time.monotonic() - began
+        self.connect()
+
+    def connect(self) -> None:
+        """Make the clients anew: a cluster has another certificate after each start."""
         path = str(self.cluster.kubeconfig)
         api = kubeconfig.new_client_from_config(path, "homelab-sandbox")  # type: ignore[no-untyped-call]
         # The client's types say of every field that it may be missing.
