@@ -1,7 +1,9 @@
 """How workers share the tests: what takes a minute to come up does so once; and what all need."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +11,15 @@ from kubernetes import config as kubeconfig
 from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
 
+from config.versions import KUBE_PROMETHEUS_STACK, METALLB
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
 
 Connect = Callable[[Cluster], DynamicClient]
 
-TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack")
+CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
+PUBLISHED = "tests/published"
+TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack", PUBLISHED)
 """Folders whose tests share a cluster or a house; every other file is for itself."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
 """What begins, or one worker would end with it while the others have nothing to do."""
@@ -47,6 +52,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return min(found, default=len(LONGEST))
 
     items.sort(key=place)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say whether the published charts were there to be tested."""
+
+    def count(outcome: str) -> int:
+        reports = terminalreporter.stats.get(outcome, [])
+        return sum(report.nodeid.startswith(PUBLISHED) for report in reports)
+
+    passed, others = count("passed"), count("skipped") + count("failed") + count("error")
+    if passed or others:
+        versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
+        done = f"{passed} passed on {versions}" if passed else "not tested, see HOMELAB_CHARTS"
+        terminalreporter.write_line(f"published charts: {done}")
+
+
+@pytest.fixture(scope="session")
+def published() -> dict[str, str]:
+    """The published charts, as `homelab:charts` names them; a test without them is skipped."""
+    if not (folder := os.environ.get("HOMELAB_CHARTS")):
+        pytest.skip("HOMELAB_CHARTS: not set; it names a folder with the published charts")
+    files = {name: Path(folder, f"{name}-{CHARTS[name]}.tgz").absolute() for name in CHARTS}
+    for file in files.values():
+        if not file.exists():
+            pytest.skip(f"HOMELAB_CHARTS: {file.name} is not in {folder}")
+    return {name: str(file) for name, file in files.items()}
 
 
 @pytest.fixture(scope="session")
