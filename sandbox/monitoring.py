@@ -62,7 +62,6 @@ class Monitoring:
                 f"--kubeconfig={kubeconfig}",
                 *(f"--host={at}", f"--port={self.ports['kube-state-metrics']}"),
                 *(f"--telemetry-host={at}", f"--telemetry-port={self.ports['telemetry']}"),
-                *self.release.chosen("kube-state-metrics", "--resources"),
             ],
             "node-exporter": [
                 f"--web.listen-address={at}:{self.ports['node-exporter']}",
