@@ -159,11 +159,12 @@ class House:
         pod, container, code = next((found for found in ended if found[2]), ended[-1])
         try:
             said = self.core.read_namespaced_pod_log(
-                pod, NAMESPACE, container=container, tail_lines=200
+                pod, NAMESPACE, container=container, tail_lines=200, _request_timeout=30
             )
-        except ApiException as error:
+        except (ApiException, HTTPError) as error:
             # How it ended is known, and the page must not stay stopped for want of words.
-            said = f"ended with {code}, but its log cannot be read: {error.reason}"
+            reason = " ".join(str(error).split())
+            said = f"ended with {code}, but its log cannot be read: {reason}"
         return container, code, said.strip()
 
     def _containers(self, job: str) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from harness import backup_config, deploy_program
 from kubernetes.client import ApiClient, ApiException
+from urllib3.exceptions import HTTPError
 
 from ops.restore import House, RestoreError, restore, told
 
@@ -25,7 +26,7 @@ class _Cluster:
         *codes: tuple[str, int],
         backups: bool = True,
         running: str = "",
-        mute: bool = False,
+        mute: Exception | None = None,
     ):
         """End the containers of a Job with these codes."""
         self.codes, self.backups, self.running, self.mute = codes, backups, running, mute
@@ -89,7 +90,7 @@ class _Cluster:
 
     def read_namespaced_pod_log(self, _: str, __: str, container: str, **___: Any) -> str:
         if self.mute:
-            raise ApiException(500, "Internal Server Error")
+            raise self.mute
         return f"first\n{container} said this"
 
     def house(self) -> House:
@@ -185,8 +186,9 @@ def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
     assert cluster.noted == []
 
 
-def test_the_page_starts_also_when_the_log_cannot_be_read() -> None:
-    cluster = _Cluster(("fetch", 0), ("restore", 0), mute=True)
+@pytest.mark.parametrize("mute", [ApiException(500, "no kubelet"), HTTPError("timed out")])
+def test_the_page_starts_also_when_the_log_cannot_be_read(mute: Exception) -> None:
+    cluster = _Cluster(("fetch", 0), ("restore", 0), mute=mute)
 
     assert "its log cannot be read" in restore(cluster.house(), "latest", None)
     assert cluster.noted == [*STOPPED, "job", *STARTED]
