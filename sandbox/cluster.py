@@ -13,7 +13,16 @@ from pathlib import Path
 
 from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
 from sandbox.build import Tools
-from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metallb
+from sandbox.objects import (
+    CONTROLLER,
+    METALLB,
+    NODES,
+    PREVIEWER,
+    Node,
+    definition,
+    metallb,
+    previewer,
+)
 from sandbox.processes import (
     Processes,
     SandboxError,
@@ -37,9 +46,14 @@ class Cluster:
 
     context = "homelab-sandbox"
 
-    def __init__(self, folder: Path, tools: Tools) -> None:
+    def __init__(
+        self, folder: Path, tools: Tools, *, context: str = context, metallb: bool = True
+    ) -> None:
+        """Without `metallb`, its definitions and its controller are left to a release."""
         self.folder = folder.absolute()
+        self.context, self._metallb = context, metallb
         self.kubeconfig = self.folder / "kubeconfig"
+        self.preview_kubeconfig = self.folder / "kubeconfig-preview"
         self._tools = tools
         self._processes = Processes(self.folder)
         self._certificates = self.folder / "certificates"
@@ -99,7 +113,8 @@ class Cluster:
     def status(self) -> dict[str, int | None]:
         """Give the pid of each process by name, None where it does not run."""
         alive = self._processes.alive()
-        return {name: alive[name].pid if name in alive else None for name in NAMES}
+        names = NAMES if self._metallb else NAMES[:-1]
+        return {name: alive[name].pid if name in alive else None for name in names}
 
     def memory(self) -> int:
         """Add up the resident memory of all processes, in bytes."""
@@ -128,6 +143,9 @@ class Cluster:
         self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
         self._processes.retry("apiserver", lambda: self._api().ask("GET", "/readyz"))
         write_private(self.kubeconfig, self._api().kubeconfig(self.context))
+        write_private(self.preview_kubeconfig, self._api().kubeconfig(self.context, PREVIEWER))
+        for path, content in previewer().items():
+            self._processes.retry("apiserver", partial(self._api().apply, path, content))
 
         client = [f"--kubeconfig={self.kubeconfig}"]
         quiet = ["--leader-elect=false", "--secure-port=0"]
@@ -147,7 +165,9 @@ class Cluster:
         self._balance()
 
     def _balance(self) -> None:
-        """Let MetalLB's controller run, if it does not."""
+        """Let MetalLB's controller run, if it does not and is wanted."""
+        if not self._metallb:
+            return
         # Its pod is placed by the scheduler and run by KWOK, so now all of them work.
         self._processes.retry("kwok", lambda: self._api().expect(CONTROLLER, "Ready"))
         if "metallb" in self._processes.alive():
@@ -169,6 +189,8 @@ class Cluster:
 
     def _define(self) -> None:
         sheets, api = self._tools.crds(), self._api()
+        if not self._metallb:
+            sheets = [sheet for sheet in sheets if "metallb" not in sheet.name]
         made = sha256(b"".join(sheet.read_bytes() for sheet in sheets)).hexdigest()
         # Beside etcd's data, so that both go together. Applying takes longer than all the rest.
         done = self._data / "definitions"
@@ -189,7 +211,7 @@ class Cluster:
         done.write_text(made)
 
     def _place(self, nodes: Sequence[Node]) -> None:
-        """Have exactly these nodes, and MetalLB's pod on one of them."""
+        """Have exactly these nodes, and MetalLB's pod, if wanted, on one of them."""
         api, kept = self._api(), {node.name for node in nodes}
         for node in nodes:
             path = f"{NODES}/{node.name}"
@@ -199,6 +221,8 @@ class Cluster:
         names = {item["metadata"]["name"] for item in api.read(NODES)["items"]}
         for name in names - kept:
             self._processes.retry("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
+        if not self._metallb:
+            return
         pods = api.read(f"{METALLB}/pods")["items"]
         if any(pod["spec"].get("nodeName", "") not in ("", *kept) for pod in pods):
             # It is lost with its node. What MetalLB says of itself belongs to that pod, so one
