@@ -204,8 +204,8 @@ def summary(events: Iterable[EngineEvent], protected: list[str], notes: list[str
 def _lines(step: StepEventMetadata, protected: bool) -> Iterator[str]:
     """Yield a line, after its topic, for each thing that a step does to what is there."""
     kind, op, paths = step.type.rpartition(":")[2], step.op.value, [*(step.detailed_diff or {})]
-    old, new = (state.inputs if state else {} for state in (step.old, step.new))
-    name = {"name": step.urn.rpartition("::")[2], **((new or old or {}).get("metadata") or {})}
+    old, new = ((state and state.inputs) or {} for state in (step.old, step.new))
+    name = {"name": step.urn.rpartition("::")[2], **((new or old).get("metadata") or new or old)}
     title = f"{kind} {'/'.join(name[key] for key in ('namespace', 'name') if key in name)}"
     access, data = kind in ACCESS.split(), kind in DATA.split()
 

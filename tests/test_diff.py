@@ -15,6 +15,7 @@ POLICY = "kubernetes:networking.k8s.io/v1:NetworkPolicy"
 CONFIG_MAP, CRON = "kubernetes:core/v1:ConfigMap", "kubernetes:batch/v1:CronJob"
 CONTAINER = "spec.template.spec.containers[0]"
 IMAGE, PORT, VALUE = (f"{CONTAINER}.{at}" for at in ("image", "ports[0]", "env[0].value"))
+PLACE = {"namespace": "there", "name": "chart"}
 LEVEL = 'metadata.labels["pod-security.kubernetes.io/enforce"]'
 URN = "urn:pulumi:home::homelab::{}::it"
 
@@ -73,8 +74,9 @@ def labelled(level: str) -> dict[str, Any]:
         (event(DEPLOYMENT, "delete", pod()), ["deleted: Deployment here/it is deleted"]),
         (event(RELEASE, "replace", {}, {}), ["replaced: Release here/it is replaced"]),
         (
-            event(RELEASE, "update", {}, {}, "values.grafana"),
-            ["restarts: what Helm changes of Release here/it"],
+            # It has no metadata.
+            event(RELEASE, "update", {}, {"metadata": {}, **PLACE}, "values.grafana"),
+            ["restarts: what Helm changes of Release there/chart"],
         ),
         (
             event(DEPLOYMENT, "update", pod(image="a:1"), pod(image="a:2"), IMAGE),
@@ -161,3 +163,12 @@ def test_more_than_ten_are_counted_and_notes_always_shown() -> None:
         "restarts: Deployment here/it",
     ]
     assert lines[7:] == ["and 15 more", *notes]
+
+
+def test_what_goes_comes_before_what_changes() -> None:
+    changed = event(NAMESPACE, "update", {"spec": {"a": 1}}, {"spec": {"a": 2}}, "spec.a")
+
+    assert summary([changed, event(VOLUME, "delete", {})], [], []) == [
+        "data: PersistentVolume here/it is deleted",
+        "data: Namespace here/it, spec.a: 1 -> 2",
+    ]
