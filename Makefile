@@ -45,15 +45,9 @@ backups: .venv/ready
 restore: .venv/ready
 	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
-# What the program makes here and at the commit BASE, without state, secrets or cluster.
+# What this tree changes of BASE, by the engine, without the server's state, secrets or cluster.
 diff: .venv/ready
-	@git rev-parse --quiet --verify "$(BASE)^{commit}" >/dev/null || { echo "error: BASE: '$(BASE)' must be a commit, a branch or a tag, such as main" >&2; exit 1; }
-	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
-	@git archive --output=.sandbox/diff/tree.tar $(BASE)
-	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
-	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops render ../base --stack $(STACK)
-	@$(RUN) -m ops render .sandbox/diff/head --stack $(STACK)
-	@$(RUN) -m ops diff .sandbox/diff/base .sandbox/diff/head
+	@$(RUN) -m ops diff --stack $(STACK) --base "$(BASE)"
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
 drift: .venv/ready

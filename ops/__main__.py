@@ -10,8 +10,7 @@ COMMANDS = {
     "doctor": "check what an `up` needs and, after it, whether everything answers",
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
-    "render": "write every object that the program registers, as YAML",
-    "diff": "report what differs between two rendered folders, as Markdown",
+    "diff": "preview the working tree against a commit, on a cluster of its own",
     "restore": "restore a backup of the chats, or list the backups",
 }
 """Modules of this package, each with `arguments(parser)` and `run(options)`."""
@@ -35,6 +34,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # A third of a render's time, because Pulumi's SDK has many classes and all of them stay.
+    # Pulumi's SDK has many classes, and all of them stay.
     gc.disable()
     sys.exit(main(sys.argv[1:]))

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
-from ops.diff import LIMIT, fenced
 from ops.drift import DRIFT
 
+LIMIT = 65536
+"""Characters that GitHub takes in an issue or a comment."""
 HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
 
 
@@ -67,3 +69,9 @@ def _gh(*arguments: str, said: str = "") -> str:
     command = ["gh", "issue", *arguments]
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def fenced(text: str) -> str:
+    """Write `text` as a Markdown code block that nothing in it can end."""
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
+    return f"{fence}\n{text}\n{fence}"

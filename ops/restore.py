@@ -18,9 +18,9 @@ from urllib3.exceptions import HTTPError
 from components import CHART_VALUES
 from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
+from config.stack_file import config_of, own
 from ops import stacks
 from ops.cluster import UnreadableError
-from ops.program import stack_config
 
 NAMESPACE = "ollama-stack"
 WRITERS = ("open-webui-restore-", "open-webui-backup-")
@@ -262,7 +262,8 @@ def run(options: argparse.Namespace) -> int:
         with told():
             stack = stacks.find(options.stack)
             reserved = requested(CHART_VALUES)
-            context = read(stack_config(options.stack), reserved).context
+            keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+            context = read(keys, reserved).context
             file = str(stack.kubeconfig) if stack.kubeconfig else None
             api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]
             house = House(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), patience=7200)

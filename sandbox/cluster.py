@@ -13,7 +13,16 @@ from pathlib import Path
 
 from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
 from sandbox.build import Tools
-from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metallb
+from sandbox.objects import (
+    CONTROLLER,
+    METALLB,
+    NODES,
+    PREVIEWER,
+    Node,
+    definition,
+    metallb,
+    previewer,
+)
 from sandbox.processes import (
     Processes,
     SandboxError,
@@ -37,11 +46,14 @@ class Cluster:
 
     context = "homelab-sandbox"
 
-    def __init__(self, folder: Path, tools: Tools, *, metallb: bool = True) -> None:
+    def __init__(
+        self, folder: Path, tools: Tools, *, context: str = context, metallb: bool = True
+    ) -> None:
         """Without `metallb`, its definitions and its controller are left to a release."""
         self.folder = folder.absolute()
-        self._metallb = metallb
+        self.context, self._metallb = context, metallb
         self.kubeconfig = self.folder / "kubeconfig"
+        self.preview_kubeconfig = self.folder / "kubeconfig-preview"
         self._tools = tools
         self._processes = Processes(self.folder)
         self._certificates = self.folder / "certificates"
@@ -131,6 +143,9 @@ class Cluster:
         self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
         self._processes.retry("apiserver", lambda: self._api().ask("GET", "/readyz"))
         write_private(self.kubeconfig, self._api().kubeconfig(self.context))
+        write_private(self.preview_kubeconfig, self._api().kubeconfig(self.context, PREVIEWER))
+        for path, content in previewer().items():
+            self._processes.retry("apiserver", partial(self._api().apply, path, content))
 
         client = [f"--kubeconfig={self.kubeconfig}"]
         quiet = ["--leader-elect=false", "--secure-port=0"]

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,16 @@ class Engine:
     """One stack of the program in `project`, applied to `cluster`."""
 
     def __init__(
-        self, cluster: Cluster, tools: Tools, project: Path = PROJECT, stack: str = "sandbox"
+        self,
+        cluster: Cluster,
+        tools: Tools,
+        project: Path = PROJECT,
+        stack: str = "sandbox",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        """Take `config`, the keys without their prefix, instead of what the stack's file has."""
         self._cluster, self._tools = cluster, tools
-        self._project, self._stack = project, stack
+        self._project, self._stack, self._config = project, stack, config
         self._folder = cluster.folder / "engine"
         self._work = self._folder / "project"
 
@@ -47,10 +53,18 @@ class Engine:
             result = stack.up(on_output=say, on_error=say, color="never", suppress_outputs=True)
             return {str(op): n for op, n in (result.summary.resource_changes or {}).items()}
 
-    def preview(self) -> dict[str, int]:
-        """Count what an `up` would do, by operation."""
-        with self._opened() as stack:
-            return {str(op): count for op, count in stack.preview().change_summary.items()}
+    def preview(
+        self,
+        say: Callable[[str], None] | None = None,
+        see: Callable[[auto.EngineEvent], object] | None = None,
+    ) -> dict[str, int]:
+        """Count what an `up` would do, by operation; `say` is told each line, `see` each event."""
+        as_previewer = {"KUBECONFIG": str(self._cluster.preview_kubeconfig)}
+        with self._opened() as stack, _only({**self._environment(), **as_previewer}):
+            done = stack.preview(
+                diff=True, color="never", on_output=say, on_error=say, on_event=see
+            )
+            return {str(op): count for op, count in done.change_summary.items()}
 
     def destroy(self, say: Callable[[str], None]) -> None:
         """Delete everything that the stack made."""
@@ -145,13 +159,17 @@ class Engine:
         project = self._settings("Pulumi.yaml")
         # What is built here is older, and enough for this program.
         project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
+        if self._config:
+            # A cluster of its own, in which nobody edits anything: no refresh.
+            project.pop("options", None)
         (self._work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
         name = f"Pulumi.{self._stack}.yaml"
         kept = (
             yaml.safe_load((self._work / name).read_text()) if (self._work / name).exists() else {}
         )
         salt = {k: v for k, v in kept.items() if k == "encryptionsalt"}
-        stack = self._settings(name)
+        own = {f"homelab:{key}": value for key, value in (self._config or {}).items()}
+        stack = {"config": own} if own else self._settings(name)
         charts = {CHART: str(self._tools.chart or self._own_chart())}
         charts |= stack["config"].get("homelab:charts", {})
         stack["config"]["homelab:charts"] = charts

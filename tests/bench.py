@@ -25,8 +25,7 @@ from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 import config
 from ops import cluster as ops_cluster
 from ops import doctor, drift, drift_declared
-from ops.changes import Difference, load
-from ops.diff import report
+from ops.diff import compare
 from ops.stacks import Stack
 from sandbox.build import build
 from sandbox.cluster import Cluster, Node
@@ -76,13 +75,6 @@ def mocked() -> None:
 
         return seconds(lambda: deploy(program))
 
-    with tempfile.TemporaryDirectory() as folder:
-        render = [sys.executable, "-m", "ops", "render", f"{folder}/out"]
-        took = seconds(lambda: subprocess.run(render, cwd=ROOT, check=True, capture_output=True))
-        row("render, Python's start included", f"{took:.2f} s", "2 s")
-        everything = Difference({}, load(Path(folder, "out")))
-    row("longest report of a change", f"{len(report(everything))} characters", "65536")
-
     small, large = scaled(SMALL), scaled(LARGE)
     row(
         f"mocks, {SMALL} and {LARGE} models and volumes",
@@ -122,6 +114,13 @@ def tools_from_nothing(folder: Path) -> None:
     took = seconds(lambda: build(folder / "tools"))
     row("tools from nothing", f"{took / 60:.1f} min", "12 min")
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+
+
+def difference(folder: Path) -> None:
+    """`make diff` of the last commit: the first one, and the next with the same BASE."""
+    for which in ("first", "again"):
+        took = seconds(lambda: compare(ROOT, folder / "diff", build(), "home", "HEAD"))
+        row(f"diff, {which}", f"{took:.1f} s")
 
 
 def on_a_cluster(folder: Path) -> None:
@@ -195,6 +194,7 @@ def main() -> None:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
         first_ups(Path(folder))
+        difference(Path(folder))
     gateway()
 
 
