@@ -101,7 +101,7 @@ class House:
                 raise RestoreError(f"Job {job.metadata.name} is running: try again when it is over")
         # An `up` puts the replicas back at once, and the nightly backup has its hour: neither's pod
         # may find half of the data, so none is scheduled until `start`.
-        self._taint({"key": RESTORE_TAINT, "value": "running", "effect": "NoSchedule"})
+        self._taint({"key": RESTORE_TAINT, "effect": "NoSchedule"})
         self._scale(0)
         label = f"app.kubernetes.io/name={PAGE}"
 
@@ -119,7 +119,7 @@ class House:
             body = {"spec": {"template": {"spec": {"containers": containers}}}}
             self.apps.patch_namespaced_deployment(PAGE, NAMESPACE, body)
         self._scale(1)
-        self._taint({"$patch": "delete", "key": RESTORE_TAINT})
+        self._taint()
 
         def ready() -> bool:
             status = self.apps.read_namespaced_deployment_status(PAGE, NAMESPACE).status
@@ -192,9 +192,12 @@ class House:
 
         self._until(gone, "the Job is deleted")
 
-    def _taint(self, taint: dict[str, str]) -> None:
+    def _taint(self, *taints: dict[str, str]) -> None:
         for node in self.core.list_node().items:
-            self.core.patch_node(node.metadata.name, {"spec": {"taints": [taint]}})
+            # The API server takes the list as a whole.
+            others = [taint for taint in node.spec.taints or [] if taint.key != RESTORE_TAINT]
+            body = {"spec": {"taints": [*others, *taints]}}
+            self.core.patch_node(node.metadata.name, body)
 
     def _scale(self, replicas: int) -> None:
         body = {"spec": {"replicas": replicas}}

@@ -46,11 +46,14 @@ class _Cluster:
         return SimpleNamespace(items=[job] if self.running else [])
 
     def list_node(self) -> Any:
-        return SimpleNamespace(items=[SimpleNamespace(metadata=SimpleNamespace(name="evo4t"))])
+        other = SimpleNamespace(key="of another", effect="PreferNoSchedule")
+        spec, metadata = SimpleNamespace(taints=[other]), SimpleNamespace(name="evo4t")
+        return SimpleNamespace(items=[SimpleNamespace(spec=spec, metadata=metadata)])
 
     def patch_node(self, _: str, body: Any) -> None:
-        (taint,) = body["spec"]["taints"]
-        self.noted.append("untaint" if taint.get("$patch") == "delete" else taint["effect"])
+        other, *own = body["spec"]["taints"]
+        assert other.key == "of another"
+        self.noted.append(own[0]["effect"] if own else "untaint")
 
     def patch_namespaced_deployment_scale(self, _: str, __: str, body: Any) -> None:
         self.noted.append(body["spec"]["replicas"])
