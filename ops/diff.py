@@ -145,7 +145,7 @@ def _place_charts(tools: Tools, sources: dict[Path, dict[str, Any]]) -> list[str
     """Name a chart that can be had in all keys; give a line for each that is new, or cannot."""
     charts = [_charts(tree, keys) for tree, keys in sources.items()]
     folder = Path(os.environ.get("HOMELAB_CHARTS") or "/nowhere")
-    files = {name: folder / f"{name}-{version}.tgz" for name, version in charts[-1]}
+    files = {name: folder / f"{name}-{version}.tgz" for name, version in sorted(charts[-1])}
     had = {name: str(file) for name, file in files.items() if file.exists()}
     missing = [] if tools.chart else sorted(files.keys() - had.keys())
     for keys in sources.values():
