@@ -38,7 +38,6 @@ ACCESS = "Service NetworkPolicy IPAddressPool Role ClusterRole RoleBinding Clust
 OPENS = re.compile("host(Port|Network|PID)|pod-security|service.type|ingress|anonymous|SIGNUP|AUTH")
 """What does so in the other kinds."""
 NOISE = re.compile(r"warning: (using|resource plugin)|Retry #\d+; .* is forbidden: ")
-# Runs in the folder of BASE, with this sandbox.
 APPLY = """
 from pathlib import Path, PosixPath
 from sandbox.engine import Cluster, Engine, Tools
@@ -130,7 +129,9 @@ def _extract(project: Path, tree: Path, base: str) -> str:
     shutil.unpack_archive(archive, tree, filter="data")
     if not (tree / "config/versions.py").exists():
         raise SandboxError(f"BASE: {base} has no config/versions.py; want a newer commit")
-    shutil.copytree(PROJECT / "sandbox", tree / "sandbox", dirs_exist_ok=True)
+    # This sandbox, and what it takes of `ops`; program and settings stay BASE's.
+    for name in ("ops", "sandbox"):
+        shutil.copytree(PROJECT / name, tree / name, dirs_exist_ok=True)
     return commit
 
 
@@ -144,7 +145,7 @@ def _place_charts(tools: Tools, sources: dict[Path, dict[str, Any]]) -> list[str
     """Name a chart that can be had in all keys; give a line for each that is new, or cannot."""
     charts = [_charts(tree, keys) for tree, keys in sources.items()]
     folder = Path(os.environ.get("HOMELAB_CHARTS") or "/nowhere")
-    files = {name: folder / f"{name}-{version}.tgz" for name, version in charts[-1]}
+    files = {name: folder / f"{name}-{version}.tgz" for name, version in sorted(charts[-1])}
     had = {name: str(file) for name, file in files.items() if file.exists()}
     missing = [] if tools.chart else sorted(files.keys() - had.keys())
     for keys in sources.values():
@@ -210,8 +211,7 @@ def _lines(step: StepEventMetadata, protected: bool) -> Iterator[str]:
     access, data = kind in ACCESS.split(), kind in DATA.split()
 
     def how(paths: list[str]) -> str:
-        said = (f"{path}: {_value(old, path)} -> {_value(new, path)}" for path in paths[:3])
-        return "; ".join(said) or f"{op}d"
+        return "; ".join(f"{at}: {_value(old, at)} -> {_value(new, at)}" for at in paths[:3])
 
     def opens(path: str) -> bool:
         variable = _value(new, path.removesuffix("value") + "name")
@@ -224,7 +224,7 @@ def _lines(step: StepEventMetadata, protected: bool) -> Iterator[str]:
     elif data and op == "update":
         yield f"data: {title}, {how(paths)}"
     if (opened := [*filter(opens, paths)]) or (access and op in ("create", "delete", "replace")):
-        yield f"reachable: {title}, {how(opened)}"
+        yield f"reachable: {title}, {how(opened) or f'{op}d'}"
     if kind in ("Deployment", "Job") and (op == "replace" or "spec.template" in " ".join(paths)):
         yield f"restarts: {title}"
     if kind == "Release" and op == "update":

@@ -118,11 +118,17 @@ def project(clone: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     assert left_running(clone.folder) == []
 
 
-def test_without_an_edit_nothing_changes(project: Project) -> None:
+def test_without_an_edit_nothing_changes_and_the_next_one_finds_the_base_applied(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines, printed = project.compare()
+    capsys.readouterr()
+    again = project.compare()
 
     assert lines == NOT_HAD
     assert re.search(r"^Resources:\n +\d+ unchanged$", printed, re.MULTILINE)
+    assert again[0] == lines
+    assert "applying" not in capsys.readouterr().out
 
 
 def test_another_path_replaces_the_volume_which_up_would_refuse(project: Project) -> None:
