@@ -129,7 +129,7 @@ def demo(options: argparse.Namespace) -> int:
 
     settings = _settings(change)
     with alone(FOLDER / "demo"):
-        # Prometheus is run here as the chart's values say, and not by the chart.
+        # The same on every machine.
         house = Demo(FOLDER / "demo", replace(build(), chart=None), install(), _tell)
         # What a run that was killed left behind.
         house.remove()

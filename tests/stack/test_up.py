@@ -1,5 +1,7 @@
 """The program itself, applied by the real engine to a real API server."""
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from house_lab import House, addresses, quiet
 from kubernetes.client import ApiException
 from pulumi.automation import CommandError
 from waiting import eventually
 
+from components import PROMETHEUS_CLAIM
 from sandbox.build import Tools
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError
@@ -56,6 +60,8 @@ def test_every_claim_is_bound_to_its_own_volume(house: House) -> None:
     assert house.bound() == {
         "ollama-stack/models": ("ollama-stack-models", "/mnt/evo4t/models"),
         "ollama-stack/open-webui": ("ollama-stack-open-webui", "/mnt/evo4t/open-webui"),
+        # The operator has made it, as the release's Prometheus says.
+        f"observability/{PROMETHEUS_CLAIM}": ("observability-prometheus", "/mnt/evo4t/prometheus"),
     }
 
 
@@ -67,11 +73,21 @@ def test_both_addresses_are_exactly_as_configured(house: House) -> None:
 
 
 def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
-    pods = house.core.list_namespaced_pod("ollama-stack").items
+    pods = [pod for name in ("ollama-stack", "observability") for pod in house.pods(name)]
 
     assert {pod.spec.node_name for pod in pods} == {"evo4t"}
     assert {pod.status.phase for pod in pods} == {"Running", "Succeeded"}
-    assert len(pods) == 3
+    assert sorted(pod.metadata.labels["app.kubernetes.io/name"] for pod in pods) == [
+        "alertmanager",
+        "grafana",
+        "kube-prometheus-stack-prometheus-operator",
+        "kube-state-metrics",
+        "ollama",
+        "ollama-models",
+        "open-webui",
+        "prometheus",
+        "prometheus-node-exporter",
+    ]
     (node,) = house.core.list_node().items
     assert node.status.capacity["cpu"] == "24"
 
@@ -131,7 +147,9 @@ def test_the_closing_table_shows_the_way_of_the_metrics(house: House) -> None:
     assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
     assert rows["dashboards"] == "AI performance, House, Usage"
     assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
-    assert "none is here" in rows["scraped"]  # the chart is not rendered
+    assert "kube-prom-stack-prometheus" in rows["scraped"].split(", ")
+    (release,) = re.findall(r"^  kube-prom-stack +(.+)$", table, re.MULTILINE)
+    assert re.fullmatch(r"kube-prometheus-stack 0.0.0-own\.h\w+; the sandbox's own: .*", release)
 
 
 def test_no_password_lies_in_the_open(house: House) -> None:
@@ -173,32 +191,28 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
 
 
-def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(house: House) -> None:
-    (waiting,) = [
-        volume
-        for volume in house.core.list_persistent_volume().items
-        if volume.spec.claim_ref.namespace == "observability"
-    ]
-    name = waiting.spec.claim_ref.name
-    # As Prometheus' operator makes it, but for the volume's name: that it binds without is the
-    # stronger proof.
-    house.core.create_namespaced_persistent_volume_claim(
-        "observability",
-        {
-            "metadata": {"name": name},
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "local-path",
-                "resources": {"requests": {"storage": "50Gi"}},
-            },
-        },
-    )
+def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(house: House) -> None:
+    name, namespace = "prometheus-kube-prom-stack", "observability"
+    before = house.bound()
 
-    assert eventually(lambda: f"observability/{name}" in house.bound())
-    assert house.bound()[f"observability/{name}"] == (
-        waiting.metadata.name,
-        "/mnt/evo4t/prometheus",
-    )
+    def made() -> tuple[str, str]:
+        packed = house.core.read_namespaced_secret(name, namespace).data["prometheus.yaml.gz"]
+        config = yaml.safe_load(gzip.decompress(base64.b64decode(packed)))
+        spec = house.apps.read_namespaced_stateful_set(name, namespace).spec
+        (claim,) = spec.volume_claim_templates
+        return (
+            claim.spec.resources.requests["storage"],
+            config["storage"]["tsdb"]["retention"]["size"],
+        )
+
+    assert made() == ("50Gi", "40960MiB")
+    house.edit(lambda keys: keys["homelab:observability"]["volume"].update(size="60Gi"))
+
+    assert house.up() == {"update": len(("volume", "release"))}
+    assert eventually(lambda: made() == ("60Gi", "49152MiB")), made()
+    assert house.bound() == before
+    house.reset()
+    assert house.up() == {"update": 2}
 
 
 def test_bad_input_is_a_line_for_each_key_and_touches_nothing(house: House) -> None:
@@ -243,8 +257,8 @@ Engine(Cluster(Path({cluster!r}), tools), tools, Path({work!r})).up(lambda line:
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
     house: House, tools: Tools
 ) -> None:
-    before = {at for at in house.bound().items() if at[0].startswith("ollama-stack/")}
-    assert len(before) == 2
+    before = house.bound()
+    assert len(before) == 3
 
     house.engine.destroy(quiet)
     assert house.core.list_persistent_volume().items == []
@@ -265,7 +279,7 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     # The CLI is dead; its plugins, whose programs are elsewhere, are not.
     house.up()
     assert [one.name() for one in family if one.is_running()] == []
-    assert set(house.bound().items()) == before
+    assert eventually(lambda: house.bound() == before), house.bound()
     assert house.up() == {}
 
 
