@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from ops.cluster import METADATA, Cluster, UnreadableError
 
 UNFINISHED = {
@@ -62,6 +64,27 @@ def manifest_text(cluster: Cluster, revision: Revision) -> str:
     # TypeError: it is gone by now.
     except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
         raise UnreadableError(f"{path}: not a release that Helm keeps: {error}") from error
+
+
+def objects(cluster: Cluster, revision: Revision) -> list[dict[str, Any]]:
+    """Read the objects that a revision is made of, each with its namespace.
+
+    Raises UnreadableError.
+    """
+    try:
+        made = [
+            one for one in yaml.load_all(manifest_text(cluster, revision), yaml.CSafeLoader) if one
+        ]
+    except yaml.YAMLError as error:
+        why = " ".join(str(error).split())
+        raise UnreadableError(f"Secret {revision.namespace}/{revision.secret}: {why}") from error
+    for one in made:
+        kind = cluster.kinds.get((one["apiVersion"], one["kind"]))
+        namespace = one["metadata"].pop("namespace", revision.namespace)
+        # Some charts give one to objects that are in none.
+        if kind and kind.namespaced:
+            one["metadata"]["namespace"] = namespace
+    return made
 
 
 def unfinished(found: Iterable[Revision]) -> Revision | None:
