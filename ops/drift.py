@@ -92,8 +92,10 @@ def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str
     for one in findings:
         namespace, _, name = one.where.rpartition("/")
         if one.added:
-            # Last first, because an index moves when an earlier element goes.
-            patch = [{"op": "remove", "path": path} for path in reversed(one.added)]
+            # With who has them, or one that falls back to its default would stay another's. Last
+            # first, because an index moves when an earlier element goes.
+            paths = [*(f"/metadata/managedFields/{n}" for n in one.by), *one.added]
+            patch = [{"op": "remove", "path": path} for path in reversed(paths)]
             what = f"{one.kind} {name}" + (f" -n {namespace}" if namespace else "")
             how = f"--type json --field-manager helm -p {shlex.quote(json.dumps(patch))}"
             patches.append(f"{kubectl} patch {what} {how}")

@@ -26,7 +26,6 @@ BY_THEMSELVES = (
     ("Secret", r'data\["(ca|tls)\.(crt|key)"\]', "MetalLB: a certificate for its webhooks"),
     ("Custom.*|Validating.*", r".*\.clientConfig\.caBundle", "MetalLB: the same"),
 )
-# `bool` with `omitempty` in k8s.io/api 0.36.3: a false one is left out.
 LEFT_OUT = ("hostIPC", "hostNetwork", "hostPID", "paused", "publishNotReadyAddresses", "readOnly")
 QUANTITIES = ("cpu", "memory", "storage", "ephemeral-storage", "sizeLimit", "divisor")
 # Who applies what is declared: Pulumi's Kubernetes provider, Helm in it, and Helm itself.
@@ -34,8 +33,8 @@ APPLIERS = re.compile(r"pulumi-.*|helm", re.IGNORECASE)
 # Where a password may be: what differs is printed, and a workflow makes an issue of it.
 PRIVATE = re.compile(r"(^|\.)(annotations|args|command|data|env|stringData|values)\b")
 
-# Others than appliers, each with its part of `fieldsV1`; an empty part is all that is below.
-Owners = list[tuple[str, Mapping[str, Any]]]
+# Others than appliers: name, place, and part of `fieldsV1`; an empty part is all that is below.
+Owners = list[tuple[str, int, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,22 +47,22 @@ class Finding:
     change: str  # `changed` or `deleted`; of a run, what it was
     fields: tuple[str, ...] = ()  # what differs, with values where none can be a secret
     added: tuple[str, ...] = ()  # JSON pointers of what nobody declared
+    by: tuple[int, ...] = ()  # which of its `managedFields` have that
 
 
 def compare(layer: str, stated: Mapping[str, Any], live: Mapping[str, Any] | None) -> list[Finding]:
     """Give the finding about an object, if it is not as declared; raises UnreadableError."""
     kind, metadata = stated["kind"], stated["metadata"]
-    group, slash, _ = stated["apiVersion"].partition("/")
-    where = f"{metadata.get('namespace', '')}/{metadata['name']}".lstrip("/")
-    about = (layer, f"{kind}.{group}".lower() if slash else kind.lower(), where)
+    name = f"{kind}.{stated['apiVersion'].rpartition('/')[0]}".rstrip(".").lower()
+    about = (layer, name, f"{metadata.get('namespace', '')}/{metadata['name']}".lstrip("/"))
     # One that waits for its finalizers is still there.
     if not live or "deletionTimestamp" in live["metadata"]:
         return [Finding(*about, "deleted")]
     if not (managers := live["metadata"].get("managedFields")):
-        raise UnreadableError(f"{about[1]} {where}: its metadata.managedFields are gone")
+        raise UnreadableError(f"{name} {about[2]}: its metadata.managedFields are gone")
     owners: Owners = [
-        (f" ({one['manager']}, {one['time']})", one["fieldsV1"])
-        for one in managers
+        (f" ({one['manager']}, {one['time']})", n, one["fieldsV1"])
+        for n, one in enumerate(managers)
         if not APPLIERS.fullmatch(one["manager"])
     ]
     found = [
@@ -72,8 +71,11 @@ def compare(layer: str, stated: Mapping[str, Any], live: Mapping[str, Any] | Non
         if not any(re.fullmatch(k, kind) and re.fullmatch(p, one[0]) for k, p, _ in BY_THEMSELVES)
     ]
     fields = tuple(_text(kind == "Secret", *one) for one in found)
-    added = tuple(one[1] for one in found if one[2] is None)
-    return [Finding(*about, "changed", fields, added)] if found else []
+    added = [one for one in found if one[2] is None]
+    by = sorted({n for one in added for _, n, _ in one[4]})
+    return [Finding(*about, "changed", fields, tuple(one[1] for one in added), tuple(by))] * bool(
+        found
+    )
 
 
 def _compared(
@@ -104,10 +106,7 @@ def _compared(
 
 def _pairs(stated: list[Any], live: list[Any]) -> Iterator[tuple[object, int, Any, Any]]:
     """Pair elements by their names if all have one of their own, else in order; None is missing."""
-    before, after = (
-        {one.get("name"): one for one in side if isinstance(one, Mapping)}
-        for side in (stated, live)
-    )
+    before, after = ({x.get("name"): x for x in y if isinstance(x, dict)} for y in (stated, live))
     if None not in before | after and len(before) + len(after) == len(stated) + len(live):
         for n, (name, one) in enumerate(after.items()):
             yield name, n, before.pop(name, None), one
@@ -130,18 +129,17 @@ def _below(owners: Owners, key: str, element: Any = None) -> Owners:
             return bool(json.loads(text).items() <= element.items())
         return name == key or (kind == "v" and json.loads(text) == element)
 
-    parts = [(who, tree or {key: {}}) for who, tree in owners]
-    return [(who, tree[name]) for who, tree in parts for name in tree if fits(name)]
+    parts = [(who, n, tree or {key: {}}) for who, n, tree in owners]
+    return [(who, n, tree[name]) for who, n, tree in parts for name in tree if fits(name)]
 
 
 def _same(field: str, stated: Any, live: Any) -> bool:
     if live is None:
-        # A zero is left out where it means nothing, a false in some fields only.
+        # A zero means nothing, and a false neither where the type has `omitempty` (API 0.36.3).
         return bool(stated == 0) and (stated is not False or field in LEFT_OUT)
     if isinstance(stated, bool) or isinstance(live, (bool, Mapping, list)):
         return stated is live
-    with suppress(ValueError):
-        # As text: of the number 0.05 it would take every binary digit.
+    with suppress(ValueError):  # as text, for of 0.05 it would take every binary digit
         if field in QUANTITIES and parse_quantity(str(stated)) == parse_quantity(str(live)):  # type: ignore[no-untyped-call]
             return True
     return str(stated) == str(live)
@@ -153,4 +151,4 @@ def _text(secret: bool, path: str, _: str, stated: Any, live: Any, owners: Owner
         for one in (stated, live)
     )
     shown = "" if secret or PRIVATE.search(path) else f": {', is '.join(x[:60] for x in values)}"
-    return path + shown + "".join(who for who, _ in owners)
+    return path + shown + "".join(who for who, *_ in owners)
