@@ -24,7 +24,7 @@ from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 
 import config
 from ops import cluster as ops_cluster
-from ops import doctor, drift, drift_declared
+from ops import doctor, drift, stacks
 from ops.diff import compare
 from ops.stacks import Stack
 from sandbox.build import build
@@ -138,7 +138,7 @@ def on_a_cluster(folder: Path) -> None:
         row("up without changes", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "15 s")
         row("preview", f"{seconds(engine.preview):.1f} s", "15 s")
         stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
-        took = seconds(lambda: drift.check(stack, drift_declared.state(stack.cli)))
+        took = seconds(lambda: drift.check(stack, stacks.deployment(stack)))
         row("drift check", f"{took:.1f} s", "20 s")
         row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
         row("memory of all processes", f"{cluster.memory() / 1024**2:.0f} MiB", "1229 MiB")
