@@ -12,6 +12,7 @@ COMMANDS = {
     "issue": "keep one GitHub issue open for as long as there is drift",
     "render": "write every object that the program registers, as YAML",
     "diff": "report what differs between two rendered folders, as Markdown",
+    "recover": "take up what an interrupted `up` has left",
     "restore": "restore a backup of the chats, or list the backups",
 }
 """Modules of this package, each with `arguments(parser)` and `run(options)`."""

@@ -70,11 +70,16 @@ def unfinished(found: Iterable[Revision]) -> Revision | None:
     return newest if newest and newest.status in UNFINISHED else None
 
 
+def reason(revision: Revision) -> str:
+    """Say what an unfinished revision is."""
+    release = f"release {revision.namespace}/{revision.name}"
+    status = revision.status
+    return f"{release}: revision {revision.number} is {status}: {UNFINISHED[status]}"
+
+
 def problem(revision: Revision, stack: str) -> str:
     """Say in one line what an unfinished revision is, and the command that mends it."""
-    release = f"release {revision.namespace}/{revision.name}"
-    state = f"revision {revision.number} is {revision.status}: {UNFINISHED[revision.status]}"
-    return f"{release}: {state}; {recover(stack)}"
+    return f"{reason(revision)}; {recover(stack)}"
 
 
 def recover(stack: str) -> str:
