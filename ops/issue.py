@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
 from ops.diff import LIMIT, fenced
 from ops.drift import DRIFT
+from ops.releases import recover
 
+# How drift's table begins the line of a release that Helm has not finished.
+UNFINISHED = re.compile(r"^ *helm: ", re.MULTILINE)
 HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
 
 
@@ -42,6 +46,8 @@ def keep(stack: str, table: str) -> str:
     # Less some room for the words and the fences around it.
     table = table.rstrip()[: LIMIT - 500]
     body = HEAD + fenced(table)
+    if UNFINISHED.search(table):
+        body = f"An `up` was cut off: first `{recover(stack)}` (docs/runbook.md).\n\n{body}"
     # Its own alone: anybody may open one of the same title.
     mine = ("--app", "github-actions", "--state", "open", "--limit", "200")
     listed = json.loads(_gh("list", *mine, "--json", "number,title,body"))

@@ -162,9 +162,9 @@ def settled(state: Mapping[str, Any]) -> dict[str, Any]:
         one = begun["resource"]
         same = [old for old in resources if old["urn"] == one["urn"] and not old.get("delete")]
         replaced = [old for old in same if old.get("pendingReplacement")]
-        if begun["type"] == "creating" and same == replaced and (identity := _identity(one)):
+        if begun["type"] == "creating" and same == replaced and (known := identity(one)):
             resources = [old for old in resources if old not in replaced]
-            resources.append({**one, "id": identity})
+            resources.append({**one, "id": known})
     deployment["resources"] = resources
     return {**state, "deployment": deployment}
 
@@ -237,8 +237,8 @@ def _locks(stack: Stack) -> list[Lock]:
     return found
 
 
-def _identity(resource: Mapping[str, Any]) -> str | None:
-    """The id that a Kubernetes object has or would have; None for anything else."""
+def identity(resource: Mapping[str, Any]) -> str | None:
+    """Give the id that a Kubernetes object has or would have; None for anything else."""
     metadata = resource.get("inputs", {}).get("metadata", {})
     if not resource["type"].startswith("kubernetes:") or not metadata.get("name"):
         return None

@@ -37,7 +37,16 @@ ANNOTATED = "has(object.metadata.annotations) && 'meta.helm.sh/release-name' in"
 IN_RELEASE = f"{ANNOTATED} object.metadata.annotations"
 """Of anything: Helm made it."""
 RBAC = "rbac.authorization.k8s.io"
-PASSING = ("Event", "Lease", "Pod", "EndpointSlice", "Endpoints", "IPAddress", "ControllerRevision")
+PASSING = (
+    "Event",
+    "Lease",
+    "Pod",
+    "EndpointSlice",
+    "Endpoints",
+    "IPAddress",
+    "ControllerRevision",
+    "ConfigurationState",
+)
 """Kinds whose objects come, go or get names by themselves."""
 
 
