@@ -57,10 +57,9 @@ class Lock(NamedTuple):
         try:
             holder = psutil.Process(self.pid)
             # Pids are used again.
-            alive = holder.name().startswith("pulumi") and holder.status() != psutil.STATUS_ZOMBIE
+            return holder.name() != "pulumi" or holder.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
-        return not alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +111,7 @@ def at_work(stack: Stack, found: Found) -> str:
     """Say in one line who may still be at work; empty: nobody."""
     for process in psutil.process_iter(["name", "username", "cwd"]):
         about = process.info
-        name, here = about["name"] or "", about["cwd"] == str(stack.folder)
+        name, here = about["name"] or "", about["cwd"] == str(stack.folder.resolve())
         if name.startswith("pulumi") and here and about["username"] == getpass.getuser():
             return f"{name} still runs: wait, or end it with: kill {process.pid}"
     for lock in found.locks:
@@ -217,7 +216,8 @@ def _run(options: argparse.Namespace) -> int:
 def _agreed() -> bool:
     try:
         return input("do it? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        print()
         return False
 
 

@@ -53,7 +53,13 @@ class Moment(NamedTuple):
 MOMENTS = (
     Moment("first", "a volume is made", "CREATE", "persistentvolumes"),
     Moment("first", "metallb is pending-install", "UPDATE", "secrets", OF.format("metallb")),
-    Moment("first", "half of kube-prom-stack is made", "CREATE", "services", IN_RELEASE),
+    Moment(
+        "first",
+        "half of kube-prom-stack is made",
+        "CREATE",
+        "services",
+        f"request.namespace == 'observability' && {IN_RELEASE}",
+    ),
     Moment(
         "first",
         "kube-prom-stack is pending-install",
@@ -63,13 +69,23 @@ MOMENTS = (
     ),
     Moment("first", "alerts are made", "CREATE", "prometheusrules", f"!({IN_RELEASE})"),
     Moment(
-        "first", "Deployments are waited for", "CREATE", "pods", "request.namespace=='ollama-stack'"
+        "first",
+        "Deployments are waited for",
+        "CREATE",
+        "pods",
+        "request.namespace == 'ollama-stack'",
     ),
     Moment(CHARTS[0], "half of it is upgraded", "CREATE", "configmaps", IN_RELEASE),
     Moment(CHARTS[0], "it is pending-upgrade", "UPDATE", "secrets", HELM),
     Moment(CHARTS[1], "half of it is upgraded", "CREATE", "configmaps", IN_RELEASE),
     Moment(CHARTS[1], "it is pending-upgrade", "UPDATE", "secrets", HELM),
-    Moment("destroy", "half of kube-prom-stack is gone", "DELETE", "services", WENT),
+    Moment(
+        "destroy",
+        "half of kube-prom-stack is gone",
+        "DELETE",
+        "services",
+        f"request.namespace == 'observability' && {WENT}",
+    ),
     Moment(
         "destroy",
         "kube-prom-stack is purged",

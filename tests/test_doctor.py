@@ -23,8 +23,10 @@ from aiohttp.test_utils import TestServer
 from doctor_lab import Scripted, problems
 from harness import ROOT, deployed, gpu_config, read, stack_config
 
-from ops import doctor, doctor_server, stacks
+from ops import doctor, doctor_server, recover, stacks
 from ops.doctor_server import Check, Server, Warn
+from ops.recover import Found
+from ops.releases import Revision
 from ops.stacks import Stack
 
 HOME = read(stack_config("home"))
@@ -185,6 +187,45 @@ def test_the_certificate_of_the_api(
             return await problems(doctor.api, {"cluster": SimpleNamespace(configuration=about)})
 
     assert same(asyncio.run(look()), expected)
+
+
+def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, labels = "sh.helm.release.v1.kube-prom-stack.v1", {"name": "kube-prom-stack"}
+    secret = {"metadata": {"name": name, "namespace": "observability", "labels": labels}}
+    volume = {"metadata": {"name": "ollama-stack-models"}}
+    begun = {
+        "type": "kubernetes:core/v1:PersistentVolume",
+        "urn": "urn:pulumi:home::homelab::x::models",
+        "inputs": volume,
+    }
+    last = Revision("observability", "kube-prom-stack", 1, "pending-install", 1790000000)
+    found = Found(
+        locks=[],
+        pending=[{"type": "creating", "resource": begun}],
+        revisions=[last],
+        reasons=["a release is pending-install"],
+    )
+    monkeypatch.setattr(recover, "look", lambda *_: found)
+    empty: dict[str, Any] = {"items": []}
+    cluster: Any = Scripted(
+        secrets={"items": [secret]},
+        persistentvolumes={"items": [volume]},
+        customresourcedefinitions=empty,
+        storageclasses=empty,
+        namespaces=empty,
+    )
+    stack = Stack(name="home", cli=lambda: None, kubeconfig=None, simulated=False)  # type: ignore[arg-type,return-value]
+
+    async def run(*checks: Any) -> list[str]:
+        given: Any = {"settings": HOME, "stack": stack, "cluster": cluster, "session": None}
+        server = Server(**given)
+        return [problem for one in checks async for problem in one(server)]
+
+    assert asyncio.run(run(doctor.releases, doctor.addons, doctor.names)) == [
+        "a release is pending-install; make recover STACK=home"
+    ]
 
 
 @pytest.mark.parametrize(("cordoned", "ready"), [(True, "True"), (None, "Unknown")])

@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,9 +120,15 @@ Run = Callable[..., tuple[int, str, str]]
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command, with an answer to its question."""
 
-    def command(answer: str = "y", stack: str = "home") -> tuple[int, str, str]:
+    def command(answer: str | None = "y", stack: str = "home") -> tuple[int, str, str]:
         server.asked.clear()
-        monkeypatch.setattr("builtins.input", lambda _: answer)
+
+        def asked(_: str) -> str:
+            if answer is None:
+                raise KeyboardInterrupt
+            return answer
+
+        monkeypatch.setattr("builtins.input", asked)
         return (main(["recover", "--stack", stack]), *capsys.readouterr())
 
     return command
@@ -201,8 +209,10 @@ def test_a_lock_and_what_is_pending_are_mended(server: Server, run: Run) -> None
     assert server.deleted == secrets(1)
 
 
-@pytest.mark.parametrize("answer", ["n", "", "no", "yo"])
-def test_any_other_answer_than_yes_changes_nothing(server: Server, run: Run, answer: str) -> None:
+@pytest.mark.parametrize("answer", ["n", "", "no", "yo", None])
+def test_any_other_answer_than_yes_changes_nothing(
+    server: Server, run: Run, answer: str | None
+) -> None:
     server.lock()
     server.keep("pending-install")
 
@@ -237,6 +247,22 @@ def test_a_lock_whose_holder_may_live_is_left(
     assert (code, untouched(server)) == (1, True)
     assert f"me@{host or socket.gethostname()} (pid {pid}) since 2026-07-01T10:00:00Z; once" in err
     assert err.endswith("once nothing runs there: pulumi cancel --stack home\n")
+
+
+def test_a_plugin_that_lives_on_is_waited_for(server: Server, run: Run) -> None:
+    server.lock()
+    server.keep("pending-install")
+    plugin = server.folder / "pulumi-resource-kubernetes"
+    shutil.copy("/bin/sleep", plugin)
+    with subprocess.Popen([plugin, "100"], cwd=server.folder) as process:
+        try:
+            code, _, err = run()
+        finally:
+            process.kill()
+
+    assert (code, untouched(server)) == (1, True)
+    assert err == (f"error: {plugin.name} still runs: wait, or end it with: kill {process.pid}\n")
+    assert run()[0] == 0
 
 
 def test_a_pid_that_another_program_has_by_now_is_no_holder(server: Server, run: Run) -> None:
