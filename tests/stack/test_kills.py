@@ -9,14 +9,16 @@ import yaml
 from doctor_lab import Place
 from house_lab import House, quiet
 from kill_lab import HELM, IN_RELEASE, Run, end, held, objects, running, stack_of
+from pulumi.automation import CommandError
 from waiting import eventually
 
 from ops import doctor, releases, stacks
+from ops import recover as recovery
 from ops.__main__ import main
 from ops.cluster import Cluster as Live
 from ops.recover import exported
 from sandbox.build import Tools
-from sandbox.engine import OWN_CHART
+from sandbox.engine import OWN_CHART, Engine
 
 Recover = Callable[[], tuple[int, str, str]]
 DELETED = IN_RELEASE.replace("object.", "oldObject.")
@@ -123,8 +125,12 @@ def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
     up_as_if_never_killed(house, before, pods)
 
 
-def test_an_upgrade_killed_while_helm_upgrades(
-    house: House, tools: Tools, recover: Recover, tmp_path: Path
+def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
+    house: House,
+    tools: Tools,
+    recover: Recover,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chart = shutil.copytree(OWN_CHART, tmp_path / "chart")
     sheet = yaml.safe_load((chart / "Chart.yaml").read_text())
@@ -140,6 +146,13 @@ def test_an_upgrade_killed_while_helm_upgrades(
         run.kill(plugins=True)
     pods = running(house)
     assert statuses(house)[-2:] == ["deployed", "pending-upgrade"]
+    with monkeypatch.context() as by_hand:
+        # What `pulumi cancel` and `pulumi up` do: the lock, which tells who it was, is gone.
+        by_hand.setattr(Engine, "_take_up", lambda self, *_: self._run("cancel", "--yes"))
+        with pytest.raises(CommandError, match=r"another operation .* is in progress"):
+            house.up()
+    assert "Helm may be at work, it wrote " in recover()[2]
+    monkeypatch.setattr(recovery, "AGE", 0)
 
     code, out, err = recover()
 
