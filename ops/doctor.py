@@ -164,13 +164,14 @@ async def nodes(server: Server) -> Problems:
 
 async def releases(server: Server) -> Problems:
     """No run was cut off: no lock, nothing pending in the state, every release finished."""
-    found = await in_thread(recover.look, server.stack, server.state, server.cluster)
-    for reason in found.reasons:
+    left = await in_thread(recover.look, server.stack, server.state, server.cluster)
+    for reason in left.reasons:
         yield f"{reason}; {recover_command(server.stack.name)}"
     # What a run that was cut off has made is the stack's, whatever its state says.
-    server.objects |= {("Release", f"{one.namespace}/{one.name}") for one in found.revisions}
-    for begun in (one["resource"] for one in found.pending):
-        server.objects.add((begun["type"].rpartition(":")[2], recover.identity(begun) or ""))
+    server.objects |= {("Release", f"{item.namespace}/{item.name}") for item in left.revisions}
+    for resource in (operation["resource"] for operation in left.pending):
+        kind = resource["type"].rpartition(":")[2]
+        server.objects.add((kind, recover.identity(resource) or ""))
     server.has.add("releases")
 
 

@@ -63,7 +63,7 @@ class Lock(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Interrupted:
     """What an interrupted run has left."""
 
     locks: list[Lock]
@@ -80,54 +80,54 @@ def exported(stack: Stack) -> dict[str, Any]:
     return dict(json.loads(_pulumi(stack, "stack", "export")))
 
 
-def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Found:
+def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupted:
     """Look for what an interrupted run has left; raises UnreadableError."""
     deployment = state.get("deployment") or {}
-    made = {(one["type"], one.get("id")) for one in deployment.get("resources") or []}
+    known = {(item["type"], item.get("id")) for item in deployment.get("resources") or []}
     pending = deployment.get("pending_operations") or []
     locks = _locks(stack)
     reasons = [str(lock) for lock in locks]
-    reasons += [f"pending in the state: {one['type']} {_label(one['resource'])}" for one in pending]
+    reasons += [f"pending in the state: {op['type']} {_label(op['resource'])}" for op in pending]
     revisions: list[Revision] = []
     for place in OURS:
         namespace, name = place.split("/")
-        known = (RELEASE, place) in made
+        recorded = (RELEASE, place) in known
         # A release in somebody else's namespace is somebody else's.
-        if not known and ("kubernetes:core/v1:Namespace", namespace) not in made:
+        if not recorded and ("kubernetes:core/v1:Namespace", namespace) not in known:
             continue
         kept = releases.revisions(cluster, namespace, name)
         if last := releases.unfinished(kept):
             reasons.append(releases.reason(last))
-        elif kept and not known:
+        elif kept and not recorded:
             reasons.append(f"release {place}: it is {kept[-1].status}, but not in the state")
-        if not known or (last and last.status == "uninstalling"):
+        if not recorded or (last and last.status == "uninstalling"):
             revisions += kept
         else:
-            revisions += takewhile(lambda one: one.status in UNFINISHED, reversed(kept))
-    return Found(locks=locks, pending=pending, revisions=revisions, reasons=reasons)
+            revisions += takewhile(lambda last: last.status in UNFINISHED, reversed(kept))
+    return Interrupted(locks=locks, pending=pending, revisions=revisions, reasons=reasons)
 
 
-def at_work(stack: Stack, found: Found) -> str:
+def at_work(stack: Stack, run: Interrupted) -> str:
     """Say in one line who may still be at work; empty: nobody."""
     for process in psutil.process_iter(["name", "username", "cwd"]):
         about = process.info
         name, here = about["name"] or "", about["cwd"] == str(stack.folder.resolve())
         if name.startswith("pulumi") and here and about["username"] == getpass.getuser():
             return f"{name} still runs: wait, or end it with: kill {process.pid}"
-    for lock in found.locks:
+    for lock in run.locks:
         if not lock.lost:
             return f"{lock}; once nothing runs there: pulumi cancel --stack {stack.name}"
-    since = time.time() - max((one.changed for one in found.revisions), default=0)
-    if not found.locks and since < AGE:
+    since = time.time() - max((revision.changed for revision in run.revisions), default=0)
+    if not run.locks and since < AGE:
         return f"Helm may be at work, it wrote {since:.0f} s ago; wait for {AGE - since:.0f} s"
     return ""
 
 
-def mend_state(stack: Stack, state: Mapping[str, Any], found: Found) -> None:
+def mend_state(stack: Stack, state: Mapping[str, Any], run: Interrupted) -> None:
     """Lift the lock, and end what is pending in the state; raises UnreadableError."""
-    if found.locks:
+    if run.locks:
         _pulumi(stack, "cancel", "--yes")
-    if found.pending:
+    if run.pending:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(settled(state), file)
             file.flush()
@@ -139,15 +139,21 @@ def mend_releases(stack: Stack, context: str, revisions: Sequence[Revision]) -> 
     """Delete the Secrets of these revisions; raises UnreadableError."""
     file = str(stack.kubeconfig) if stack.kubeconfig else None
     api: Any = CoreV1Api(new_client_from_config(file, context))  # type: ignore[no-untyped-call]
-    for one in revisions:
+    for revision in revisions:
         try:
-            api.delete_namespaced_secret(one.secret, one.namespace, _request_timeout=(5, 30))
+            api.delete_namespaced_secret(
+                revision.secret, revision.namespace, _request_timeout=(5, 30)
+            )
         except ApiException as error:
             if error.status != 404:
                 why = f"{error.status} {error.reason}"
-                raise UnreadableError(f"Secret {one.namespace}/{one.secret}: {why}") from error
+                raise UnreadableError(
+                    f"Secret {revision.namespace}/{revision.secret}: {why}"
+                ) from error
         except HTTPError as error:
-            raise UnreadableError(f"Secret {one.namespace}/{one.secret}: {error}") from error
+            raise UnreadableError(
+                f"Secret {revision.namespace}/{revision.secret}: {error}"
+            ) from error
 
 
 def settled(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,13 +163,13 @@ def settled(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     deployment = dict(state["deployment"])
     resources = list(deployment["resources"])
-    for begun in deployment.pop("pending_operations", None) or []:
-        one = begun["resource"]
-        same = [old for old in resources if old["urn"] == one["urn"] and not old.get("delete")]
+    for operation in deployment.pop("pending_operations", None) or []:
+        new = operation["resource"]
+        same = [old for old in resources if old["urn"] == new["urn"] and not old.get("delete")]
         replaced = [old for old in same if old.get("pendingReplacement")]
-        if begun["type"] == "creating" and same == replaced and (known := identity(one)):
+        if operation["type"] == "creating" and same == replaced and (known := identity(new)):
             resources = [old for old in resources if old not in replaced]
-            resources.append({**one, "id": known})
+            resources.append({**new, "id": known})
     deployment["resources"] = resources
     return {**state, "deployment": deployment}
 
@@ -189,26 +195,26 @@ def _run(options: argparse.Namespace) -> int:
     stack = stacks.find(options.stack)
     cluster = Cluster(context, stack.kubeconfig)
     state = exported(stack)
-    found = look(stack, state, cluster)
-    if not found.reasons:
+    left = look(stack, state, cluster)
+    if not left.reasons:
         print("nothing to recover: no lock, nothing pending in the state, every release finished")
         return 0
-    print("\n".join(f"  {reason}" for reason in found.reasons))
-    if busy := at_work(stack, found):
+    print("\n".join(f"  {reason}" for reason in left.reasons))
+    if busy := at_work(stack, left):
         raise UnreadableError(busy)
     doing = [
-        *(["lift the lock"] if found.locks else []),
-        *(["end what is pending in the state"] if found.pending else []),
-        *(f"delete Secret {one.namespace}/{one.secret}" for one in found.revisions),
+        *(["lift the lock"] if left.locks else []),
+        *(["end what is pending in the state"] if left.pending else []),
+        *(f"delete Secret {item.namespace}/{item.secret}" for item in left.revisions),
     ]
     print(f"to do: {'; '.join(doing)}; what the releases made stays")
     if not options.yes and not _agreed():
         print("nothing was changed")
         return 1
-    if (again := exported(stack)) != state or look(stack, again, cluster) != found:
+    if (again := exported(stack)) != state or look(stack, again, cluster) != left:
         raise UnreadableError("it changed meanwhile, so nothing was done: look again")
-    mend_state(stack, state, found)
-    mend_releases(stack, context, found.revisions)
+    mend_state(stack, state, left)
+    mend_releases(stack, context, left.revisions)
     print("now " + ("make up" if stack.name == "sandbox" else f"make up STACK={stack.name}"))
     return 0
 
@@ -227,14 +233,14 @@ def _locks(stack: Stack) -> list[Lock]:
     if not url.startswith("file://"):
         return []
     folder = Path(url.removeprefix("file://").partition("?")[0]).expanduser() / ".pulumi/locks"
-    found = []
+    locks = []
     for path in sorted(folder.rglob(f"homelab/{stack.name}/*.json")):
         try:
             lock = json.loads(path.read_text())
-            found.append(Lock(lock["username"], lock["hostname"], lock["pid"], lock["timestamp"]))
+            locks.append(Lock(lock["username"], lock["hostname"], lock["pid"], lock["timestamp"]))
         except (OSError, ValueError, KeyError) as error:
             raise UnreadableError(f"{path}: {error}") from error
-    return found
+    return locks
 
 
 def identity(resource: Mapping[str, Any]) -> str | None:

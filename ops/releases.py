@@ -48,8 +48,8 @@ def revisions(cluster: Cluster, namespace: str = "", name: str = "") -> list[Rev
     """
     path = f"/api/v1/namespaces/{namespace}/secrets" if namespace else "/api/v1/secrets"
     selector = f"owner=helm,name={name}" if name else "owner=helm"
-    found = cluster.ask(path, METADATA, labelSelector=selector) or {}
-    return sorted(_revision(item["metadata"]) for item in found.get("items") or [])
+    listed = cluster.ask(path, METADATA, labelSelector=selector) or {}
+    return sorted(_revision(item["metadata"]) for item in listed.get("items") or [])
 
 
 def manifest_text(cluster: Cluster, revision: Revision) -> str:
@@ -64,9 +64,9 @@ def manifest_text(cluster: Cluster, revision: Revision) -> str:
         raise UnreadableError(f"{path}: not a release that Helm keeps: {error}") from error
 
 
-def unfinished(found: Iterable[Revision]) -> Revision | None:
+def unfinished(kept: Iterable[Revision]) -> Revision | None:
     """Give the newest revision of one release if Helm did not finish it."""
-    newest = max(found, key=lambda revision: revision.number, default=None)
+    newest = max(kept, key=lambda revision: revision.number, default=None)
     return newest if newest and newest.status in UNFINISHED else None
 
 

@@ -210,13 +210,13 @@ class Engine:
         try:
             state = recover.exported(stack)
             live = ops_cluster.Cluster(self._cluster.context, self._cluster.kubeconfig)
-            found = recover.look(stack, state, live)
-            for reason in found.reasons:
+            left = recover.look(stack, state, live)
+            for reason in left.reasons:
                 say(f"an earlier run was cut off: {reason}")
-            recover.mend_state(stack, state, found)
+            recover.mend_state(stack, state, left)
             # What Helm has not finished it can still uninstall.
             if not to_destroy:
-                recover.mend_releases(stack, self._cluster.context, found.revisions)
+                recover.mend_releases(stack, self._cluster.context, left.revisions)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
 

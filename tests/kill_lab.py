@@ -157,7 +157,7 @@ def objects(house: House) -> set[str]:
     live = Live(house.cluster.context, house.cluster.kubeconfig)
     # Each kind in one version only.
     kinds = {(kind.group, kind.name): kind for kind in live.kinds.values()}
-    found = set()
+    places = set()
     for (group, name), kind in kinds.items():
         root = f"/apis/{group}/{kind.version}" if group else f"/api/{kind.version}"
         if name in PASSING or (name.endswith(("Review", "Binding", "Status")) and group != RBAC):
@@ -167,8 +167,8 @@ def objects(house: House) -> set[str]:
             about = item["metadata"]
             place = f"{name}.{group} {about.get('namespace', '')}/{about['name']}"
             # Revisions are counted on.
-            found.add(re.sub(r"(sh\.helm\.release\.v1\..*\.v)\d+$", r"\1", place))
-    return found
+            places.add(re.sub(r"(sh\.helm\.release\.v1\..*\.v)\d+$", r"\1", place))
+    return places
 
 
 def running(house: House) -> dict[str, str]:

@@ -25,7 +25,7 @@ from harness import ROOT, deployed, gpu_config, read, stack_config
 
 from ops import doctor, doctor_server, recover, stacks
 from ops.doctor_server import Check, Server, Warn
-from ops.recover import Found
+from ops.recover import Interrupted
 from ops.releases import Revision
 from ops.stacks import Stack
 
@@ -201,13 +201,13 @@ def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
         "inputs": volume,
     }
     last = Revision("observability", "kube-prom-stack", 1, "pending-install", 1790000000)
-    found = Found(
+    left = Interrupted(
         locks=[],
         pending=[{"type": "creating", "resource": begun}],
         revisions=[last],
         reasons=["a release is pending-install"],
     )
-    monkeypatch.setattr(recover, "look", lambda *_: found)
+    monkeypatch.setattr(recover, "look", lambda *_: left)
     empty: dict[str, Any] = {"items": []}
     cluster: Any = Scripted(
         secrets={"items": [secret]},

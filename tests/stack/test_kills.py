@@ -84,9 +84,9 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
         run.kill(plugins=True)
     pods = running(house)
     assert statuses(house) == ["pending-install"]
-    told = "; ".join(Place(house.cluster, house.engine).problems(doctor.releases))
-    assert "revision 1 is pending-install: an up was cut off; make recover" in told
-    assert "pending in the state: creating Release monitoring-release; make recover" in told
+    problems = "; ".join(Place(house.cluster, house.engine).problems(doctor.releases))
+    assert "revision 1 is pending-install: an up was cut off; make recover" in problems
+    assert "pending in the state: creating Release monitoring-release; make recover" in problems
 
     code, out, err = recover()
 
