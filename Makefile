@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench
+.PHONY: up down status output preview diff drift doctor recover backups restore demo test lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -38,6 +38,10 @@ down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
 endif
 
+# What an `up` that was killed has left in the way of the next one (docs/runbook.md).
+recover: .venv/ready
+	@$(RUN) -m ops recover --stack $(STACK)
+
 # Of the chats: what backups there are, and putting one back (docs/backups.md).
 backups: .venv/ready
 	@$(RUN) -m ops restore --stack $(STACK) --list
@@ -66,6 +70,7 @@ test: lint
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py
+	@test "$(BENCH_KILLS)" != 1 || PYTHONPATH=. $(RUN) tests/bench_kills.py
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@echo "  .venv: installing what requirements-dev.txt pins"

@@ -11,6 +11,7 @@ COMMANDS = {
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
     "diff": "preview the working tree against a commit, on a cluster of its own",
+    "recover": "take up what an interrupted `up` has left",
     "restore": "restore a backup of the chats, or list the backups",
 }
 """Modules of this package, each with `arguments(parser)` and `run(options)`."""

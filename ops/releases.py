@@ -50,8 +50,8 @@ def revisions(cluster: Cluster, namespace: str = "", name: str = "") -> list[Rev
     """
     path = f"/api/v1/namespaces/{namespace}/secrets" if namespace else "/api/v1/secrets"
     selector = f"owner=helm,name={name}" if name else "owner=helm"
-    found = cluster.ask(path, METADATA, labelSelector=selector) or {}
-    return sorted(_revision(item["metadata"]) for item in found.get("items") or [])
+    listed = cluster.ask(path, METADATA, labelSelector=selector) or {}
+    return sorted(_revision(item["metadata"]) for item in listed.get("items") or [])
 
 
 def manifest_text(cluster: Cluster, revision: Revision) -> str:
@@ -87,17 +87,22 @@ def objects(cluster: Cluster, revision: Revision) -> list[dict[str, Any]]:
     return made
 
 
-def unfinished(found: Iterable[Revision]) -> Revision | None:
+def unfinished(kept: Iterable[Revision]) -> Revision | None:
     """Give the newest revision of one release if Helm did not finish it."""
-    newest = max(found, key=lambda revision: revision.number, default=None)
+    newest = max(kept, key=lambda revision: revision.number, default=None)
     return newest if newest and newest.status in UNFINISHED else None
+
+
+def reason(revision: Revision) -> str:
+    """Say what an unfinished revision is."""
+    release = f"release {revision.namespace}/{revision.name}"
+    status = revision.status
+    return f"{release}: revision {revision.number} is {status}: {UNFINISHED[status]}"
 
 
 def problem(revision: Revision, stack: str) -> str:
     """Say in one line what an unfinished revision is, and the command that mends it."""
-    release = f"release {revision.namespace}/{revision.name}"
-    state = f"revision {revision.number} is {revision.status}: {UNFINISHED[revision.status]}"
-    return f"{release}: {state}; {recover(stack)}"
+    return f"{reason(revision)}; {recover(stack)}"
 
 
 def recover(stack: str) -> str:

@@ -30,6 +30,8 @@ class Stack:
     """None for the one that `KUBECONFIG` names."""
     simulated: bool
     """Whether no container runs and no Helm chart may have been rendered."""
+    folder: Path = PROJECT
+    """Where the CLI runs, and its plugins."""
 
 
 def printed(stack: Stack, *arguments: str) -> Any:
@@ -76,9 +78,10 @@ def _house(name: str) -> Stack:
 
     def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [pulumi, *arguments, "--stack", name, "--non-interactive", "--color=never"],
+            [pulumi, *arguments, "--non-interactive", "--color=never"],
             cwd=PROJECT,
-            env=os.environ | {"PULUMI_SKIP_UPDATE_CHECK": "true"},
+            # Not --stack, which `whoami` does not take.
+            env=os.environ | {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_STACK": name},
             capture_output=True,
             text=True,
             check=False,
@@ -102,4 +105,10 @@ def _sandbox() -> Stack:
     if not cluster.running():
         raise UnreadableError("the sandbox is not running; start it with: make up")
     engine = Engine(cluster, tools)
-    return Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
+    return Stack(
+        name="sandbox",
+        cli=engine.cli,
+        kubeconfig=cluster.kubeconfig,
+        simulated=True,
+        folder=engine.work,
+    )

@@ -243,6 +243,15 @@ def test_an_issue_is_open_for_as_long_as_there_is_drift(
     assert [one["state"] for one in github.issues()] == ["closed", "open"]
 
 
+def test_an_issue_about_a_run_that_was_cut_off_begins_with_the_command(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look(monkeypatch, 7, "  helm: secret observability/one: pending-upgrade\n")
+    assert github.issues()[0]["body"].startswith("An `up` was cut off: first `make recover STACK=h")
+    look(monkeypatch, 7, "  release: service observability/one: changed\n")
+    assert "recover" not in github.issues()[0]["body"]
+
+
 def test_what_could_not_be_looked_at_is_no_answer(
     github: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,19 +3,15 @@
 import base64
 import gzip
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
-import psutil
 import pytest
 import yaml
 from house_lab import House, addresses, quiet
+from kill_lab import HELM, Run, held
 from kubernetes.client import ApiException
 from pulumi.automation import CommandError
 from waiting import eventually
@@ -301,18 +297,6 @@ def test_a_job_that_fails_says_why(house: House) -> None:
     house.up()
 
 
-KILLED = """
-import sys
-from pathlib import Path, PosixPath
-sys.path.insert(0, {project!r})
-from sandbox.build import Tools
-from sandbox.cluster import Cluster
-from sandbox.engine import Engine
-tools = {tools}
-Engine(Cluster(Path({cluster!r}), tools), tools, Path({work!r})).up(lambda line: None)
-"""
-
-
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
     house: House, tools: Tools
 ) -> None:
@@ -323,21 +307,15 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     assert house.core.list_persistent_volume().items == []
     assert "ollama-stack" not in {n.metadata.name for n in house.core.list_namespace().items}
 
-    paths = {"project": PROJECT, "cluster": house.cluster.folder, "work": house.project}
-    # Not built again: another worker may be installing programs, which takes minutes.
-    script = KILLED.format(tools=tools, **{name: str(path) for name, path in paths.items()})
-    with subprocess.Popen([sys.executable, "-c", script]) as launcher:
-        # Some objects are made, and others are not yet.
-        assert eventually(lambda: house.core.list_persistent_volume().items)
-        family = psutil.Process(launcher.pid).children(recursive=True)
-        for process in family:
-            if process.name() == "pulumi":
-                process.kill()
-        os.kill(launcher.pid, signal.SIGKILL)
+    with held(house, "CREATE", "secrets", HELM) as hold:
+        run = Run(house, tools)
+        hold.reached()
+        plugins = run.kill(plugins=False)
 
     # The CLI is dead; its plugins, whose programs are elsewhere, are not.
     house.up()
-    assert [one.name() for one in family if one.is_running()] == []
+    assert plugins
+    assert [one.name() for one in plugins if one.is_running()] == []
     assert eventually(lambda: house.bound() == before), house.bound()
     assert house.up() == {}
 
