@@ -233,7 +233,9 @@ def test_no_terminal_is_no_yes(server: Server, monkeypatch: pytest.MonkeyPatch) 
 # Somebody may be at work
 
 
-@pytest.mark.parametrize(("host", "pid"), [("another", DEAD), ("", os.getpid())])
+@pytest.mark.parametrize(
+    ("host", "pid"), [("another", DEAD), ("", os.getpid())], ids=["elsewhere", "alive"]
+)
 def test_a_lock_whose_holder_may_live_is_left(
     server: Server, run: Run, monkeypatch: pytest.MonkeyPatch, host: str, pid: int
 ) -> None:
