@@ -11,7 +11,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -32,6 +33,7 @@ from ops.stacks import Stack
 RELEASE = "kubernetes:helm.sh/v3:Release"
 OURS = ("observability/kube-prom-stack", "metallb-system/metallb")
 """Namespace and name of every release that the program can make."""
+VOLUME = "kubernetes:core/v1:PersistentVolume"
 AGE = 120
 """Seconds without a word of Helm's after which it is at work no more, if nothing else says so. It
 does not wait for pods, and was seen to take 1.5 s; two requests for each of the chart's 93 objects
@@ -71,6 +73,8 @@ class Interrupted:
     """Operations that the state says have begun."""
     revisions: list[Revision]
     """Those that stand in the way of the next `up`."""
+    volumes: list[str]
+    """Names of volumes that are bound to a claim which is gone."""
     reasons: list[str]
     """One line for each of all these."""
 
@@ -104,7 +108,17 @@ def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupte
             revisions += kept
         else:
             revisions += takewhile(lambda last: last.status in UNFINISHED, reversed(kept))
-    return Interrupted(locks=locks, pending=pending, revisions=revisions, reasons=reasons)
+    answer = cluster.ask("/api/v1/persistentvolumes") or {}
+    released = {
+        item["metadata"]["name"]
+        for item in answer.get("items") or []
+        if item["status"].get("phase") == "Released"
+    }
+    volumes = sorted(name for name in released if (VOLUME, name) in known)
+    reasons += [f"volume {name}: Released, its claim is gone" for name in volumes]
+    return Interrupted(
+        locks=locks, pending=pending, revisions=revisions, volumes=volumes, reasons=reasons
+    )
 
 
 def at_work(stack: Stack, run: Interrupted) -> str:
@@ -135,25 +149,31 @@ def mend_state(stack: Stack, state: Mapping[str, Any], run: Interrupted) -> None
             _pulumi(stack, "stack", "import", "--file", file.name)
 
 
-def mend_releases(stack: Stack, context: str, revisions: Sequence[Revision]) -> None:
-    """Delete the Secrets of these revisions; raises UnreadableError."""
+def mend_cluster(stack: Stack, context: str, run: Interrupted) -> None:
+    """Delete the Secrets of revisions, and free volumes for new claims; raises UnreadableError."""
     file = str(stack.kubeconfig) if stack.kubeconfig else None
     api: Any = CoreV1Api(new_client_from_config(file, context))  # type: ignore[no-untyped-call]
-    for revision in revisions:
-        try:
-            api.delete_namespaced_secret(
-                revision.secret, revision.namespace, _request_timeout=(5, 30)
-            )
-        except ApiException as error:
-            if error.status != 404:
-                why = f"{error.status} {error.reason}"
-                raise UnreadableError(
-                    f"Secret {revision.namespace}/{revision.secret}: {why}"
-                ) from error
-        except HTTPError as error:
-            raise UnreadableError(
-                f"Secret {revision.namespace}/{revision.secret}: {error}"
-            ) from error
+    patient = {"_request_timeout": (5, 30)}
+    for revision in run.revisions:
+        with _readable(f"Secret {revision.namespace}/{revision.secret}"):
+            api.delete_namespaced_secret(revision.secret, revision.namespace, **patient)
+    for name in run.volumes:
+        with _readable(f"volume {name}"):
+            # Without the uid of the claim that is gone, the next one of its name is bound.
+            free = {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
+            api.patch_persistent_volume(name, free, **patient)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn the API server's refusal into an UnreadableError; what is gone already is well."""
+    try:
+        yield
+    except ApiException as error:
+        if error.status != 404:
+            raise UnreadableError(f"{what}: {error.status} {error.reason}") from error
+    except HTTPError as error:
+        raise UnreadableError(f"{what}: {error}") from error
 
 
 def settled(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +226,7 @@ def _run(options: argparse.Namespace) -> int:
         *(["lift the lock"] if left.locks else []),
         *(["end what is pending in the state"] if left.pending else []),
         *(f"delete Secret {item.namespace}/{item.secret}" for item in left.revisions),
+        *(f"free volume {name} for its new claim" for name in left.volumes),
     ]
     print(f"to do: {'; '.join(doing)}; what the releases made stays")
     if not options.yes and not _agreed():
@@ -214,7 +235,7 @@ def _run(options: argparse.Namespace) -> int:
     if (again := exported(stack)) != state or look(stack, again, cluster) != left:
         raise UnreadableError("it changed meanwhile, so nothing was done: look again")
     mend_state(stack, state, left)
-    mend_releases(stack, context, left.revisions)
+    mend_cluster(stack, context, left)
     print("now " + ("make up" if stack.name == "sandbox" else f"make up STACK={stack.name}"))
     return 0
 

@@ -234,7 +234,7 @@ class Engine:
             recover.mend_state(stack, state, left)
             # What Helm has not finished it can still uninstall.
             if not to_destroy:
-                recover.mend_releases(stack, self._cluster.context, left.revisions)
+                recover.mend_cluster(stack, self._cluster.context, left)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
 

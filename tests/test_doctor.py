@@ -204,6 +204,7 @@ def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
         locks=[],
         pending=[{"type": "creating", "resource": begun}],
         revisions=[last],
+        volumes=[],
         reasons=["a release is pending-install"],
     )
     monkeypatch.setattr(recover, "look", lambda *_: left)

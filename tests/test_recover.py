@@ -62,6 +62,19 @@ class Server:
         self.url = f"{folder.as_uri()}?metadata=skip"
         self.refused: dict[str, str] = {}
         self.deletion: Exception | None = None
+        self.volumes: dict[str, str] = {}
+        self.freed: list[str] = []
+
+    def ask(self, path: str) -> Any:
+        """Give the volumes, each in its phase."""
+        assert path == "/api/v1/persistentvolumes"
+        items = self.volumes.items()
+        return {"items": [{"metadata": {"name": n}, "status": {"phase": p}} for n, p in items]}
+
+    def patch_persistent_volume(self, name: str, body: Any, **_: Any) -> None:
+        """Keep which volumes are freed."""
+        assert body == {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
+        self.freed.append(name)
 
     def cli(self, *arguments: str) -> CompletedProcess[str]:
         """Answer as the CLI does."""
@@ -100,7 +113,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server(tmp_path)
     stack = Stack(name="home", cli=made.cli, kubeconfig=None, simulated=False, folder=tmp_path)
     monkeypatch.setattr(stacks, "find", lambda _: stack)
-    monkeypatch.setattr(recover, "Cluster", lambda *_: None)
+    monkeypatch.setattr(recover, "Cluster", lambda *_: made)
     monkeypatch.setattr(
         releases,
         "revisions",
@@ -136,7 +149,10 @@ def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def untouched(server: Server) -> bool:
     """Say whether nothing was changed."""
-    return not server.deleted and {*server.asked} <= {"stack export", "whoami --json"}
+    return not server.deleted + server.freed and {*server.asked} <= {
+        "stack export",
+        "whoami --json",
+    }
 
 
 def secrets(*numbers: int) -> list[str]:
@@ -183,6 +199,20 @@ def test_what_goes_is_what_stands_in_the_way(
     assert (code, err) == (0, "")
     assert server.deleted == secrets(*gone)
     assert out.splitlines()[-1] == "now make up STACK=home"
+
+
+def test_only_the_stacks_own_volumes_are_freed_for_new_claims(server: Server, run: Run) -> None:
+    ours = [
+        resource("core/v1:PersistentVolume", "", name, id=name) for name in ("models", "prometheus")
+    ]
+    server.state = state(NAMESPACE, KNOWN, *ours)
+    server.volumes = {"models": "Released", "prometheus": "Bound", "of-another": "Released"}
+    server.keep("deployed")
+
+    code, out, _ = run()
+
+    assert (code, server.freed) == (0, ["models"])
+    assert "volume models: Released, its claim is gone" in out
 
 
 def test_a_release_in_a_namespace_of_somebody_else_stays(server: Server, run: Run) -> None:

@@ -320,6 +320,21 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     assert house.up() == {}
 
 
+def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(house: House) -> None:
+    before = house.bound()
+    house.core.delete_namespace("ollama-stack")
+    assert eventually(
+        lambda: (
+            "ollama-stack" not in {one.metadata.name for one in house.core.list_namespace().items}
+        )
+    )
+
+    house.up()
+
+    assert eventually(lambda: house.bound() == before), house.bound()
+    assert house.up() == {}
+
+
 def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
     house: House,
     tools: Tools,
