@@ -41,7 +41,7 @@ NOISE = re.compile(r"warning: (using|resource plugin)|Retry #\d+; .* is forbidde
 APPLY = """
 from pathlib import Path, PosixPath
 from sandbox.engine import Cluster, Engine, Tools
-Engine(Cluster({0!r}, {1!r}), {1!r}, Path.cwd(), {2!r}, {3!r}).up(print)
+Engine(Cluster({0!r}, {1!r}, context={2!r}), {1!r}, Path.cwd(), {3!r}, {4!r}).up(print)
 """
 
 
@@ -103,7 +103,7 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
             print(f"  cluster: starting, for {base}", flush=True)
             cluster.start(nodes)
             if protected is None:
-                script = APPLY.format(cluster.folder, tools, stack, before)
+                script = APPLY.format(cluster.folder, tools, context, stack, before)
                 protected = _apply(project, tree, engine, base, script) if there else []
                 write_private(kept, json.dumps({key: protected}))
             print("  preview: asking the engine", flush=True)

@@ -623,15 +623,13 @@ def test_the_published_charts_are_no_drift_after_everything_has_acted(
         finally:
             house.cluster.kubeconfig.write_text(mine)
 
-        hand.add(
-            f"{RBAC}/clusterroles/kube-prom-stack-grafana-clusterrole",
-            "/rules/-",
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
-        )
+        role = f"{RBAC}/clusterroles/kube-prom-stack-kube-state-metrics"
+        rules = len(hand.ask("GET", role)["rules"])
+        hand.add(role, "/rules/-", {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]})
         hand.add(f"{MONITORING}/prometheuses/kube-prom-stack", "/spec/enableAdminAPI", True)
         hand.add(hook, "/webhooks/0/failurePolicy", "Fail")
         assert found(look(house)[0]) == {
-            "kube-prom-stack-grafana-clusterrole: rules[1]: not there, is there",
+            f"kube-prom-stack-kube-state-metrics: rules[{rules}]: not there, is there",
             "kube-prom-stack: spec.enableAdminAPI: False, is True",
             "metallb-webhook-configuration: webhooks[bgppeervalidationwebhook.metallb.io]"
             ".failurePolicy: Ignore, is Fail",
