@@ -70,10 +70,13 @@ class Hold:
 
 
 @contextlib.contextmanager
-def held(house: House, verb: str, resource: str, when: str = "true") -> Iterator[Hold]:
+def held(
+    house: House, verb: str, resource: str, when: str = "true", policy: str = "Ignore"
+) -> Iterator[Hold]:
     """Hold the first requests that `verb` a `resource` for which the CEL expression `when` holds.
 
-    The API server asks a webhook that never answers, and goes on when its connection ends.
+    The API server asks a webhook that never answers; when its connection ends, the request goes
+    on, whether its caller still lives or not, or with the `policy` "Fail" it is refused.
     """
     admission: Any = client.AdmissionregistrationV1Api(house.core.api_client)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
@@ -91,7 +94,7 @@ def held(house: House, verb: str, resource: str, when: str = "true") -> Iterator
                 {"name": "real", "expression": "!has(request.dryRun) || !request.dryRun"},
                 {"name": "when", "expression": when},
             ],
-            "failurePolicy": "Ignore",
+            "failurePolicy": policy,
             "timeoutSeconds": 30,
             "sideEffects": "None",
             "admissionReviewVersions": ["v1"],

@@ -70,7 +70,7 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
     house: House, tools: Tools, recover: Recover
 ) -> None:
     before = objects(house)
-    with held(house, "DELETE", "services", DELETED) as hold:
+    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
         run = Run(house, tools, "destroy")
         hold.reached()
         run.kill(plugins=True)
@@ -78,7 +78,7 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
     house.engine.destroy(quiet)
     assert [one for one in objects(house) if "kube-prom-stack" in one] == []
 
-    with held(house, "UPDATE", "secrets", HELM) as hold:
+    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
         run = Run(house, tools)
         hold.reached()
         run.kill(plugins=True)
@@ -140,7 +140,7 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
     )
     house.edit(lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}}))
     wanted = objects(house) | {"ConfigMap. observability/from-the-upgrade"}
-    with held(house, "UPDATE", "secrets", HELM) as hold:
+    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
         run = Run(house, tools)
         hold.reached()
         run.kill(plugins=True)
@@ -166,7 +166,7 @@ def test_a_destroy_killed_while_helm_uninstalls(
     house: House, tools: Tools, recover: Recover
 ) -> None:
     before = objects(house)
-    with held(house, "DELETE", "services", DELETED) as hold:
+    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
         run = Run(house, tools, "destroy")
         hold.reached()
         run.kill(plugins=True)
