@@ -63,6 +63,7 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
     wanted.pop("status", None)
     for key in SET_BY_OTHERS:
         wanted["metadata"].pop(key, None)
+    (wanted["metadata"].get("annotations") or {}).pop("deployment.kubernetes.io/revision", None)
     if live["kind"] == "Job":  # a new one has another uid in all of these
         del wanted["spec"]["selector"], wanted["spec"]["template"]["metadata"]["labels"]
         wanted["metadata"]["labels"] = {
