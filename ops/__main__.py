@@ -31,7 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     module = import_module(f"ops.{command}")
     options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
     module.arguments(options)
-    return int(module.run(options.parse_args(arguments[1:])))
+    chosen = options.parse_args(arguments[1:])
+    try:
+        return int(module.run(chosen))
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -153,8 +153,7 @@ def _place_charts(tools: Tools, sources: dict[Path, dict[str, Any]]) -> list[str
         if "metallb" in missing:
             keys["network"] = {**keys.get("network", {}), "metallb": "addon"}
     new = [f"downloaded: chart {' '.join(chart)}" for chart in sorted(charts[-1] - charts[0])]
-    gone = [f"not compared: what is in {name}, which cannot be had here" for name in missing]
-    return [*new, *gone]
+    return new + [f"not compared: what is in {name}, which cannot be had" for name in missing]
 
 
 def _apply(project: Path, tree: Path, engine: Engine, base: str, script: str) -> list[str]:
@@ -190,8 +189,9 @@ def summary(events: Iterable[EngineEvent], protected: list[str], notes: list[str
         if happened := event.resource_pre_event or event.res_outputs_event:
             step = happened.metadata
             lines.update(_lines(step, step.urn in protected))
-            for there, state in ((old, step.old), (new, step.new)):
-                there.update(_downloads(state and [state.inputs, state.outputs]))
+            old.update(_downloads(step.old and [step.old.inputs, step.old.outputs]))
+            done = event.res_outputs_event  # until then its new outputs are the old ones
+            new.update(_downloads(step.new and [step.new.inputs, done and step.new.outputs]))
     lines |= {f"downloaded: {what}" for what in new - old}
     lines |= {f"deleted: {what}" for what in old - new if what.startswith("model ")}
     ranked = {line: (TOPICS.index(line.partition(":")[0]), " is " not in line) for line in lines}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from ops import releases, stacks
+from ops import recover, releases, stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         stack = stacks.find(options.stack)
         state = stacks.deployment(stack)
-        # Not on stdout, which goes into an issue.
-        print(f"comparing {len(state['resources'])} resources", file=sys.stderr)
+        print(f"comparing {len(state['resources'])} resources", file=sys.stderr)  # no finding
         findings, unread = check(stack, state)
         commands = answers(findings, stack, state["context"])
     except UnreadableError as error:
@@ -92,10 +91,11 @@ def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str
     for one in findings:
         namespace, _, name = one.where.rpartition("/")
         if one.added:
-            # With who has them, or one that falls back to its default would stay another's. Last
-            # first, because an index moves when an earlier element goes.
+            # With who has them, or a default would stay another's; last first, because an index
+            # moves when an earlier element goes; and only as long as nothing else has changed.
             paths = [*(f"/metadata/managedFields/{n}" for n in one.by), *one.added]
-            patch = [{"op": "remove", "path": path} for path in reversed(paths)]
+            same = {"op": "test", "path": "/metadata/resourceVersion", "value": one.version}
+            patch = [same, *({"op": "remove", "path": path} for path in reversed(paths))]
             what = f"{one.kind} {name}" + (f" -n {namespace}" if namespace else "")
             how = f"--type json --field-manager helm -p {shlex.quote(json.dumps(patch))}"
             patches.append(f"{kubectl} patch {what} {how}")
@@ -130,13 +130,13 @@ def _objects(cluster: Cluster, layer: str, declared: Iterable[Mapping[str, Any]]
 
 
 def _engine(stack: Stack) -> list[Finding]:
-    """What Pulumi itself calls changed or deleted."""
+    """What Pulumi itself calls changed or deleted, and who holds the stack's lock."""
     found = stacks.printed(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
     steps = [one for one in found.get("steps") or [] if one["op"] in ("update", "delete")]
     counts = {op: n for op, n in (found.get("changeSummary") or {}).items() if op != "same"}
     if len(steps) != sum(counts.values()):
         raise UnreadableError(f"pulumi refresh counts {counts}, but names {len(steps)}")
-    findings = []
+    findings = [Finding("pulumi", "stack", stack.name, str(x)) for x in recover.locks(stack)]
     for one in steps:
         old, change = one["oldState"], "deleted" if one["op"] == "delete" else "changed"
         kind = old["type"].rpartition(":")[2].lower()

@@ -48,6 +48,7 @@ class Finding:
     fields: tuple[str, ...] = ()  # what differs, with values where none can be a secret
     added: tuple[str, ...] = ()  # JSON pointers of what nobody declared
     by: tuple[int, ...] = ()  # which of its `managedFields` have that
+    version: str = ""  # its `resourceVersion`, for which alone these places hold
 
 
 def compare(layer: str, stated: Mapping[str, Any], live: Mapping[str, Any] | None) -> list[Finding]:
@@ -61,7 +62,7 @@ def compare(layer: str, stated: Mapping[str, Any], live: Mapping[str, Any] | Non
     if not (managers := live["metadata"].get("managedFields")):
         raise UnreadableError(f"{name} {about[2]}: its metadata.managedFields are gone")
     owners: Owners = [
-        (f" ({one['manager']}, {one['time']})", n, one["fieldsV1"])
+        (f" ({one['manager']}, {one.get('time') or one.get('subresource')})", n, one["fieldsV1"])
         for n, one in enumerate(managers)
         if not APPLIERS.fullmatch(one["manager"])
     ]
@@ -73,9 +74,8 @@ def compare(layer: str, stated: Mapping[str, Any], live: Mapping[str, Any] | Non
     fields = tuple(_text(kind == "Secret", *one) for one in found)
     added = [one for one in found if one[2] is None]
     by = sorted({n for one in added for _, n, _ in one[4]})
-    return [Finding(*about, "changed", fields, tuple(one[1] for one in added), tuple(by))] * bool(
-        found
-    )
+    pointers, version = tuple(one[1] for one in added), live["metadata"].get("resourceVersion", "")
+    return [Finding(*about, "changed", fields, pointers, tuple(by), version)] * bool(found)
 
 
 def _compared(

@@ -89,8 +89,8 @@ def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupte
     deployment = state.get("deployment") or {}
     known = {(item["type"], item.get("id")) for item in deployment.get("resources") or []}
     pending = deployment.get("pending_operations") or []
-    locks = _locks(stack)
-    reasons = [str(lock) for lock in locks]
+    held = locks(stack)
+    reasons = [str(lock) for lock in held]
     reasons += [f"pending in the state: {op['type']} {_label(op['resource'])}" for op in pending]
     revisions: list[Revision] = []
     for place in OURS:
@@ -117,7 +117,7 @@ def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupte
     volumes = sorted(name for name in released if (VOLUME, name) in known)
     reasons += [f"volume {name}: Released, its claim is gone" for name in volumes]
     return Interrupted(
-        locks=locks, pending=pending, revisions=revisions, volumes=volumes, reasons=reasons
+        locks=held, pending=pending, revisions=revisions, volumes=volumes, reasons=reasons
     )
 
 
@@ -248,20 +248,20 @@ def _agreed() -> bool:
         return False
 
 
-def _locks(stack: Stack) -> list[Lock]:
+def locks(stack: Stack) -> list[Lock]:
     """Read the locks of a file backend; of another, a command that needs the stack tells."""
     url = str(json.loads(_pulumi(stack, "whoami", "--json"))["url"])
     if not url.startswith("file://"):
         return []
     folder = Path(url.removeprefix("file://").partition("?")[0]).expanduser() / ".pulumi/locks"
-    locks = []
+    held = []
     for path in sorted(folder.rglob(f"homelab/{stack.name}/*.json")):
         try:
             lock = json.loads(path.read_text())
-            locks.append(Lock(lock["username"], lock["hostname"], lock["pid"], lock["timestamp"]))
+            held.append(Lock(lock["username"], lock["hostname"], lock["pid"], lock["timestamp"]))
         except (OSError, ValueError, KeyError) as error:
             raise UnreadableError(f"{path}: {error}") from error
-    return locks
+    return held
 
 
 def identity(resource: Mapping[str, Any]) -> str | None:

@@ -73,6 +73,8 @@ def find(name: str) -> Stack:
 
 
 def _house(name: str) -> Stack:
+    if not (PROJECT / f"Pulumi.{name}.yaml").exists():
+        raise UnreadableError(f"STACK: got {name!r}, want one that has a file Pulumi.STACK.yaml")
     if not (pulumi := shutil.which("pulumi")):
         raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)")
 

@@ -110,6 +110,8 @@ def output(options: argparse.Namespace) -> int:
     if not cluster.running():
         raise SandboxError("the sandbox is not running; start it with: make up")
     outputs = Engine(cluster, build()).outputs()
+    if not outputs:
+        raise SandboxError("the state is empty: nothing was brought up yet; run: make up")
     if options.name not in outputs:
         raise SandboxError(f"output {options.name!r} must be one of {', '.join(sorted(outputs))}")
     value = outputs[options.name][0]

@@ -230,7 +230,8 @@ class Engine:
             live = ops_cluster.Cluster(self._cluster.context, self._cluster.kubeconfig)
             left = recover.look(stack, state, live)
             for reason in left.reasons:
-                say(f"an earlier run was cut off: {reason}")
+                said = reason.startswith("volume ")  # which a hand may have done as well
+                say(reason if said else f"an earlier run was cut off: {reason}")
             recover.mend_state(stack, state, left)
             # What Helm has not finished it can still uninstall.
             if not to_destroy:

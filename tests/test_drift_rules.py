@@ -11,7 +11,7 @@ from ops import drift, stacks
 from ops.__main__ import main
 from ops.cluster import UnreadableError
 from ops.drift_fields import Finding, compare
-from ops.stacks import Cli, Stack
+from ops.stacks import Stack
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -147,6 +147,17 @@ def test_what_nobody_declared_is_told_if_somebody_else_has_set_it(
     assert [text.partition(" (")[2] for text in found.fields] == ["kubectl-edit, noon)"]
 
 
+def test_who_scales_is_told_although_no_time_is_kept() -> None:
+    # As kubectl scale leaves it.
+    live = yaml.safe_load(LIVE.replace("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy"))
+    by = {"manager": "kubectl", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    live["metadata"]["managedFields"].append(by)
+
+    (found,) = compare("state", yaml.safe_load(DEPLOYMENT), live)
+
+    assert found.fields == ("spec.replicas: 0, is 2 (kubectl, scale)",)
+
+
 def test_a_restart_is_no_difference_and_what_was_added_beside_it_is() -> None:
     restarted = "template:\n    metadata: {annotations: {%s: x}}\n    spec:"
 
@@ -180,7 +191,12 @@ def test_a_secret_is_compared_and_never_shown() -> None:
 
 def stack(code: int, text: str, errors: str = "") -> Stack:
     """Give a stack whose CLI answers this."""
-    cli: Cli = lambda *_: CompletedProcess([], code, text, errors)  # noqa: E731
+
+    def cli(*words: str) -> CompletedProcess[str]:
+        if words[0] == "whoami":
+            return CompletedProcess([], 0, '{"url": "s3://states"}', "")
+        return CompletedProcess([], code, text, errors)
+
     return Stack(name="home", cli=cli, kubeconfig=None, simulated=False)
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +513,61 @@ def plant(hand: Hand, status: str) -> str:
     made = {"metadata": metadata, "type": record["type"], "data": {"release": packed}}
     hand.ask("POST", secrets, made)
     return f"{secrets}/{name}"
+
+
+def test_scaling_an_object_of_the_release_is_drift_and_hides_no_other(
+    house: House, hand: Hand
+) -> None:
+    grafana = f"{APPS}/observability/deployments/kube-prom-stack-grafana"
+    # As kubectl scale does: the API server notes no time for it.
+    scale = hand.ask("GET", f"{grafana}/scale")
+    hand.ask("PUT", f"{grafana}/scale", {**scale, "spec": {"replicas": 2}}, fieldManager="kubectl")
+    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+
+    findings, unread = look(house)
+
+    assert unread == []
+    assert {one.where.rpartition("/")[2]: one.fields for one in findings} == {
+        "kube-prom-stack-grafana": ("spec.replicas: 1, is 2 (kubectl, scale)",),
+        "ollama-model-job": (),
+    }
+    for command in commands(house):
+        if "make up" in command:
+            house.up()
+        else:
+            hand.run(command)
+    assert look(house) == ([], [])
+
+
+def test_a_patch_that_is_printed_holds_for_the_object_as_it_was(house: House, hand: Hand) -> None:
+    role = f"{RBAC}/clusterroles/homelab-reader"
+    rule = {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]}
+    hand.add(role, "/rules/-", rule)
+    (command,) = commands(house)
+    hand.add(role, "/rules/0", rule)
+
+    with pytest.raises(AssertionError, match="422"):
+        hand.run(command)
+    for command in commands(house):
+        hand.run(command)
+    assert look(house) == ([], [])
+
+
+def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(house: House) -> None:
+    folder = house.cluster.folder / "engine/state/.pulumi/locks/organization/homelab/sandbox"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / "1234.json"
+    since = "2026-07-01T10:00:00Z"
+    holder = {"pid": 1, "username": "me", "hostname": "elsewhere", "timestamp": since}
+    lock.write_text(json.dumps(holder))
+    stack = replace(stack_of(house), name="sandbox")
+    try:
+        (found,) = drift.check(stack, stacks.deployment(stack))[0]
+    finally:
+        lock.unlink()
+
+    assert found.change == f"the stack is locked by me@elsewhere (pid 1) since {since}"
+    assert drift.answers([found], stack, "x")[0].startswith("make recover")
 
 
 @pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
