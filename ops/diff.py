@@ -184,20 +184,20 @@ def _reason(printed: str) -> str:
 
 def summary(events: Iterable[EngineEvent], protected: list[str], notes: list[str]) -> list[str]:
     """At most LIMIT lines: what a preview's events do to what is there, by TOPICS; then `notes`."""
-    lines, old, new = set[str](), set[str](), set[str]()
+    lines, old, new = set[str](), set[str](), dict[Any, set[str]]()
     for event in events:
         if happened := event.resource_pre_event or event.res_outputs_event:
             step = happened.metadata
             lines.update(_lines(step, step.urn in protected))
             old.update(_downloads(step.old and [step.old.inputs, step.old.outputs]))
-            done = event.res_outputs_event  # until then its new outputs are the old ones
-            new.update(_downloads(step.new and [step.new.inputs, done and step.new.outputs]))
-    lines |= {f"downloaded: {what}" for what in new - old}
-    lines |= {f"deleted: {what}" for what in old - new if what.startswith("model ")}
+            # The stack's own outputs are the old ones until its last event.
+            new[step.urn, step.op] = {*_downloads(step.new and [step.new.inputs, step.new.outputs])}
+    there = set[str]().union(*new.values())
+    lines |= {f"downloaded: {what}" for what in there - old}
+    lines |= {f"deleted: {what}" for what in old - there if what.startswith("model ")}
     ranked = {line: (TOPICS.index(line.partition(":")[0]), " is " not in line) for line in lines}
     found = sorted(lines, key=lambda line: (ranked[line], line))
-    room = LIMIT - len(notes)
-    if len(found) > room:
+    if len(found) > (room := LIMIT - len(notes)):
         found[room - 1 :] = [f"and {len(found) - room + 1} more"]
     return [*found, *notes]
 

@@ -149,13 +149,11 @@ def test_an_image_that_another_pod_has_already_is_not_downloaded() -> None:
 
 
 def test_more_than_ten_are_counted_and_notes_always_shown() -> None:
-    many = [
-        event(DEPLOYMENT, "update", pod(image="a:1"), pod(image=f"a:{n}"), IMAGE)
-        for n in range(2, 22)
-    ]
+    images = {"containers": [{"image": f"a:{n}"} for n in range(2, 22)]}
+    many = event(DEPLOYMENT, "update", pod(image="a:1"), {"spec": {"template": images}}, IMAGE)
     notes = ["not compared: one", "not compared: two"]
 
-    lines = summary([*many, event(VOLUME, "delete", {})], [], notes)
+    lines = summary([many, event(VOLUME, "delete", {})], [], notes)
 
     assert len(lines) == LIMIT
     assert lines[:2] == [

@@ -24,7 +24,7 @@ from sandbox.processes import MARK, SandboxError
 HOME = "Pulumi.home.yaml"
 MODEL, PAGE = "ollama-stack/ollama", "ollama-stack/open-webui"
 NOT_HAD = [
-    f"not compared: what is in {chart}, which cannot be had here"
+    f"not compared: what is in {chart}, which cannot be had"
     for chart in ("kube-prometheus-stack", "metallb")
 ]
 Edit = tuple[str, str, str]
@@ -35,7 +35,7 @@ IMAGE_ADDRESS_MODEL: list[Edit] = [
     (HOME, "    task_model:", "    image: ghcr.io/open-webui/open-webui:v0.12.5\n    task_model:"),
     (HOME, "pool: 192.168.1.101-192.168.1.102", "pool: 192.168.1.101-192.168.1.103"),
     (HOME, "lan_address: 192.168.1.101", "lan_address: 192.168.1.103"),
-    (HOME, "- codellama:7b", "- codellama:7b\n      - llama3.2:1b"),
+    (HOME, "- gemma3:4b", "- llama3.2:1b"),
 ]
 RENAMED_VOLUME: list[Edit] = [
     ("__main__.py", '"models": volume(', '"weights": volume('),
@@ -154,10 +154,12 @@ def test_an_image_an_address_and_a_model(project: Project) -> None:
     lines, printed = project.compare()
 
     assert lines == [
+        "deleted: model gemma3:4b",
         "reachable: IPAddressPool metallb-system/homelab, spec.addresses[0]:"
         " 192.168.1.101-192.168.1.102 -> 192.168.1.101-192.168.1.103",
         "reachable: Service ollama-stack/open-webui-service-local,"
         ' metadata.annotations["metallb.io/loadBalancerIPs"]: 192.168.1.101 -> 192.168.1.103',
+        f"restarts: Deployment {MODEL}",
         f"restarts: Deployment {PAGE}",
         f"restarts: Job {new_job(printed)}",
         "downloaded: image ghcr.io/open-webui/open-webui:v0.12.5",
