@@ -19,7 +19,6 @@ from ops.stacks import Stack
 
 DRIFT = stacks.CHANGES
 RUNS = ("helm", "pulumi")  # layers of what a run that was cut off has left
-RELEASE = "kubernetes:helm.sh/v3:Release"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +65,7 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
         engine = pool.submit(_engine, stack)
         looks = [
             pool.submit(_release, cluster, one["id"])
-            if one["type"] == RELEASE
+            if one["type"] == recover.RELEASE
             else pool.submit(_objects, cluster, "state", [one["inputs"]])
             for one in state["resources"]
             if one["type"].startswith("kubernetes:")
