@@ -22,7 +22,7 @@ from urllib3 import PoolManager
 from waiting import eventually
 
 import ops.__main__
-from ops import drift, releases, stacks
+from ops import drift, recover, releases, stacks
 from ops.cluster import Cluster
 from ops.drift_fields import Finding
 from ops.stacks import Stack
@@ -606,7 +606,7 @@ def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
 def test_a_resource_at_which_a_run_was_cut_off_is_found(house: House) -> None:
     stack = stack_of(house)
     state = stacks.deployment(stack)
-    (one, *_) = [made for made in state["resources"] if made["type"] == drift.RELEASE]
+    (one, *_) = [made for made in state["resources"] if made["type"] == recover.RELEASE]
     pending = [{"type": "creating", "resource": one}]
 
     findings, unread = drift.check(stack, {**state, "pending_operations": pending})
