@@ -1,4 +1,4 @@
-"""`python -m sandbox up|down|status|output|demo`: the program on a cluster of its own."""
+"""`python -m sandbox up|down|status|output|demo|build`: the program on a cluster of its own."""
 
 import argparse
 import contextlib
@@ -42,8 +42,16 @@ def main() -> int:
     commands.add_parser("demo", help="run the stack's own programs until Ctrl-C").add_argument(
         "--model", help="a model from the internet, instead of one that answers with noise"
     )
+    commands.add_parser("build", help="build all that tests and demo need, and start nothing")
     options = parser.parse_args()
-    actions = {"up": up, "down": down, "status": status, "output": output, "demo": demo}
+    actions = {
+        "up": up,
+        "down": down,
+        "status": status,
+        "output": output,
+        "demo": demo,
+        "build": build_all,
+    }
     try:
         with readable_errors(options.folder):
             return actions[options.command](options)
@@ -57,6 +65,13 @@ def main() -> int:
         print("error: interrupted; the same command takes up where it was", file=sys.stderr)
         return 130
     return 1
+
+
+def build_all(_: argparse.Namespace) -> int:
+    """Build what is missing."""
+    build()
+    install()
+    return 0
 
 
 def up(options: argparse.Namespace) -> int:
