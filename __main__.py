@@ -184,6 +184,7 @@ chat = OpenWebUI(
             "client_labels": models.client_labels,
             "default": ollama.names[0],
             "embedding": webui.embedding_model,
+            "prefixes": config.prefixes(webui.embedding_model),
             "task": webui.task_model,
             "name_users": observability.label_users,
         },

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from config import checks, models
 from config.capacity import Request, plan, requested
 from config.capacity_table import table
-from config.catalogue import read_bytes
+from config.catalogue import prefixes, read_bytes
 from config.errors import PREFIX, Encrypted, SettingsError, in_words, lines, right_part
 from config.ide import API_PATHS, ide_config
 from config.models import told
@@ -31,6 +31,7 @@ __all__ = [
     "ide_config",
     "load",
     "plan",
+    "prefixes",
     "read",
     "read_bytes",
     "requested",

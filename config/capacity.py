@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from config.catalogue import Shape, find
+from config.model_name import canonical
 from config.quantities import size
 from config.settings import Memory, Model, Settings
 
@@ -48,8 +49,8 @@ class Line:
 
     name: str
     model: Shape
-    shares: bool
-    """It is a variant: on the disk it is its base."""
+    weights: str
+    """Canonical name of the model whose files it is: a variant is its base."""
     context: int
     """Tokens of each request: no more than the model was trained on."""
     kv: int
@@ -78,7 +79,7 @@ class Plan:
     loaded_models: int
     memory: Memory
     needed: int
-    """Bytes of the models in memory at once: the largest, `loaded_models` of them."""
+    """Bytes of the models in memory at once, `resident`."""
     left: int
     """Bytes that the node of Ollama has left for it."""
     on_gpu: int
@@ -88,13 +89,13 @@ class Plan:
 
     @property
     def resident(self) -> list[Line]:
-        """The models that are in memory at worst: the largest."""
-        return sorted(self.lines, key=lambda line: -line.total)[: self.loaded_models]
+        """The models that are in memory at worst: the largest, of the same weights only one."""
+        return _largest(self.lines, self.loaded_models)
 
     @property
     def files(self) -> int:
         """Bytes of all models on the disk."""
-        return sum(line.model.size for line in self.lines if not line.shares)
+        return sum({line.weights: line.model.size for line in self.lines}.values())
 
 
 def requested(values: Mapping[str, Any]) -> Request:
@@ -130,7 +131,8 @@ def plan(settings: Settings, reserved: Request) -> Plan:
     room = size(ollama.memory.request) if ollama.memory else left
     fit = _as_many_as_fit(lines, room, settings.gpu_memory)
     loaded = ollama.loaded_models or max(fit, ollama.loaded_at_once)
-    needed = _largest((line.total for line in lines), loaded)
+    resident = _largest(lines, loaded)
+    needed = sum(line.total for line in resident)
     memory = ollama.memory or _memory(needed, has - SYSTEM_RESERVE.memory)
     asked[home] = asked[home].plus(Request(0, size(memory.request)))
     return Plan(
@@ -139,7 +141,7 @@ def plan(settings: Settings, reserved: Request) -> Plan:
         memory=memory,
         needed=needed,
         left=left,
-        on_gpu=_largest((line.computing for line in lines), loaded),
+        on_gpu=sum(line.computing for line in resident),
         requested=asked,
     )
 
@@ -158,7 +160,7 @@ def _line(name: str, settings: Settings) -> Line:
     return Line(
         name=name,
         model=model,
-        shares=bool(declared.base),
+        weights=canonical(declared.base or name),
         context=context,
         kv=_kv(model, tokens, 1 if reads else ollama.parallel, KV_BYTES[ollama.kv_cache]),
         compute=_compute(model, tokens) + (0 if reads or not settings.gpu else GPU_BATCH),
@@ -182,16 +184,21 @@ def _compute(model: Shape, tokens: int) -> int:
     return max(LEAST_COMPUTE, text) + model.picture
 
 
-def _largest(sizes: Iterable[int], count: int) -> int:
-    return sum(sorted(sizes, reverse=True)[:count])
+def _largest(lines: Iterable[Line], count: int) -> list[Line]:
+    """So many of the largest. Ollama loads the same weights once, whatever they are called."""
+    once: dict[str, Line] = {}
+    for line in sorted(lines, key=lambda line: -line.total):
+        once.setdefault(line.weights, line)
+    return [*once.values()][:count]
 
 
 def _as_many_as_fit(lines: tuple[Line, ...], room: int, gpu_memory: int | None) -> int:
     """Models that fit together, the largest first, up to `MOST_LOADED`; one if none does."""
     fit = 1
-    for count in range(2, min(MOST_LOADED, len(lines)) + 1):
-        memory = size(whole_gib(_largest((line.total for line in lines), count)))
-        gpu = _largest((line.computing for line in lines), count)
+    for count in range(2, min(MOST_LOADED, len({line.weights for line in lines})) + 1):
+        resident = _largest(lines, count)
+        memory = size(whole_gib(sum(line.total for line in resident)))
+        gpu = sum(line.computing for line in resident)
         if memory <= room and (gpu_memory is None or gpu <= gpu_memory):
             fit = count
     return fit

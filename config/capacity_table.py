@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from config.capacity import GIB, Line, Plan
 from config.catalogue import SAFETY
+from config.models import meant
 from config.quantities import gib, size
 from config.settings import Settings
 
@@ -34,10 +35,14 @@ def _row(line: Line, parallel: int) -> tuple[str, ...]:
 
 def _sums(settings: Settings, plan: Plan) -> Iterator[str]:
     guessed = [f"{one.name} by its {one.model.guessed}" for one in plan.lines if one.model.guessed]
+    near = [
+        name for one in plan.lines if one.model.guessed == "name" and (name := meant(one.weights))
+    ]
     if guessed:
         yield (
             f"* not in the catalogue, planned {', '.join(guessed)}"
             f" with {SAFETY - 1:.0%} more than that"
+            + (f"; did you mean {', '.join(near)}?" if near else "")
         )
     names = ", ".join(line.name for line in plan.resident)
     yield (

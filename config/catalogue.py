@@ -18,7 +18,17 @@ SAFETY = 1.2
 _LIKE = "llama3.2:3b"
 """Has the most context per byte of all models with grouped queries, as all since 2024 have."""
 
-_BITS = {"1": 2.0, "2": 3.2, "3": 4.0, "4": 4.9, "5": 5.7, "6": 6.6, "8": 8.5, "16": 16.0}
+_BITS = {
+    "1": 2.0,
+    "2": 3.2,
+    "3": 4.0,
+    "4": 4.9,
+    "5": 5.7,
+    "6": 6.6,
+    "8": 8.5,
+    "16": 16.0,
+    "32": 32.0,
+}
 """Bits per parameter by the digit of a quantisation: llama.cpp's table of Llama 3.1 8B, K_M."""
 _ROUNDED = 1.15
 """Parameters of a tag are rounded down: `3b` has 3.2 billion."""
@@ -39,6 +49,8 @@ class Shape:
     picture: int = 0
     read: int | None = None
     since: str = "0.0.0"
+    document: str = ""
+    query: str = ""
     guessed: str = ""
     """What this was guessed by, its `size` or its `name`; empty for a row of the catalogue."""
 
@@ -56,6 +68,12 @@ def read_bytes() -> dict[str, float]:
     Of all, not of those that the house has: a list of models is none of the gateway's settings.
     """
     return {name: model.read for name, model in catalogue().items() if model.read}
+
+
+def prefixes(name: str) -> tuple[str, str]:
+    """What a document and what a query begin with for this model; empty where nothing is known."""
+    model = catalogue().get(canonical(name))
+    return (model.document, model.query) if model else ("", "")
 
 
 def find(name: str, sizes: Mapping[str, str]) -> Shape | None:
@@ -95,6 +113,6 @@ def _size_in(name: str) -> int | None:
     if not (found := re.search(count, tag) or re.search(count, name.lower())):
         return None
     parameters = int(found[1] or 1) * float(found[2]) * {"b": 1e9, "m": 1e6}[found[3]]
-    quantised = re.search(r"(?:q|fp|bf|f)(\d+)", tag)
+    quantised = re.search(r"(?:q|fp|bf|f|int)(\d+)", tag)
     bits = _BITS.get(quantised[1] if quantised else "4", 16.0)
     return int(parameters * bits / 8 * _ROUNDED)

@@ -168,6 +168,10 @@ def _advice(settings: Settings, reserved: Request) -> str:
     chat = [line for line in lines if ollama.named(line.name)]
     largest = max(chat, key=lambda line: line.total).name
     rest = [one for one in ollama.models if largest not in (one.name, one.base)]
+    guessed = [line.name for line in chat if line.name == largest and line.model.guessed == "name"]
+    right = ", ".join(f"{name}: ..." for name in guessed)
+    says = f"; its size is guessed by its name: ollama.model_sizes: {{{right}}} says the right one"
+    says = says if guessed else ""
     changes: dict[str, dict[str, object]] = {}
     for count in range((ollama.loaded_models or 0) - 1, ollama.loaded_at_once - 1, -1):
         changes[f"with ollama.loaded_models: {count}"] = {"loaded_models": count}
@@ -179,5 +183,5 @@ def _advice(settings: Settings, reserved: Request) -> str:
     for text, change in changes.items():
         smaller = settings.model_copy(update={"ollama": ollama.model_copy(update=change)})
         if not any(_models(smaller, plan(smaller, reserved))):
-            return f"; it fits {text}"
-    return ""
+            return f"; it fits {text}{says}"
+    return says

@@ -1,15 +1,16 @@
 """Which models may be declared, and what the model Job is told of them."""
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from packaging.version import Version
 
-from config.catalogue import find
+from config.catalogue import catalogue, find
 from config.errors import Path, Problem
 from config.model_name import canonical
-from config.settings import Model, Settings
+from config.settings import Model, Ollama, Settings
 
 SIZES: dict[str, tuple[str, ...]] = {
     "codellama": ("7b", "13b", "34b", "70b"),
@@ -35,12 +36,15 @@ def unavailable(name: str, *, is_variant: bool = False) -> str | None:
     """
     path, _, short = canonical(name).rpartition("/")
     family, _, tag = short.partition(":")
+    # Whatever the path, by Ollama's internal/modelref.
+    if f"-{tag}".endswith("-cloud"):
+        return "a model that is on the disk: this one runs at ollama.com"
+    if tag == "local":
+        return "another tag than local, which Ollama takes for no tag"
     if path or (is_variant and family not in SIZES):
         return None
     if is_variant:
         return f"a name of its own, such as my-{family}:{tag}"
-    if f"-{tag}".endswith("-cloud"):
-        return "a model that is on the disk: this one runs at ollama.com"
     sizes, asked = SIZES.get(family, ()), tag.partition("-")[0]
     if not sizes or asked in sizes or not re.fullmatch(r"e?[\d.]+[bm]", asked):
         return None
@@ -51,6 +55,24 @@ def unavailable(name: str, *, is_variant: bool = False) -> str | None:
     ]
     there = ", ".join([f"{family}:{size}" for size in sizes] + relatives)
     return f"one that the Ollama library has: {there}"
+
+
+def meant(name: str) -> str | None:
+    """The name that is certainly meant by a misspelt one; None if this one may exist.
+
+    Only a family with the same digits is meant (`gemma2` and `gemma3` are two), that differs in
+    one or two letters and has this size.
+    """
+    family, _, tag = canonical(name).partition(":")
+    there = set(SIZES) | {other.partition(":")[0] for other in catalogue()}
+    same = {one for one in there if re.findall(r"\d", one) == re.findall(r"\d", family)}
+    for near in difflib.get_close_matches(family, same - {family}, 1, 0.9):
+        asked = tag.partition("-")[0]
+        if family not in there and (
+            asked in SIZES.get(near, ()) or f"{near}:{asked}" in catalogue()
+        ):
+            return f"{near}:{tag}"
+    return None
 
 
 def declared(settings: Settings) -> Iterator[Problem]:
@@ -109,6 +131,15 @@ def used(settings: Settings) -> Iterator[Problem]:
     if ollama.loaded_models and ollama.loaded_models < least:
         want = f"{least} or more: the first model and each with a keep_alive of its own"
         yield Problem(("ollama", "loaded_models"), ollama.loaded_models, want)
+    for index, model in enumerate(ollama.models):
+        if model.keep_alive and (other := _pushed_out(model, ollama)):
+            tokens = other.context or ollama.context_length
+            want = (
+                f"the context of {other.name}, {tokens}, or no keep_alive: both are the same"
+                " weights, which Ollama loads once"
+            )
+            at = ("ollama", "models", index, "context" if model.context else "keep_alive")
+            yield Problem(at, model.context or model.keep_alive, want)
     if webui.task_model and not ollama.named(webui.task_model):
         want = f"one of ollama.models: {', '.join(ollama.names)}"
         yield Problem(("webui", "task_model"), webui.task_model, want)
@@ -122,6 +153,18 @@ def used(settings: Settings) -> Iterator[Problem]:
         if canonical(name) not in map(canonical, settings.model_set):
             want = f"a size for one of {', '.join(settings.model_set)}"
             yield Problem(("ollama", "model_sizes", name), text, want)
+
+
+def _pushed_out(model: Model, ollama: Ollama) -> Model | None:
+    """The model loaded before this one that Ollama ends to load it, with another context."""
+    for other in ollama.loaded:
+        if other is model:
+            return None
+        is_same = canonical(other.base or other.name) == canonical(model.base or model.name)
+        contexts = {one.context or ollama.context_length for one in (model, other)}
+        if is_same and len(contexts) > 1:
+            return other
+    return None
 
 
 def told(models: Iterable[Model], embedding_model: str) -> list[dict[str, Any]]:

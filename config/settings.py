@@ -3,10 +3,19 @@
 A type says what a value must be by itself; what takes several keys is in `config/checks.py`.
 """
 
+import re
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from config import ide, quantities, versions
 from config.errors import Want
@@ -66,6 +75,16 @@ Image = Annotated[
     ),
     Field(description="One exact version of its image."),
 ]
+
+
+def _listed(name: str) -> str:
+    """The name as Ollama lists it; the library's names are in lower case."""
+    short = re.sub(r"^(registry\.ollama\.ai/)?(library/)?", "", name, flags=re.IGNORECASE)
+    return short if "/" in short else short.lower()
+
+
+# What the page is given: it knows a model by the name that Ollama lists.
+Listed = Annotated[str, AfterValidator(_listed)]
 ModelName = Annotated[
     str,
     Want(
@@ -73,6 +92,7 @@ ModelName = Annotated[
         "^([A-Za-z0-9_.-]+/)*[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+$",
         lambda name: not canonical(name).endswith(":latest"),
     ),
+    AfterValidator(_listed),
 ]
 NodeName = Annotated[
     str, Want("a node's name, as kubectl get nodes prints it", "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
@@ -220,7 +240,7 @@ class Model(Section):
 
     name: ModelName
     """Which one; a variant has a name of its own."""
-    base: str | None = None
+    base: Listed | None = None
     """The model of the list that this variant is made from."""
     digest: (
         Annotated[str, Want("64 hex digits, as the Job's log has them", "^[0-9a-f]{64}$")] | None
@@ -308,8 +328,13 @@ class Ollama(Section):
 
     @property
     def loaded_at_once(self) -> int:
-        """How many models the Job loads: the first, and each that is to stay loaded."""
-        return 1 + sum(one.keep_alive is not None for one in self.models[1:])
+        """How many weights the Job loads: the first model's, and all that are to stay loaded."""
+        return len({canonical(one.base or one.name) for one in self.loaded})
+
+    @property
+    def loaded(self) -> list[Model]:
+        """The models that the Job loads: the first, and each that is to stay loaded."""
+        return [self.models[0], *(one for one in self.models[1:] if one.keep_alive)]
 
     @property
     def prompt_cache_mib(self) -> int:
@@ -374,7 +399,7 @@ class WebUI(Section):
     """Header by which a proxy signs people in, whose URL is one of `origins`."""
     embedding_model: ModelName = "nomic-embed-text:v1.5"
     """Reads documents; is pulled with the others."""
-    task_model: str | None = None
+    task_model: Listed | None = None
     """Names chats; one of `ollama.models`."""
     image: Image = versions.OPEN_WEBUI_IMAGE
     cpu: Cores = 0.5

@@ -199,7 +199,7 @@ def test_what_is_advised_fits(
     keys: dict[str, Any] = {"memory": f"{memory}Gi", "gpu": gpu, "parallel": parallel}
     keys |= {"context_length": context}
     said = refused(stack(*models, **keys))
-    _, fits, change = said.partition("; it fits ")
+    _, fits, change = said.partition("; its size ")[0].partition("; it fits ")
     if not fits:
         return
     if change.startswith("without "):
@@ -221,7 +221,11 @@ def test_what_is_advised_fits(
         ("hf.co/someone/Some-30B-A3B-GGUF:Q4_K_M", 21.1),
         ("some:instruct", None),
         ("some:e4b", None),
-        ("hf.co/someone/gemma-3-27b-GGUF:TQ1_0", 7.76),
+        *((f"hf.co/someone/gemma-3-27b-GGUF:{tag}", 7.76) for tag in ("TQ1_0", "UD-IQ1_M")),
+        ("hf.co/someone/gemma-3-27b-GGUF:IQ3_XXS", 15.5),
+        ("hf.co/someone/gemma-3-27b-GGUF:F32", 124.2),
+        ("some:27b-int8", 32.9),
+        ("some:27b-mxfp4", 19.0),
     ],
 )
 def test_a_size_is_read_off_a_name(name: str, gigabytes: float | None) -> None:
@@ -306,6 +310,49 @@ def test_what_is_to_stay_loaded_is_planned_for_however_much_it_is() -> None:
     assert planned(stack(*models[:2], memory="12Gi")).loaded_models == 2
 
 
+VARIANT = {"name": "mine:7b", "base": "codellama:7b"}
+ONCE: list[tuple[list[Any], int, list[str]]] = [
+    # the models; how many Ollama may load; which, at worst
+    (["llama3.2:3b", "codellama:7b", {**VARIANT, "context": 16384}], 3, ["mine:7b", "llama3.2:3b"]),
+    (["codellama:7b", {**VARIANT, "context": 4096}], 2, ["codellama:7b"]),
+    (["codellama:7b", {**VARIANT, "system": "s"}], 2, ["codellama:7b"]),
+    (["CodeLlama:7b", {**VARIANT, "context": 16384}], 2, ["mine:7b"]),
+    (
+        ["codellama:7b", *({**VARIANT, "name": f"{n}:7b", "system": "s"} for n in "abc")],
+        2,
+        ["codellama:7b"],
+    ),
+    (
+        [
+            {"name": "codellama:7b", "keep_alive": "-1"},
+            *({**VARIANT, "name": f"{n}:7b", "system": "s", "keep_alive": "-1"} for n in "abc"),
+        ],
+        2,
+        ["codellama:7b"],
+    ),
+    (
+        ["llama3.2:3b", "gemma3:4b", {**VARIANT, "context": 512}, "codellama:7b"],
+        3,
+        ["codellama:7b", "gemma3:4b", "llama3.2:3b"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("models", "count", "resident"), ONCE)
+def test_the_same_weights_are_loaded_once(
+    models: list[Any], count: int, resident: list[str]
+) -> None:
+    """As Ollama counts: by the file of the weights (schedulerModelKey in its sched.go)."""
+    settings = stack(*models)
+    made = planned(settings)
+    embedding = settings.webui.embedding_model
+
+    assert made.loaded_models == count
+    assert [one.name for one in made.resident if one.name != embedding] == resident
+    assert made.needed == sum(one.total for one in made.resident)
+    assert made.on_gpu == sum(one.computing for one in made.resident)
+
+
 def test_the_largest_models_are_taken_for_loaded() -> None:
     made = planned(stack(loaded_models=2))
 
@@ -341,6 +388,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         " than the 48 GiB that the GPU sees; it fits without gpt-oss:120b",
     ),
     ({"models": ["phi4:14b"], "memory": "12Gi"}, " more than evo4t has left for Ollama"),
+    (
+        {"models": ["hf.co/someone/Qwen3-235B-A22B-GGUF:TQ1_0"], "context_length": 2048},
+        "; its size is guessed by its name: ollama.model_sizes:"
+        " {hf.co/someone/Qwen3-235B-A22B-GGUF:TQ1_0: ...} says the right one",
+    ),
+    (
+        {"models": ["llama3.2:3b", "some:120b"], "memory": "24Gi"},
+        "; it fits without some:120b; its size is guessed by its name: ollama.model_sizes:"
+        " {some:120b: ...} says the right one",
+    ),
+    (
+        {"models": ["some:120b"], "model_sizes": {"some:120b": "80Gi"}, "memory": "24Gi"},
+        " more than evo4t has left for Ollama",
+    ),
     (
         {"models": [], "volume": {"path": "/mnt/evo4t/models", "size": "5Gi"}},
         "ollama.volume.size: 9Gi or more for the files of the models",
@@ -392,6 +453,39 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     assert sums[1].endswith(": 13.1 GiB; Ollama requests 14Gi and is killed at 18Gi")
     assert sums[2].startswith("evo4t: 20.7 GiB of 93 GiB requested")
     assert sums[3] == "models' files: 4.5 GiB of 500 GiB"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("codelama:7b", "codellama:7b"),
+        ("code-llama:13b", "codellama:13b"),
+        ("lama3.2:3b", "llama3.2:3b"),
+        ("llama-3.2:1b", "llama3.2:1b"),
+        ("Gema3:4b", "gemma3:4b"),
+        ("gptoss:20b", "gpt-oss:20b"),
+        ("qwen2.5coder:7b", "qwen2.5-coder:7b"),
+        ("gemma-3:12b-it-qat", "gemma3:12b-it-qat"),
+        # These are there.
+        *((name, "") for name in ("llama3:8b", "llama2:7b", "qwen2:7b", "phi3:14b")),
+        *(
+            (name, "")
+            for name in ("ministral-3:8b", "mistral-nemo:12b", "codegemma:7b", "qwen3:1.7b")
+        ),
+        *((name, "") for name in ("someone/codelama:7b", "hf.co/someone/codelama:7b", "olmo2:7b")),
+        # As near, and as unlikely: nothing is certain.
+        *((name, "") for name in ("codelama:8b", "gema3:4000b", "mine:7b")),
+    ],
+)
+def test_a_misspelt_model_is_answered_by_the_one_that_is_meant(name: str, near: str) -> None:
+    settings = stack(name)
+    (said,) = [
+        line
+        for line in config.table(settings, planned(settings)).splitlines()
+        if line.startswith("* not in the catalogue")
+    ]
+
+    assert said.partition("; did you mean ")[2].removesuffix("?") == near
 
 
 def test_a_run_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:

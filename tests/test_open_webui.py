@@ -112,3 +112,27 @@ def test_behind_a_proxy_the_page_has_no_address_of_its_own() -> None:
 
     service = lab["kubernetes:core/v1:Service::chat-service"].inputs
     assert service["spec"]["type"] == "ClusterIP"
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "query"),
+    [
+        ("nomic-embed-text:v1.5", "search_document: ", "search_query: "),
+        ("library/Nomic-Embed-Text:v1.5", "search_document: ", "search_query: "),
+        ("embeddinggemma:300m", "title: none | text: ", "task: search result | query: "),
+        ("bge-m3:567m", None, None),
+        ("someone/nomic-embed-text:137m", None, None),
+        ("some:300m", None, None),
+    ],
+)
+def test_texts_begin_as_the_model_that_reads_them_was_trained(
+    model: str, document: str | None, query: str | None
+) -> None:
+    raw = stack_config("home")
+    raw["webui"]["embedding_model"] = model
+    made = deploy_program("home", raw)["kubernetes:apps/v1:Deployment::open-webui-deployment"]
+    (container,) = made.inputs["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
+
+    assert env.get("RAG_EMBEDDING_CONTENT_PREFIX") == document
+    assert env.get("RAG_EMBEDDING_QUERY_PREFIX") == query

@@ -18,7 +18,6 @@ from pulumi.runtime.config import set_all_config
 
 import config
 from config import SettingsError
-from config.model_name import canonical
 from config.models import unavailable
 from config.quantities import UNITS, size
 
@@ -253,7 +252,39 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
         ("webui/embedding_model", "nomic-embed-text:7b")
     ],
     "a model that is on the disk: this one runs at ollama.com": [
-        *(("ollama/models/1", name) for name in ("gpt-oss:20b-cloud", "kimi-k2:cloud"))
+        *(
+            ("ollama/models/1", name)
+            for name in (
+                *(
+                    "gpt-oss:20b-cloud",
+                    "kimi-k2:cloud",
+                    "GPT-OSS:20B-Cloud",
+                    "someone/mine:7b-cloud",
+                ),
+                *("hf.co/someone/some:cloud", "library/gpt-oss:120b-cloud"),
+                {"name": "mine:cloud", "base": BASE, "context": 4096},
+            )
+        ),
+        ("webui/embedding_model", "someone/reads:300m-cloud"),
+    ],
+    "another tag than local, which Ollama takes for no tag": [
+        ("ollama/models/1", "mistral:local"),
+        ("ollama/models/1", {"name": "mine:Local", "base": BASE, "context": 4096}),
+    ],
+    "the context of llama3.2:3b, 8192, or no keep_alive: both are the same weights, which Ollama"
+    " loads once": [
+        *(
+            ("ollama/models/1", variant)
+            for variant in (
+                {"name": "mine:4k", "base": BASE, "context": 4096, "keep_alive": "-1"},
+                {
+                    "name": "mine:16k",
+                    "base": f"library/{BASE}",
+                    "context": 16384,
+                    "keep_alive": "2h",
+                },
+            )
+        )
     ],
     "each model once": [
         *(("ollama/models/1", again) for again in (BASE, f"library/{BASE}", "Llama3.2:3B"))
@@ -682,14 +713,36 @@ def test_a_model_is_the_same_however_it_is_written() -> None:
     settings = read(raw)
     plan = config.plan(settings, RESERVED)
 
-    assert settings.completion_model == "CodeLlama:7b"
-    assert [canonical(line.name) for line in plan.lines] == [
+    assert settings.completion_model == "codellama:7b"
+    assert [line.name for line in plan.lines] == [
         *(BASE, "codellama:7b", "mine:7b", "nomic-embed-text:v1.5", "some:instruct")
     ]
-    assert [line.name for line in plan.lines if line.model.guessed] == ["Some:Instruct"]
+    assert [line.name for line in plan.lines if line.model.guessed] == ["some:instruct"]
     assert [
         job["name"] for job in config.told(settings.ollama.models, "nomic-embed-text:v1.5")
     ] == (settings.ollama.names)
+
+
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [
+        ("CodeLlama:7B", "codellama:7b"),
+        ("library/codellama:7b", "codellama:7b"),
+        ("registry.ollama.ai/library/CodeLlama:7b", "codellama:7b"),
+        ("Registry.Ollama.AI/Someone/Mine:7b", "Someone/Mine:7b"),
+        ("someone/Mine:7b", "someone/Mine:7b"),
+        ("hf.co/Someone/Some-7B-GGUF:Q4_K_M", "hf.co/Someone/Some-7B-GGUF:Q4_K_M"),
+    ],
+)
+def test_the_page_is_given_a_name_as_ollama_lists_it(written: str, listed: str) -> None:
+    """Ollama lists what it was asked to pull, less its own host and namespace."""
+    raw = changed("ollama/models", [written])
+    raw["webui"] |= {"task_model": written, "embedding_model": written}
+    settings = read(raw)
+
+    assert settings.ollama.names == settings.model_set == [listed]
+    assert (settings.webui.task_model, settings.webui.embedding_model) == (listed, listed)
+    assert config.told(settings.ollama.models, settings.webui.embedding_model)[0]["name"] == listed
 
 
 @given(st.decimals(min_value="0.001", max_value=999999, places=3), st.sampled_from(sorted(UNITS)))

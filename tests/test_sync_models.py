@@ -293,11 +293,23 @@ FINAL = {
     "full": (error("write /x: no space left on device"), "the volume for models is full"),
     "too-large": (stream(MANIFEST, layer(0, 10**15)), "the volume for models is full: 1000000.00"),
     "unlisted": (stream(SUCCESS, listed=False), "Ollama reports success, but does not list it"),
+    "sharded": (
+        error('pull model manifest: 400: {"error":"The repository contains sharded GGUF."}'),
+        "is in several files, which Ollama does not pull: take a tag that is one file",
+    ),
+    "400-in-the-stream": (error("pull model manifest: 400: no"), "pull model manifest: 400: no"),
+    "401-in-the-stream": (error("pull model manifest: 401: no"), "pull model manifest: 401: no"),
+    "403-inside-a-500": (status(500, "pull model manifest: 403: no"), "HTTP 500: pull model"),
     "bad-request": (status(400, "invalid model name"), "HTTP 400: invalid model name"),
 }
 PASSING = {
     "500": status(500, "oops"),
     "429": status(429, "slow down"),
+    "429-in-the-stream": error("pull model manifest: 429: slow down"),
+    "408-in-the-stream": error("pull model manifest: 408: too slow"),
+    "503-in-the-stream": error("pull model manifest: 503: busy"),
+    # The signed address of a blob is over; the next try gets another.
+    "403-of-a-blob": error("max retries exceeded: unexpected status code 403"),
     "offline": error('Get "https://r2.example/blob?X-Amz-Signature=5ec7e7": i/o timeout'),
     "mismatch": error("digest mismatch, file must be downloaded again"),
     "silence": SILENCE,

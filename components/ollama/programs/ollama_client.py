@@ -142,14 +142,20 @@ def explained(text: str, status: int = 0) -> OllamaError:
         text = str(json.loads(text)["error"])
     # The registry's 412 has several lines (ollama#14431), a failed download shows a signed URL.
     text = re.sub(r"\?\S+", "?...", " ".join(text.split()))[:300]
-    if status == 412 or "manifest: 412:" in text or "requires a newer version" in text:
+    # What the registry has answered, in words: 200 or 500 is only Ollama's own status.
+    in_words = re.search(r"pull model manifest: (\d{3})\b", text)
+    said = int(in_words[1]) if in_words else status
+    if "sharded" in text:
+        advice = "is in several files, which Ollama does not pull: take a tag that is one file"
+        return FinalError(f"{advice} ({text})")
+    if said == 412 or "requires a newer version" in text:
         return FinalError(f"needs a newer Ollama: raise ollama.image ({text})")
     # The registry's 404 in Go's words; "pull model manifest:" alone also begins passing failures.
     if "file does not exist" in text:
         return FinalError(f"no such model in the registry: correct the name ({text})")
     if "no space left on device" in text:
         return FinalError(f"the volume for models is full ({text})")
-    final = 400 <= status < 500 and status not in (408, 429)
+    final = 400 <= said < 500 and said not in (408, 429)
     return (FinalError if final else OllamaError)(f"HTTP {status}: {text}" if status else text)
 
 
