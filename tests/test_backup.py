@@ -270,6 +270,52 @@ def test_an_index_with_one_unreadable_part_is_left_out_whole(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("times", "left_out"), [(0, []), (1, []), (2, []), (3, ["vector_db (it was written to"])]
+)
+@pytest.mark.parametrize("what", ["vectors", "new segment", "gone segment", "database"])
+def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, times: int, left_out: list[str]
+) -> None:
+    """Its database and its vectors are of one moment, or they are not stored."""
+    house = data(tmp_path / "house")
+    for number in range(4):
+        (house / f"vector_db/gone-{number}").mkdir()
+        (house / f"vector_db/gone-{number}/index.bin").touch()
+    real = backup.copy_database
+    copies: list[Path] = []
+
+    def late(source: Path, target: Path) -> None:
+        real(source, target)
+        if source.name == "webui.db" or len(copies) == times:
+            return
+        copies.append(source)
+        if what == "vectors":
+            (house / "vector_db/one/index.bin").write_bytes(b"\2" * len(copies))
+        elif what == "new segment":
+            (house / f"vector_db/{len(copies)}").mkdir()
+        elif what == "gone segment":
+            shutil.rmtree(house / f"vector_db/gone-{len(copies)}")
+        else:
+            with closing(sqlite3.connect(source)) as base:
+                base.execute("INSERT INTO embeddings VALUES ('x')")
+                base.commit()
+
+    monkeypatch.setattr(backup, "copy_database", late)
+
+    code, target = ran(tmp_path, house)
+
+    about = json.loads((target / MANIFEST).read_text())
+    assert code == 0
+    assert [entry.partition(" all ")[0] for entry in about["left_out"]] == left_out
+    if not left_out:
+        written = (house / "vector_db/one/index.bin").read_bytes()
+        assert (target / "vector_db/one/index.bin").read_bytes() == written
+        # What is gone was not stored by an earlier try.
+        assert {*backup.files(target / "vector_db")} == {*backup.files(house / "vector_db")}
+    check(target, about)
+
+
 def test_files_that_cannot_be_read_are_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,6 +615,7 @@ def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
     assert (aside / what).is_dir()
     assert (house / "webui.db").exists()
     assert ("left out: vector_db (" in said) == (what == "vector_db")
+    assert said.endswith("Documents, Reindex\n") == (what == "vector_db")
 
 
 def test_a_snapshot_from_before_anything_was_left_out_is_restored(tmp_path: Path) -> None:

@@ -78,6 +78,16 @@ def test_a_restore_runs_only_when_it_is_asked_for_and_keeps_the_key_off_the_disk
     assert scratch["emptyDir"]["medium"] == "Memory"
 
 
+def test_a_backup_that_hangs_ends_and_a_restore_is_left_to_its_person() -> None:
+    def deadline(name: str) -> object:
+        spec = HOME[f"kubernetes:batch/v1:{name}"].inputs["spec"]
+        return spec.get("jobTemplate", {"spec": spec})["spec"].get("activeDeadlineSeconds")
+
+    assert deadline("CronJob::open-webui-backup-schedule") == 12 * 3600
+    assert deadline("Job::open-webui-backup-before") == 12 * 3600
+    assert deadline("CronJob::open-webui-backup-restore") is None
+
+
 def test_another_image_waits_for_a_snapshot_of_its_own() -> None:
     raw = copy.deepcopy(RAW)
     raw["webui"]["image"] = "ghcr.io/open-webui/open-webui:v99.0.0"

@@ -24,6 +24,9 @@ from components._kubernetes import (
     volume,
 )
 
+DEADLINE = 12 * 3600
+"""Seconds after which a backup has failed: a terabyte at 23 MB/s."""
+
 
 class BackupImages(TypedDict):
     """Images of a backup's containers, pinned."""
@@ -130,6 +133,8 @@ def job(
     ]
     return {
         "backoff_limit": tries - 1,
+        # One that hangs on a disk would keep out all later ones. A restore is watched by a person.
+        "active_deadline_seconds": None if tolerated else DEADLINE,
         "template": {
             "metadata": {"labels": {**labels(name), **pod_labels}},
             "spec": {

@@ -29,6 +29,16 @@ class Repository:
             "KEEP": "--keep-last 1",
         }
 
+    def other_pod(self, *arguments: str, name: str = "open-webui-backup-1-x") -> list[str]:
+        """The command of restic in a pod of this name, which is its host name."""
+        script = 'hostname "$0" && exec "$@"'
+        command = [str(self.restic), "--no-cache", *arguments]
+        return ["unshare", "-r", "-u", "sh", "-c", script, name, *command]
+
+    def locks(self) -> list[Path]:
+        """The files of its locks."""
+        return [*(self.backup / "repository/locks").iterdir()]
+
     def step(self, word: str, scratch: Path) -> subprocess.CompletedProcess[str]:
         """Run one step of a backup."""
         command = [
@@ -93,27 +103,102 @@ def test_what_was_left_out_is_the_last_word(
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "left out: uploads/a")
 
 
-def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> None:
-    locks = repository.backup / "repository/locks"
-    # A check has the repository for itself, as a prune does; slow enough to be killed at it.
-    command = [
-        str(repository.restic),
-        "--no-cache",
-        "check",
-        "--read-data",
-        "--limit-download",
-        "1",
-    ]
+# A check has the repository for itself, as a prune does; slow enough to be killed at it.
+CHECK = ("check", "--read-data", "--limit-download", "1")
+
+
+@pytest.mark.parametrize("name", ["open-webui-backup-2-y", "open-webui-backup-before-1-x"])
+def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository, name: str) -> None:
+    """Of another pod: restic itself takes its lock for alive for half an hour."""
+    command = repository.other_pod(*CHECK, name=name)
     with subprocess.Popen(command, env=repository.environment) as check:
-        held = eventually(lambda: any(locks.iterdir()))
+        held = eventually(repository.locks)
         check.kill()
     assert held
 
     repository.run(1000)
 
+    assert repository.locks() == []
 
-def test_a_disk_that_is_not_mounted_gets_no_repository(programs: Programs, tmp_path: Path) -> None:
-    bare = Repository(tmp_path, programs.restic)
+
+def test_an_empty_lock_keeps_nobody_out(repository: Repository) -> None:
+    """As a power cut leaves it."""
+    (repository.backup / "repository/locks" / ("0" * 64)).touch()
+
+    repository.run(1000)
+
+    assert repository.locks() == []
+
+
+def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
+    command = repository.other_pod(*CHECK, name="laptop")
+    with subprocess.Popen(command, env=repository.environment) as check:
+        assert eventually(repository.locks)
+        (lock,) = repository.locks()
+        assert repository.step("list", repository.folder).returncode == 0
+        script = (ROOT / "components/open_webui/programs/repository.sh").read_text()
+        only = script.partition('case "$1"')[0] + "alone\n"
+        subprocess.run(["sh", "-c", only], env=repository.environment, check=True)
+        assert lock.exists()
+        check.kill()
+    lock.unlink(missing_ok=True)
+
+
+def test_two_pods_wait_for_each_other(repository: Repository) -> None:
+    """So the lock of one that is alive is never taken for left over."""
+    scratch = repository.taken(1000)
+    with (repository.folder / "held").open("w") as said:
+        holder = subprocess.Popen(
+            ["sh", "-c", f"exec 9<{repository.backup}; flock 9; echo held; sleep 3"], stdout=said
+        )
+        assert eventually((repository.folder / "held").read_text)
+        done = repository.step("store", scratch)
+        assert holder.poll() == 0
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def bare(programs: Programs, tmp_path: Path) -> Repository:
+    """A new disk."""
+    return Repository(tmp_path, programs.restic)
+
+
+@pytest.mark.parametrize("rest", ["nothing", "folders", "key", "torn key", "other key"])
+def test_an_init_that_was_cut_off_is_begun_anew(bare: Repository, rest: str) -> None:
+    made = bare.backup / "repository"
+    if rest != "nothing":
+        other = {
+            **bare.environment,
+            "RESTIC_PASSWORD": "other" if rest == "other key" else "secret",
+        }
+        subprocess.run([bare.restic, "--no-cache", "init"], env=other, check=True)
+        # It is written last (restic's internal/repository, Init).
+        (made / "config").unlink()
+        for key in (made / "keys").iterdir():
+            if rest == "folders":
+                key.unlink()
+            elif rest == "torn key":
+                key.write_bytes(key.read_bytes()[:20])
+
+    bare.run(1000)
+    bare.run(1000)
+
+    assert "1 snapshots" in bare.step("list", bare.folder).stdout
+
+
+def test_a_repository_without_its_configuration_is_not_made_anew(bare: Repository) -> None:
+    bare.run(1000)
+    before = sorted(bare.backup.rglob("*"))
+    (bare.backup / "repository/config").unlink()
+
+    done = bare.step("store", bare.taken(1000))
+
+    assert done.returncode == 1
+    assert "has lost its file config" in done.stdout.splitlines()[-1]
+    assert {*before} - {*bare.backup.rglob("*")} == {bare.backup / "repository/config"}
+
+
+def test_a_disk_that_is_not_mounted_gets_no_repository(bare: Repository) -> None:
     (bare.backup / "image").unlink()
 
     done = bare.step("store", bare.taken(1000))

@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 KEY = "webui-secret-key"
 WORDS = (("user", "users"), ("chat", "chats"), ("file", "uploads"))
 """Tables whose rows are told, and what to call them."""
+TRIES = 3
 PROGRESS = 5.0
 """Seconds between two lines of progress."""
 
@@ -150,18 +151,34 @@ def copy_files(data: Path, name: str, target: Path) -> list[str]:
     return sorted(unread)
 
 
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file below `folder` was written last, in ns, and its size in bytes."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found[str(path)] = (status.st_mtime_ns, status.st_size)
+    return found
+
+
 def copy_index(data: Path, target: Path) -> list[str]:
     """Copy the index whole, or leave it out and say so: it can be made anew from the uploads."""
     try:
-        with suppress(FileNotFoundError):
-            copy_database(data / DATABASES[1], target / DATABASES[1])
-            rows(target / DATABASES[1])
-        if unread := copy_files(data, INDEX, target):
-            raise BackupError(f"{unread[0]} cannot be read")
+        for _ in range(TRIES):
+            before = written(data / INDEX)
+            with suppress(FileNotFoundError):
+                copy_database(data / DATABASES[1], target / DATABASES[1])
+                rows(target / DATABASES[1])
+            if unread := copy_files(data, INDEX, target):
+                raise BackupError(f"{unread[0]} cannot be read")
+            # Its vectors are written in place, beside the database: of two moments they do not fit.
+            if written(data / INDEX) == before:
+                return []
+            shutil.rmtree(target / INDEX, ignore_errors=True)
+        raise BackupError("it was written to all the time")
     except (BackupError, OSError) as error:
         shutil.rmtree(target / INDEX, ignore_errors=True)
         return [f"{INDEX} ({error})"]
-    return []
 
 
 def snapshot(data: Path, target: Path, image: Path) -> None:
@@ -319,6 +336,11 @@ def restore(folder: Path, data: Path, key: Path) -> None:
         raise
     shutil.rmtree(folder, ignore_errors=True)
     say(f"restored: {summary(about)}; what was there before is in {aside.name}")
+    if any(entry.startswith(f"{INDEX} ") for entry in about.get("left_out", [])):
+        say(
+            "documents are found again once an admin has them indexed on the page:"
+            " Admin Panel, Settings, Documents, Reindex"
+        )
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -3,12 +3,26 @@
 set -eu
 export RESTIC_PROGRESS_FPS=0.1 # a line every ten seconds
 restic="restic --no-cache --retry-lock 10m"
-# Locks that runs which were killed have left would keep out all later ones; a live one's stays.
-$restic unlock >/dev/null 2>&1 || :
+
+# Locks that runs which were killed have left would keep out all later ones for half an hour. No
+# other pod uses the repository while this one has its folder locked, so each lock of one is left
+# over. A person's, who uses restic on the server, stays while it is alive.
+alone() {
+  exec 9<"${RESTIC_REPOSITORY%/*}"
+  flock 9
+  for lock in "$RESTIC_REPOSITORY"/locks/*; do
+    # Empty: the power went away before it was on the disk.
+    ! grep -qs . "$lock" || $restic --no-lock cat lock "${lock##*/}" 2>/dev/null |
+      grep -q '"hostname": "open-webui-backup-' || continue
+    rm -f "$lock"
+  done
+  $restic unlock >/dev/null 2>&1 || :
+}
 
 case "$1" in
 store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back for verifying
   [ -e "$2/snapshot/manifest.json" ] || exit 0
+  alone
   # 10: there is no repository. A wrong password must not make a new one.
   $restic cat config >"$2/said" 2>&1 || {
     [ $? -eq 10 ] || { cat "$2/said" && exit 1; }
@@ -17,6 +31,13 @@ store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back f
       echo "no repository here, nor a file image: mount the disk; on a new one: echo unknown >image"
       exit 1
     }
+    # Without its configuration nothing in it can be read, and a new one beside it would hide that.
+    [ -z "$(find "$RESTIC_REPOSITORY"/data -type f 2>/dev/null | head -n 1)" ] || {
+      echo "the repository has lost its file config: move $RESTIC_REPOSITORY away, and back it up"
+      exit 1
+    }
+    # The key of an init that was cut off opens no other repository, and would be tried first.
+    rm -rf "$RESTIC_REPOSITORY"
     $restic init
   }
   image=$(cat "$3/image" 2>/dev/null || echo unknown)
@@ -30,6 +51,7 @@ store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back f
   $restic restore "$id" --target restored
   ;;
 finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, now that it is proven
+  alone
   if [ "$KIND" = upgrade ]; then
     printf %s "$IMAGE" >"$3/image"
   elif [ -e "$2/manifest.json" ]; then
@@ -43,12 +65,13 @@ finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, n
   ;;
 fetch) # DATA KEY: get a snapshot beside the data, and its secret key into memory
   rm -rf "$2/.restore"
+  alone
   # One that does not fit must not leave the disk of the data full.
   $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key \
     --target "$2/.restore" || { rm -rf "$2/.restore" && exit 1; }
   $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
   ;;
 list)
-  $restic snapshots --compact
+  $restic --no-lock snapshots --compact
   ;;
 esac
