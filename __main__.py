@@ -110,6 +110,7 @@ monitoring = ObservabilityStack(
             "runbook": observability.runbook,
             "gpu": bool(settings.profile.device),
             "backup_hours": backup.hours if backup else None,
+            "backup_path": backup.volume.path if backup else "/",
         },
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,

@@ -65,6 +65,8 @@ class Watched(TypedDict):
     """Whether models run on a GPU. Default: false."""
     backup_hours: NotRequired[int | None]
     """Hours between two backups. Default: there are none."""
+    backup_path: NotRequired[str]
+    """Folder on the node's disk that takes them. Default: not watched."""
 
 
 class ObservabilityStackArgs(TypedDict):
@@ -153,7 +155,13 @@ class ObservabilityStack(ComponentResource):
                 data={f"{key}.json": dashboard},
                 opts=child,
             )
-        rules = alerts(disks, runbook, gpu=watched.get("gpu", False), backup_hours=hours)
+        rules = alerts(
+            disks,
+            runbook,
+            gpu=watched.get("gpu", False),
+            backup_hours=hours,
+            backup_path=watched.get("backup_path", "/"),
+        )
         for key, spec in rules.items():
             CustomResource(
                 f"{name}-{key}-alerts",
