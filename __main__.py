@@ -1,6 +1,7 @@
 """Composes the homelab stack: settings in, one component for each part, outputs."""
 
 import inspect
+from typing import cast
 
 import pulumi
 from pulumi import ResourceOptions
@@ -12,6 +13,7 @@ from components import (
     PROMETHEUS_CLAIM,
     LocalStorage,
     MetalLBPool,
+    Notify,
     ObservabilityStack,
     OllamaStack,
     OpenWebUI,
@@ -45,7 +47,8 @@ settings = config.load(reserved)
 plan = config.plan(settings, reserved)
 pulumi.log.info(config.table(settings, plan))
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
-backup = webui.backup
+backup, notify = webui.backup, observability.notify
+secret = pulumi.Output.secret(settings.notifySecret)
 
 cluster = Provider(
     "cluster",
@@ -110,6 +113,7 @@ monitoring = ObservabilityStack(
             "runbook": observability.runbook,
             "gpu": bool(settings.profile.device),
             "backup_hours": backup.hours if backup else None,
+            "notify": cast("Notify", {**notify.model_dump(), "secret": secret}) if notify else None,
             "backup_path": backup.volume.path if backup else "/",
         },
         "lan_address": observability.lan_address,
@@ -185,7 +189,7 @@ chat = OpenWebUI(
             "client_labels": models.client_labels,
             "default": ollama.names[0],
             "embedding": webui.embedding_model,
-            "prefixes": config.prefixes(webui.embedding_model),
+            "prefixes": [*config.prefixes(webui.embedding_model)],
             "task": webui.task_model,
             "name_users": observability.label_users,
         },
@@ -215,6 +219,12 @@ if settings.completion_model:
     pulumi.export("ide_config", config.ide_config(chat.urls[0], model, context))
 pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
+pulumi.export(
+    "alerts",
+    f"by {notify.way}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
+    if notify
+    else "reach nobody: set observability.notify (docs/observability-stack.md)",
+)
 if backup and snapshots:
     pulumi.export("backups", f"every {backup.hours} h to {backup.volume.path}")
     pulumi.export("backup_password", snapshots.password)

@@ -3,7 +3,7 @@
 from components._kubernetes import Pod, Telemetry
 from components.local_storage import LocalStorage, Volume
 from components.metallb_pool import MetalLBPool
-from components.observability import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
+from components.observability import CHART_VALUES, PROMETHEUS_CLAIM, Notify, ObservabilityStack
 from components.ollama import OllamaStack
 from components.open_webui import OpenWebUI, OpenWebUIBackup
 
@@ -12,6 +12,7 @@ __all__ = [
     "PROMETHEUS_CLAIM",
     "LocalStorage",
     "MetalLBPool",
+    "Notify",
     "ObservabilityStack",
     "OllamaStack",
     "OpenWebUI",

@@ -52,7 +52,7 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
     except ValidationError as error:
         wrong = [*in_words(Settings, error)]
     for check in (
-        *(checks.nodes, checks.addresses, checks.access, checks.hosts),
+        *(checks.nodes, checks.addresses, checks.access, checks.notify, checks.hosts),
         *(models.declared, models.known, models.runnable, models.used),
         *(checks.volumes, checks.disks, partial(checks.memory, reserved=reserved)),
     ):

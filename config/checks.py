@@ -3,6 +3,7 @@
 A check may come upon a key that is wrong by itself and so is missing (`config.errors.right_part`).
 """
 
+import re
 from collections.abc import Iterator
 from functools import reduce
 from ipaddress import IPv4Address, IPv4Network
@@ -10,10 +11,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from config.capacity import SYSTEM_RESERVE, Plan, Request, plan, whole_gib
-from config.errors import NoValue, Problem
+from config.errors import Encrypted, NoValue, Problem
 from config.hosts import PROFILES
 from config.quantities import gib, size
-from config.settings import Settings
+from config.settings import SECRETS, Settings
 
 LEAST_CONTEXT = 2048
 """Tokens; less is no advice to give."""
@@ -69,6 +70,24 @@ def access(settings: Settings) -> Iterator[Problem]:
         yield Problem(("webui", "origins"), NoValue.MISSING, want)
     elif not reached and not header:
         yield Problem(("webui", "lan_address"), NoValue.MISSING, "an address of network.pool")
+
+
+def notify(settings: Settings) -> Iterator[Problem]:
+    """Alerts go one way, and its secret looks like one."""
+    said, secret = settings.observability.notify, settings.notifySecret
+    if not said:
+        if secret:
+            yield Problem(("notifySecret",), Encrypted(), "nothing without observability.notify")
+        return
+    ways = [way for way in SECRETS if getattr(said, way) is not None]
+    if len(ways) != 1:
+        want = f"exactly one of {', '.join(SECRETS)}"
+        yield Problem(("observability", "notify"), ways, want)
+        return
+    pattern, want = SECRETS[said.way]
+    if not secret or not re.fullmatch(pattern, secret):
+        want = f"{want}: pulumi config set --secret homelab:notifySecret"
+        yield Problem(("notifySecret",), Encrypted() if secret else NoValue.MISSING, want)
 
 
 def hosts(settings: Settings) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ A type says what a value must be by itself; what takes several keys is in `confi
 import re
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Literal
+from zoneinfo import available_timezones
 
 from pydantic import (
     AfterValidator,
@@ -40,6 +41,22 @@ def _is_origin(text: str) -> bool:
     )
 
 
+def _is_zone(text: str) -> bool:
+    return text in available_timezones()
+
+
+SECRETS = {
+    "ntfy": (
+        "[A-Za-z0-9_-]{1,64}( [A-Za-z0-9_]+)?",
+        "a topic, and after a blank a token if it has one",
+    ),
+    "pushover": ("[A-Za-z0-9]{30}", "an application's token, 30 letters and digits"),
+    "email": (r"[^\n]+", "the password of the mail account"),
+    "telegram": ("[0-9]+:[A-Za-z0-9_-]+", "a bot's token, such as 123456:ABC-DEF"),
+    "webhook": (r"https?://\S+", "a URL, https://…"),
+}
+"""Ways that alerts can go: what the secret of each looks like, and in words."""
+
 Text = Annotated[str, Field(min_length=1), Want("text that is not empty")]
 Count = Annotated[int, Field(ge=1, le=10_000), Want("a whole number, 1 or more")]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000), Want("a whole number, 0 or more")]
@@ -64,6 +81,7 @@ Directory = Annotated[
     ),
 ]
 IPV4 = r"^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$"
+Url = Annotated[str, Want("a URL, https://…", r"^https?://\S+$")]
 Address = Annotated[str, Want("an IPv4 address such as 192.168.1.100", IPV4, IPv4Address)]
 PoolAddress = Annotated[str, Want("an address of network.pool", IPV4, IPv4Address)]
 Image = Annotated[
@@ -407,6 +425,42 @@ class WebUI(Section):
     backup: Backup | None = None
 
 
+class Email(Section):
+    """A mail account that sends alerts; `homelab:notifySecret` is its password."""
+
+    to: Annotated[str, Want("an e-mail address, such as me@example.com", r"^[^@\s]+@[^@\s]+$")]
+    """Who gets them."""
+    sender: Annotated[str, Want("an e-mail address, such as me@example.com", r"^[^@\s]+@[^@\s]+$")]
+    """Address and user name of the account."""
+    smarthost: Annotated[
+        str, Want("host:port, such as smtp.example.com:587", r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")
+    ]
+    """Where the account sends; TLS is asked for."""
+
+
+class Notify(Section):
+    """Where alerts go: one way of five, with its secret in `homelab:notifySecret`."""
+
+    ntfy: Url | None = None
+    """An ntfy server, such as https://ntfy.sh; the secret is the topic, then a token if need be."""
+    pushover: Text | None = None
+    """A user key; the secret is the token of an application."""
+    email: Email | None = None
+    telegram: int | None = None
+    """The number of a chat; the secret is the token of a bot."""
+    webhook: Literal["text", "content", "message"] | None = None
+    """The key that takes the message (Slack: text, Discord: content); the secret is the URL."""
+    heartbeat: Url | None = None
+    """Is asked every five minutes as long as alerts come through: it misses the server itself."""
+    timezone: Annotated[str, Want("a time zone, such as Europe/Berlin", check=_is_zone)] = "UTC"
+    """Warnings come from 8 to 22 o'clock there."""
+
+    @property
+    def way(self) -> str:
+        """The way that is set, as its key; empty if none is."""
+        return next((way for way in SECRETS if getattr(self, way, None) is not None), "")
+
+
 class Observability(Section):
     """Prometheus and Grafana."""
 
@@ -424,6 +478,7 @@ class Observability(Section):
         str, Want("docs/runbook.md or its address, http…", r"^(docs/runbook\.md|https?://\S+)$")
     ] = "docs/runbook.md"
     """Address of that page, if it is published: alerts and panels lead there."""
+    notify: Notify | None = None
     node: NodeOfPart = None
 
     @property
@@ -454,6 +509,8 @@ class Settings(Section):
     """Where Helm finds a chart, by its name: a folder (`/srv/chart`, `./chart`), a `.tgz`, an
     `oci://` reference, or an `https://` one to a repository or a `.tgz`. The public ones if not
     set."""
+    notifySecret: str = ""  # noqa: N815
+    """The secret of `observability.notify`: `pulumi config set --secret homelab:notifySecret`."""
     protect: bool = True
     """Refuse to delete or replace what holds data."""
 

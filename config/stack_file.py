@@ -45,7 +45,7 @@ def own(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def value_of(name: str, value: object) -> object:
     """The value of a key: the engine hands it over as text, and `pulumi config set` writes one."""
-    if not isinstance(value, str) or name == "context":
+    if not isinstance(value, str) or name in ("context", "notifySecret"):
         return value
     try:
         return json.loads(value)

@@ -1,5 +1,6 @@
 """Installs the programs that the pods of the house run, as plain programs of this machine."""
 
+import json
 import re
 import shutil
 import sys
@@ -10,7 +11,7 @@ from packaging.version import Version
 
 from sandbox.build import FOLDER, VERSION, Tool, build_tool, copy_files
 from sandbox.processes import SandboxError, locked
-from sandbox.toolchain import MODULES, find_program, pinned, run
+from sandbox.toolchain import MODULES, find_go, find_program, pinned, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -21,6 +22,8 @@ PYTHONS = ((3, 11), (3, 12))
 OLLAMA = "github.com/ollama/ollama"
 PROMETHEUS = "github.com/prometheus/prometheus"
 KUBE_STATE_METRICS = "k8s.io/kube-state-metrics/v2"
+# The version that the chart pins.
+ALERTMANAGER = "github.com/prometheus/alertmanager@v0.34.0"
 RESTIC = "github.com/restic/restic"
 NODE_EXPORTER = "github.com/prometheus/node_exporter"
 # Headers that Ollama's repository has in folders named `vendor`, which no Go module can carry:
@@ -81,6 +84,30 @@ def promtool(folder: Path = FOLDER) -> Path:
     folder = folder.absolute()
     with locked(folder):
         return _install_prometheus("promtool", folder)
+
+
+def alertmanager(folder: Path = FOLDER) -> Path:
+    """Build only Alertmanager into `folder`, from a copy of its module without its page."""
+    folder = folder.absolute()
+    copy = folder / "alertmanager"
+    with locked(folder):
+        if not copy.exists():
+            log = folder / "logs" / "build-alertmanager-module.log"
+            command: list[str | Path] = [find_go(folder), "mod", "download", "-json", ALERTMANAGER]
+            run("alertmanager", command, log, folder)
+            found = json.loads(log.read_text()[log.read_text().index("{") :])
+            partial = folder / "alertmanager.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            # The module cache is read-only.
+            shutil.copytree(found["Dir"], partial, copy_function=shutil.copyfile)
+            for directory in (partial, *partial.rglob("*/")):
+                directory.chmod(0o755)
+            page = partial / "ui" / "app" / "dist"
+            (page / "assets").mkdir(parents=True)
+            (page / "assets" / "none.txt").write_text("")
+            (page / "index.html").write_text("<p>Alertmanager, built without its page.</p>\n")
+            partial.rename(copy)
+        return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
 
 
 def prometheus_version() -> str:

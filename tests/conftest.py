@@ -22,7 +22,7 @@ CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
 PUBLISHED = "tests/published"
 TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack", PUBLISHED)
 """Folders whose tests share a cluster or a house; every other file is for itself."""
-BUILT = {"tools", "programs", "promtool"}
+BUILT = {"tools", "programs", "promtool", "alertmanager"}
 """Fixtures that build programs; a test with one of them, or in those folders, is a built test."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
 """What begins, or one worker would end with it while the others have nothing to do."""
@@ -119,6 +119,12 @@ def programs() -> real_programs.Programs:
 def promtool() -> Path:
     """Prometheus' own program that checks and tests rules."""
     return real_programs.promtool()
+
+
+@pytest.fixture(scope="session")
+def alertmanager() -> Path:
+    """Alertmanager, without its page."""
+    return real_programs.alertmanager()
 
 
 @pytest.fixture(scope="session")

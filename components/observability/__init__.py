@@ -1,5 +1,6 @@
 """Prometheus and Grafana: their component, its dashboards, alerts and Helm values."""
 
+from components.observability.notify import Notify
 from components.observability.stack import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
 
-__all__ = ["CHART_VALUES", "PROMETHEUS_CLAIM", "ObservabilityStack"]
+__all__ = ["CHART_VALUES", "PROMETHEUS_CLAIM", "Notify", "ObservabilityStack"]

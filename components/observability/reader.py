@@ -47,7 +47,13 @@ GROUPS = [
     "storage.k8s.io",
 ]
 # A refresh reads each Secret of the program. By name: who may list Secrets may read all of them.
-SECRETS = ["grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"]
+SECRETS = [
+    "alertmanager-config",
+    "grafana-admin",
+    "ollama-gateway",
+    "open-webui",
+    "open-webui-backup",
+]
 
 
 def reader(

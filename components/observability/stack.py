@@ -23,6 +23,7 @@ from components._kubernetes import (
 )
 from components.observability.alerts import alerts
 from components.observability.dashboards import dashboards
+from components.observability.notify import Notify, configuration
 from components.observability.reader import reader
 
 CHART_VALUES: dict[str, Any] = yaml.load(
@@ -41,6 +42,7 @@ PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000
 PUSHER = {"homelab/pushes-metrics": "true"}
 ADMIN_SECRET = "grafana-admin"
+ALERTMANAGER_SECRET = "alertmanager-config"
 
 
 class History(TypedDict):
@@ -67,6 +69,8 @@ class Watched(TypedDict):
     """Hours between two backups. Default: there are none."""
     backup_path: NotRequired[str]
     """Folder on the node's disk that takes them. Default: not watched."""
+    notify: NotRequired[Notify | None]
+    """Where alerts go. Default: they are only to be seen."""
 
 
 class ObservabilityStackArgs(TypedDict):
@@ -128,6 +132,22 @@ class ObservabilityStack(ComponentResource):
             opts=child,
         )
 
+        watched = args["watched"]
+        notify = watched.get("notify")
+        config: Output[str] = Output.secret(notify["secret"] if notify else "").apply(
+            lambda secret: yaml.safe_dump(configuration(notify, secret), sort_keys=False)
+        )
+        alertmanager = Secret(
+            f"{name}-alertmanager",
+            metadata={
+                "name": ALERTMANAGER_SECRET,
+                "namespace": namespace,
+                "labels": labels("alertmanager"),
+            },
+            string_data={"alertmanager.yaml": config},
+            opts=child,
+        )
+
         # A Release and not a Chart: only Helm itself installs the chart's CRDs before their users.
         release = Release(
             f"{name}-release",
@@ -138,10 +158,9 @@ class ObservabilityStack(ComponentResource):
             max_history=5,
             # A wait that is cut off leaves a release that Helm will not touch again.
             skip_await=True,
-            opts=ResourceOptions(parent=self, depends_on=[admin]),
+            opts=ResourceOptions(parent=self, depends_on=[admin, alertmanager]),
         )
 
-        watched = args["watched"]
         disks, runbook, hours = watched["disks"], watched["runbook"], watched.get("backup_hours")
         for key, dashboard in dashboards(disks, runbook, hours).items():
             ConfigMap(
@@ -230,7 +249,13 @@ def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
             }
         },
         "prometheusOperator": on_node,
-        "alertmanager": {"alertmanagerSpec": on_node},
+        "alertmanager": {
+            "alertmanagerSpec": {
+                **on_node,
+                "useExistingSecret": True,
+                "configSecret": ALERTMANAGER_SECRET,
+            }
+        },
         "kube-state-metrics": on_node,
         "grafana": {
             **on_node,

@@ -48,7 +48,7 @@ class ChatModels(TypedDict):
     """Model that a new chat starts with."""
     embedding: str
     """Model that documents are indexed with."""
-    prefixes: NotRequired[tuple[str, str]]
+    prefixes: NotRequired[list[str]]
     """What that model wants a document, and a query, to begin with. Default: nothing."""
     task: NotRequired[str | None]
     """Model that names chats. Default: the one that is chatted with."""
@@ -230,7 +230,7 @@ def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[
         "RAG_EMBEDDING_MODEL": models["embedding"],
         "RAG_OLLAMA_BASE_URL": models["url"],
     }
-    document, query = models.get("prefixes", ("", ""))
+    document, query = models.get("prefixes", ["", ""])
     if document:
         settings["RAG_EMBEDDING_CONTENT_PREFIX"] = document
     if query:

@@ -1,0 +1,276 @@
+"""Where alerts go: what a stack file may say, and what arrives, by the real Alertmanager."""
+
+import json
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from harness import deploy_program, read, stack_config
+from waiting import eventually
+
+from components.observability.notify import Notify, configuration
+from config import SettingsError
+
+MAIL = {"to": "me@example.com", "sender": "box@example.com", "smarthost": "smtp.example.com:587"}
+WAYS: list[tuple[dict[str, Any], str]] = [
+    ({"ntfy": "https://ntfy.sh"}, "a-topic-that-nobody-guesses"),
+    ({"ntfy": "https://ntfy.example.org", "timezone": "Europe/Berlin"}, "a-topic tk_abc123"),
+    ({"pushover": "u" * 30, "heartbeat": "https://hc-ping.com/0-0"}, "a" * 30),
+    ({"email": MAIL}, "pass word: {{ x }} #"),
+    ({"telegram": -100123}, "123456:ABC-def_1"),
+    ({"webhook": "text"}, "https://hooks.example.org/T0/B0?x=1"),
+    ({"webhook": "content", "heartbeat": "http://10.0.0.1/up"}, "https://discord.example/api/1"),
+]
+WRONG: list[tuple[Any, str | None, str]] = [
+    ({}, "x", "observability.notify: got [], want exactly one of ntfy, pushover, email, telegram,"),
+    (
+        {"ntfy": "https://ntfy.sh", "telegram": 1},
+        "x",
+        "observability.notify: got ['ntfy', 'telegram'], want exactly one of ntfy, pushover,",
+    ),
+    (None, "x", "notifySecret: got [secret], want nothing without observability.notify"),
+    ({"ntfy": "https://ntfy.sh"}, None, "notifySecret: missing, want a topic, and after a blank"),
+    ({"ntfy": "https://ntfy.sh"}, "a/b", "notifySecret: got [secret], want a topic, and after a"),
+    ({"ntfy": "ntfy.sh"}, "topic", "observability.notify.ntfy: got 'ntfy.sh', want a URL, https"),
+    (
+        {"webhook": "text"},
+        "hooks.example.org",
+        "notifySecret: got [secret], want a URL, https://…:",
+    ),
+    ({"webhook": "body"}, "https://x", "observability.notify.webhook: got 'body', want text, cont"),
+    ({"telegram": "1"}, "1:a", "observability.notify.telegram: got '1', want a whole number"),
+    ({"telegram": 1}, "abc", "notifySecret: got [secret], want a bot's token, such as 123456:ABC"),
+    ({"pushover": "u"}, "short", "notifySecret: got [secret], want an application's token, 30"),
+    (
+        {"email": {**MAIL, "smarthost": "smtp.example.com"}},
+        "x",
+        "observability.notify.email.smarthost: got 'smtp.example.com', want host:port, such as",
+    ),
+    (
+        {"email": {"to": MAIL["to"], "smarthost": MAIL["smarthost"]}},
+        "x",
+        "observability.notify.email.sender: missing, want",
+    ),
+    (
+        {"ntfy": "https://ntfy.sh", "timezone": "Berlin"},
+        "topic",
+        "observability.notify.timezone: got 'Berlin', want a time zone, such as Europe/Berlin",
+    ),
+]
+
+
+def stack(notify: Any, secret: str | None) -> dict[str, Any]:
+    """The home stack with this way."""
+    raw = stack_config("home")
+    raw["observability"] |= {"notify": notify} if notify is not None else {}
+    return raw | ({"notifySecret": secret} if secret else {})
+
+
+@pytest.mark.parametrize(("notify", "secret", "line"), WRONG)
+def test_a_way_that_cannot_work_is_refused(notify: Any, secret: str | None, line: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(stack(notify, secret))
+
+    assert str(caught.value).startswith(f"homelab:{line}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("notify", "secret"), WAYS)
+def test_the_secret_is_only_in_a_secret(notify: dict[str, Any], secret: str) -> None:
+    lab = deploy_program("home", stack(notify, secret))
+    made = lab["kubernetes:core/v1:Secret::monitoring-alertmanager"]
+    release = next(one for one in lab.of_kind("Release") if "prom" in one.inputs["name"])
+    values = release.inputs["values"]["alertmanager"]["alertmanagerSpec"]
+
+    assert made.secrets
+    assert made.inputs["metadata"]["name"] == values["configSecret"]
+    assert values["useExistingSecret"] is True
+    assert "monitoring-alertmanager" in release.dependencies
+    config = yaml.safe_load(made.inputs["stringData"]["alertmanager.yaml"])
+    told: Any = {"timezone": "UTC", "secret": "", **notify}
+    assert config == configuration(told, secret)
+    others = [one.inputs for key, one in lab.resources.items() if one is not made]
+    assert secret not in json.dumps(others, default=str)
+    assert lab.outputs["alerts"].startswith(f"by {next(iter(notify))}: critical ones at once")
+
+
+def test_without_a_way_up_says_that_alerts_reach_nobody() -> None:
+    lab = deploy_program("home", stack(None, None))
+    made = lab["kubernetes:core/v1:Secret::monitoring-alertmanager"].inputs["stringData"]
+
+    assert lab.outputs["alerts"].startswith("reach nobody: ")
+    assert yaml.safe_load(made["alertmanager.yaml"])["route"]["routes"] == []
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    posted: list[tuple[str, Any]]
+
+    def do_POST(self) -> None:
+        """Keep it."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.posted.append((self.path, json.loads(body)))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """A server's URL, and what it gets."""
+    kind = type("Kept", (Listener,), {"posted": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}", kind.posted  # type: ignore[attr-defined]
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def running(program: Path, folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Run Alertmanager with this configuration, and give its URL."""
+    (folder / "alertmanager.yaml").write_text(yaml.safe_dump(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = [
+        f"--config.file={folder / 'alertmanager.yaml'}",
+        f"--storage.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",
+    ]
+    log = folder / "log"
+    with log.open("w") as said:
+        process = subprocess.Popen([program, *flags], stdout=said, stderr=said)
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urlopen(f"http://{address}/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    try:
+        assert eventually(ready)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.parametrize(("notify", "secret"), [*WAYS, (None, "")])
+def test_alertmanager_takes_every_configuration(
+    alertmanager: Path, tmp_path: Path, notify: Notify | None, secret: str
+) -> None:
+    told: Any = notify and {"timezone": "UTC", "secret": "", **notify}
+    config = configuration(told, secret)
+    with (
+        running(alertmanager, tmp_path, config) as base,
+        urlopen(f"{base}/api/v2/receivers") as got,
+    ):
+        assert [one["name"] for one in json.loads(got.read())] == [
+            one["name"] for one in config["receivers"]
+        ]
+
+
+def post(base: str, alerts: list[dict[str, Any]]) -> None:
+    """Post alerts as Prometheus does."""
+    headers = {"Content-Type": "application/json"}
+    urlopen(Request(f"{base}/api/v2/alerts", json.dumps(alerts).encode(), headers)).close()
+
+
+def alert(name: str, severity: str, **labels: str) -> dict[str, Any]:
+    """An alert as Prometheus posts it."""
+    annotations = {
+        "summary": f"{name} has happened",
+        "description": 'It is <50 % & "bad". Look at it.',
+        "runbook_url": f"docs/runbook.md#{name.lower()}",
+    }
+    return {
+        "labels": {"alertname": name, "severity": severity, **labels},
+        "annotations": annotations,
+    }
+
+
+@pytest.mark.parametrize("way", ["ntfy", "webhook"])
+def test_what_arrives_is_a_sentence_with_the_runbooks_anchor(
+    alertmanager: Path, tmp_path: Path, listener: tuple[str, list[tuple[str, Any]]], way: str
+) -> None:
+    url, posted = listener
+    told: Any = {
+        "timezone": "UTC",
+        "heartbeat": f"{url}/heartbeat",
+        **({"ntfy": url} if way == "ntfy" else {"webhook": "text"}),
+    }
+    config = configuration(told, "topic" if way == "ntfy" else f"{url}/hook")
+    for route in config["route"]["routes"]:
+        route["group_wait"] = "0s"
+    alerts = [
+        alert("OllamaDown", "critical", namespace="ollama-stack"),
+        alert("KubeAPIDown", "critical", namespace="observability"),
+        alert("NodeDown", "critical"),
+        alert("Chatter", "info", namespace="ollama-stack"),
+        alert("Watchdog", "none"),
+    ]
+
+    with running(alertmanager, tmp_path, config) as base:
+        post(base, alerts)
+        assert eventually(lambda: len(posted) >= 4), (tmp_path / "log").read_text()
+
+    expected = "/" if way == "ntfy" else "/hook"
+    assert sorted(path for path, _ in posted) == sorted(["/heartbeat", *[expected] * 3])
+    bodies = [body for path, body in posted if path == expected]
+    for name in ("OllamaDown", "KubeAPIDown", "NodeDown"):
+        title = f"{name} has happened"
+        text = f'It is <50 % & "bad". Look at it.\nWhat to do: docs/runbook.md#{name.lower()}'
+        published = {"topic": "topic", "title": title, "message": text, "priority": 5}
+        assert (published if way == "ntfy" else {"text": f"{title}\n{text}"}) in bodies
+
+
+def zone_where_it_is(hour: int) -> str:
+    """A time zone where it is this hour now; its name has the sign of POSIX."""
+    east = (hour - datetime.now(UTC).hour + 11) % 24 - 11
+    return f"Etc/GMT{-east:+}"
+
+
+@pytest.mark.parametrize(("hour", "comes"), [(15, True), (3, False)])
+def test_a_warning_waits_for_the_day_and_a_critical_alert_does_not(
+    alertmanager: Path,
+    tmp_path: Path,
+    listener: tuple[str, list[tuple[str, Any]]],
+    hour: int,
+    comes: bool,
+) -> None:
+    url, posted = listener
+    told: Any = {"timezone": zone_where_it_is(hour), "webhook": "text"}
+    config = configuration(told, f"{url}/hook")
+    for route in config["route"]["routes"]:
+        route["group_wait"] = "0s"
+
+    with running(alertmanager, tmp_path, config) as base:
+        post(base, [alert("OllamaDown", "critical"), alert("FirstTokenSlow", "warning")])
+
+        def muted() -> bool:
+            with urlopen(f"{base}/metrics") as answer:
+                text = answer.read().decode()
+            return bool(re.search(r"suppressed_total{reason=\"active_time_interval\"} [1-9]", text))
+
+        assert eventually(lambda: len(posted) == 1 + comes and (comes or muted())), posted
+
+    texts = "".join(body["text"] for _, body in posted)
+    assert ("FirstTokenSlow has" in texts) == comes
+    assert "OllamaDown has" in texts
