@@ -113,9 +113,10 @@ def selector(name: str) -> dict[str, str]:
 
 
 def pod_security(level: str) -> dict[str, str]:
-    """Namespace labels that enforce a Pod Security level and audit against `restricted`."""
+    """Namespace labels that enforce a Pod Security level, and tell what `restricted` refuses."""
     return {
         "pod-security.kubernetes.io/enforce": level,
+        "pod-security.kubernetes.io/warn": "restricted",
         "pod-security.kubernetes.io/audit": "restricted",
     }
 

@@ -1,11 +1,15 @@
 """A cluster as its API shows it; nothing here can change it."""
 
 import json
+import socket
+import ssl
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException, load_kube_config
@@ -13,6 +17,8 @@ from urllib3.exceptions import HTTPError
 
 # Seconds to connect, and for an answer.
 LIMITS = (5, 30)
+LAST_DAYS = 30
+"""Days before its end from which a certificate is told of."""
 # All kinds in two requests instead of one for each group (API server 1.30 and newer).
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # Names and owners without contents, of which a list of dashboards has megabytes.
@@ -41,6 +47,22 @@ class Kind:
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         place = f"/namespaces/{namespace}" if self.namespaced else ""
         return f"{root}{place}/{self.plural}" + (f"/{name}" if name else "")
+
+
+def certificate_days(about: Configuration) -> float:
+    """Days until the API server's certificate ends; raises UnreadableError if it is not trusted."""
+    url, tls = urlsplit(about.host), ssl.create_default_context(cafile=about.ssl_ca_cert)
+    name, at = about.tls_server_name or url.hostname, (url.hostname, url.port or 443)
+    try:
+        with (
+            socket.create_connection(at, 3) as plain,
+            tls.wrap_socket(plain, server_hostname=name) as sealed,
+        ):
+            certificate: Any = sealed.getpeercert()
+    except OSError as error:
+        why = "no answer within 3 s" if isinstance(error, TimeoutError) else error
+        raise UnreadableError(f"{about.host}: {why}") from error
+    return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
 class Cluster:

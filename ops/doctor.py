@@ -4,11 +4,9 @@ import argparse
 import asyncio
 import json
 import socket
-import ssl
 import sys
 import time
 from errno import ECONNREFUSED
-from urllib.parse import urlsplit
 
 import aiohttp
 from kubernetes.utils import parse_quantity
@@ -17,7 +15,7 @@ from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
 from config.stack_file import config_of, own
 from ops import doctor_server, recover, stacks
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
 from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
 from ops.releases import recover as recover_command
 
@@ -90,19 +88,13 @@ async def checked(server: Server, check: Check) -> str:
 
 async def api(server: Server) -> Problems:
     """The API server answers, with a certificate that is good for more than 30 days."""
-    kubeconfig = server.cluster.configuration
-    url, tls = urlsplit(kubeconfig.host), ssl.create_default_context(cafile=kubeconfig.ssl_ca_cert)
-    name, at = kubeconfig.tls_server_name or url.hostname, (url.hostname, url.port or 443)
     try:
-        async with asyncio.timeout(3):
-            _, writer = await asyncio.open_connection(*at, ssl=tls, server_hostname=name)
-    except OSError as error:
-        yield f"{kubeconfig.host}: {str(error) or 'no answer within 3 s'}"
+        days = await in_thread(certificate_days, server.cluster.configuration)
+    except UnreadableError as error:
+        yield str(error)
         return
-    end = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
-    writer.close()
     server.has.add("api")
-    if (days := (end - time.time()) / 86400) <= 30:
+    if days <= LAST_DAYS:
         yield Warn(f"its certificate ends in {days:.0f} days: microk8s refresh-certs -e server.crt")
 
 

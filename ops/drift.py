@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ops import recover, releases, stacks
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     """List what was found, and what could not be read and why; raises UnreadableError if all."""
     cluster = Cluster(state["context"], stack.kubeconfig)
-    findings, unread = list[Finding](), list[str]()
+    findings, unread = _certificate(cluster), list[str]()
     for one in state.get("pending_operations") or []:
         name = one["resource"]["urn"].rpartition("::")[2]
         findings.append(Finding("pulumi", "resource", name, f"cut off while {one['type']} it"))
@@ -80,6 +80,14 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     return sorted(findings, key=lambda one: (one.layer not in RUNS, one)), unread
 
 
+def _certificate(cluster: Cluster) -> list[Finding]:
+    """What will stop every command of this laptop, if it ends soon."""
+    if (days := certificate_days(cluster.configuration)) > LAST_DAYS:
+        return []
+    change = f"ends in {days:.0f} days"
+    return [Finding("server", "certificate", cluster.configuration.host, change)]
+
+
 def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
     """Give the commands that put back what was found, in the order to run them."""
     up = "make up" if stack.simulated else f"make up STACK={stack.name}"
@@ -100,7 +108,9 @@ def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str
             patches.append(f"{kubectl} patch {what} {how}")
         if one.change == "changed" and len(one.fields) == len(one.added):
             continue
-        if one.layer != "state":
+        if one.layer == "server":
+            others.append("sudo microk8s refresh-certs -e server.crt  # on the server")
+        elif one.layer != "state":
             place, _, helm = one.layer.removeprefix("release ").partition("/")
             show = f"{env}helm --kube-context {context} get manifest {helm} -n {place}"
             force = "--server-side --force-conflicts --field-manager helm"

@@ -106,7 +106,7 @@ def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Comman
 
     api, state = sorted(lines[:2])
     assert (code, len(lines)) == (1, 3)
-    assert "[Errno 111] Connect call failed ('127.0.0.1', 9); to do:" in api
+    assert "https://127.0.0.1:9: [Errno 111] Connection refused; to do:" in api
     assert "pulumi stack export: error: no stack named 'home' found; to do:" in state
 
 

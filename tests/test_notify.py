@@ -86,6 +86,16 @@ def test_a_way_that_cannot_work_is_refused(notify: Any, secret: str | None, line
 
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
+def test_whoever_reads_the_file_without_pulumi_needs_no_secret(
+    notify: dict[str, Any], secret: str
+) -> None:
+    assert secret
+    raw = stack(notify, None) | {"notifySecret": {"secure": "v1:abc=:def=="}}
+
+    assert read(raw).observability.notify
+
+
+@pytest.mark.parametrize(("notify", "secret"), WAYS)
 def test_the_secret_is_only_in_a_secret(notify: dict[str, Any], secret: str) -> None:
     lab = deploy_program("home", stack(notify, secret))
     made = lab["kubernetes:core/v1:Secret::monitoring-alertmanager"]

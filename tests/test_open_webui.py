@@ -60,14 +60,16 @@ def test_without_a_tailnet_address_the_namespace_is_restricted() -> None:
     config = stack_config("home")
     del config["webui"]["tailnet_address"]
     lab = deploy_program("home", config)
-    level = "pod-security.kubernetes.io/enforce"
 
-    def enforced(made: Any) -> Any:
-        return made["kubernetes:core/v1:Namespace::storage-ollama-stack"].inputs["metadata"][
-            "labels"
-        ][level]
+    def levels(made: Any) -> list[str]:
+        about = made["kubernetes:core/v1:Namespace::storage-ollama-stack"].inputs["metadata"]
+        return [
+            about["labels"][f"pod-security.kubernetes.io/{mode}"]
+            for mode in ("enforce", "warn", "audit")
+        ]
 
-    assert (enforced(HOME), enforced(lab)) == ("privileged", "restricted")
+    assert levels(HOME) == ["privileged", "restricted", "restricted"]
+    assert levels(lab) == ["restricted"] * 3
 
 
 def test_the_page_is_reached_where_the_outputs_say() -> None:

@@ -8,7 +8,7 @@ from kubernetes import client
 
 SYSTEM = {"default", "kube-node-lease", "kube-public", "kube-system"}
 EVERYWHERE = ""
-OWN = {"grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"}
+OWN = {"alertmanager-config", "grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"}
 
 
 def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bool:

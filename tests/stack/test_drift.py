@@ -99,9 +99,9 @@ STATE: list[Edit] = [
     (f"{CORE}/ollama-stack/secrets/open-webui", "/data/more", "Z3Vlc3MtbWU=", "data.more"),
     (
         "/api/v1/namespaces/ollama-stack",
-        "/metadata/labels/pod-security.kubernetes.io~1warn",
-        "privileged",
-        'metadata.labels["pod-security.kubernetes.io/warn"]: not there, is privileged',
+        "/metadata/labels/pod-security.kubernetes.io~1warn-version",
+        "v1.29",
+        'metadata.labels["pod-security.kubernetes.io/warn-version"]: not there, is v1.29',
     ),
     (
         f"{CORE}/ollama-stack/persistentvolumeclaims/models",

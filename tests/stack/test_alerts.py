@@ -1,0 +1,61 @@
+"""What the real operator makes of Alertmanager's configuration, and that Alertmanager takes it."""
+
+import base64
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from house_lab import House
+from test_notify import WAYS, running
+from waiting import eventually
+
+from components.observability.notify import configuration
+
+GENERATED = "alertmanager-kube-prom-stack-generated"
+
+
+@pytest.fixture(autouse=True)
+def as_in_the_project(house: House) -> Iterator[None]:
+    """Leave the stack file as it was found."""
+    yield
+    house.reset()
+
+
+def generated(house: House) -> Any:
+    """What the operator gives to Alertmanager."""
+    packed = house.core.read_namespaced_secret(GENERATED, "observability").data
+    text = gzip.decompress(base64.b64decode(packed["alertmanager.yaml.gz"]))
+    return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(("notify", "secret"), WAYS)
+def test_the_operator_gives_on_what_was_configured(
+    house: House, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
+) -> None:
+    def change(keys: dict[str, Any]) -> None:
+        keys["homelab:observability"]["notify"] = notify
+        keys["homelab:notifySecret"] = secret
+
+    house.edit(change)
+    house.up()
+    told: Any = {"timezone": "UTC", "secret": "", **notify}
+    wanted = configuration(told, secret)
+
+    def is_given_on() -> bool:
+        given = generated(house)
+        if given["route"]["routes"] != wanted["route"]["routes"]:
+            return False
+        return all(
+            theirs.get(way, [{}])[0].get(name, False) == value
+            for ours, theirs in zip(wanted["receivers"], given["receivers"], strict=True)
+            for way in ours.keys() - {"name"}
+            for name, value in ours[way][0].items()
+            if name != "http_config"
+        )
+
+    assert eventually(is_given_on), generated(house)["receivers"]
+    with running(alertmanager, tmp_path, generated(house)):
+        pass
