@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -37,6 +37,10 @@ doctor: .venv/ready
 down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
 endif
+
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
+init: .venv/ready
+	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
 # What an `up` that was killed has left in the way of the next one (docs/runbook.md).
 recover: .venv/ready

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "init": "write the stack file of a server, by what its cluster says",
     "doctor": "check what an `up` needs and, after it, whether everything answers",
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
