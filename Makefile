@@ -71,12 +71,12 @@ lint: .venv/ready
 
 # Nothing is built for these.
 test: lint
-	@$(RUN) -m pytest -n 2 --built no
+	@$(RUN) -m pytest -n 2 --tb=short --built no
 
 # All others. What they need is built first: a compiler beside them makes every wait too short.
 test-all: test
 	@$(RUN) -m sandbox build
-	@$(RUN) -m pytest -n 3 --no-loadscope-reorder --built only
+	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py

@@ -204,7 +204,7 @@ def _report(cluster: Cluster, engine: Engine) -> str:
 
 # What only says that something goes on, is looked at or is as it was.
 IDLE = re.compile(
-    r"@|.*ing \(0s\)$|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
+    r"@|.*ing \([0-4]s\)( |$)|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
     r"|.*the wrong version may be on your path"
     r"|[\s~+-]*pulumi:pulumi:Stack|\s+\S+:\S+:\S+ \S+\s*$|Diagnostics:"
     r"|If you want to remove|The resources in|\s*$"

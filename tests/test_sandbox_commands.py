@@ -77,3 +77,21 @@ def test_an_interrupted_down_throws_nothing_away(
 
     engine.destroy = destroy
     assert commands.main() == 130
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (" +  kubernetes:core/v1:Service ollama-service creating (0s) Skipping await logic", False),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment creating (4s)", False),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment creating (5s) Waiting for", True),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment created (1s)", True),
+        ("    error: update failed", True),
+    ],
+)
+def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
+    line: str, shown: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands._say(line)
+
+    assert bool(capfd.readouterr().out) is shown
