@@ -1,50 +1,18 @@
 """`make init` at a terminal, by a person's keystrokes, on a simulated node that no Job can see."""
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from harness import ROOT
+from terminal import INIT, init_at_a_terminal
 
 from config import read
 from config.stack_file import config_of, own
 from ops.init import RESERVED
 from sandbox.cluster import Cluster
-
-RUN = """
-import sys
-from pathlib import Path
-from ops import stacks
-from ops.__main__ import main
-stacks.PROJECT = Path(sys.argv[1])
-sys.exit(main(["init", "--stack", "new", *sys.argv[2:]]))
-"""
-
-
-def at_a_terminal(
-    cluster: Cluster, folder: Path, keys: list[str], *arguments: str
-) -> tuple[int, str]:
-    """Run the command with a terminal at which `keys` are typed; give exit code and screen."""
-    controller, terminal = pty.openpty()
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
-    command = [sys.executable, "-c", RUN, str(folder), *arguments]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
-    ) as process:
-        os.close(terminal)
-        os.write(controller, "".join(f"{key}\n" for key in keys).encode())
-        screen = b""
-        try:
-            while part := os.read(controller, 4096):
-                screen += part
-        except OSError:
-            # The terminal is closed when the last process that has it ends.
-            pass
-    os.close(controller)
-    return process.returncode, screen.decode().replace("\r\n", "\n")
 
 
 def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path: Path) -> None:
@@ -64,7 +32,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
         "Make them": "n",
     }
 
-    code, screen = at_a_terminal(cluster, tmp_path, list(answers.values()))
+    code, screen = init_at_a_terminal(cluster, tmp_path, list(answers.values()))
 
     assert code == 0, screen
     assert [question for question in answers if question not in screen] == []
@@ -78,7 +46,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
 
     # What is there already answers every question: a second run has nothing to say.
     before = file.read_text()
-    code, screen = at_a_terminal(cluster, tmp_path, ["n", *[""] * 6, "n"])
+    code, screen = init_at_a_terminal(cluster, tmp_path, ["n", *[""] * 6, "n"])
     assert code == 0, screen
     assert "Pulumi.new.yaml: nothing to change" in screen
     assert file.read_text() == before
@@ -95,7 +63,7 @@ def test_without_a_terminal_a_missing_answer_is_a_line(
     cluster: Cluster, tmp_path: Path, arguments: list[str], line: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path), *arguments],
+        [sys.executable, "-c", INIT, str(tmp_path), *arguments],
         cwd=ROOT,
         env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
         stdin=subprocess.DEVNULL,
