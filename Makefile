@@ -85,5 +85,5 @@ bench: .venv/ready
 	@echo "  .venv: installing what requirements-dev.txt pins"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
