@@ -34,8 +34,11 @@ up preview: .venv/ready
 doctor: .venv/ready
 	@$(RUN) -m ops doctor --stack $(STACK)
 
+down: INSTEAD = destroy
+status: INSTEAD = stack
+output: INSTEAD = stack output $(NAME)
 down status output:
-	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
+	@echo "error: make $@ is for the sandbox; for a house: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
 
 # Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
@@ -86,5 +89,5 @@ bench: .venv/ready
 	@echo "  .venv: installing what requirements-dev.txt pins"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -10,7 +10,8 @@ import pytest
 from pulumi.automation import CommandError
 
 from sandbox import __main__ as commands
-from sandbox.engine import _left_to_the_cli
+from sandbox.engine import Engine, _left_to_the_cli
+from sandbox.processes import SandboxError
 
 
 def stopped(code: int, stderr: str = "") -> CommandError:
@@ -95,3 +96,21 @@ def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
     commands._say(line)
 
     assert bool(capfd.readouterr().out) is shown
+
+
+def test_status_before_anything_was_brought_up_says_how_to(
+    engine: Mock, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster = SimpleNamespace(running=lambda: True, status=lambda: {"etcd": 1}, memory=lambda: 0)
+    monkeypatch.setattr(commands, "Cluster", lambda *_: cluster)
+    monkeypatch.setattr("sys.argv", ["sandbox", "status"])
+    engine.outputs.return_value = {}
+
+    assert commands.main() == 1
+    said = "sandbox: the state is empty, nothing was brought up yet; run: make up"
+    assert capfd.readouterr().out.splitlines()[1:] == [said]
+
+
+def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match=r"^Pulumi.yaml: cannot be read: No such file"):
+        Engine(Mock(folder=tmp_path), Mock(), tmp_path).outputs()
