@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -34,9 +34,16 @@ up preview: .venv/ready
 doctor: .venv/ready
 	@$(RUN) -m ops doctor --stack $(STACK)
 
+down: INSTEAD = destroy
+status: INSTEAD = stack
+output: INSTEAD = stack output $(NAME)
 down status output:
-	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
+	@echo "error: make $@ is for the sandbox; for a house: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
+
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
+init: .venv/ready
+	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
 # What an `up` that was killed has left in the way of the next one (docs/runbook.md).
 recover: .venv/ready
@@ -67,12 +74,12 @@ lint: .venv/ready
 
 # Nothing is built for these.
 test: lint
-	@$(RUN) -m pytest -n 2 --built no
+	@$(RUN) -m pytest -n 2 --tb=short --built no
 
 # All others. What they need is built first: a compiler beside them makes every wait too short.
 test-all: test
 	@$(RUN) -m sandbox build
-	@$(RUN) -m pytest -n 3 --no-loadscope-reorder --built only
+	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py
@@ -82,5 +89,5 @@ bench: .venv/ready
 	@echo "  .venv: installing what requirements-dev.txt pins"
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

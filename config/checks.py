@@ -135,10 +135,11 @@ def volumes(settings: Settings) -> Iterator[Problem]:
 def disks(settings: Settings) -> Iterator[Problem]:
     """The volumes of a node fit on its disk."""
     for name, node in settings.nodes.items():
-        parts = [part for part in settings.parts.values() if settings.node_of(part) == name]
-        needed = sum(size(part.volume.size) for part in parts)
+        parts = {key: it for key, it in settings.parts.items() if settings.node_of(it) == name}
+        needed = sum(size(part.volume.size) for part in parts.values())
         if needed > size(node.disk.size):
-            want = f"{whole_gib(needed)} or more for its volumes"
+            sizes = ", ".join(f"{key}.volume.size {it.volume.size}" for key, it in parts.items())
+            want = f"{whole_gib(needed)} or more for its volumes: {sizes}"
             yield Problem(("nodes", name, "disk", "size"), node.disk.size, want)
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 import gc
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "init": "write the stack file of a server, by what its cluster says",
     "doctor": "check what an `up` needs and, after it, whether everything answers",
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
@@ -32,6 +34,11 @@ def main(arguments: Sequence[str]) -> int:
     options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
     module.arguments(options)
     chosen = options.parse_args(arguments[1:])
+    # As Pulumi has it (3.229: sdk/go/common/tokens/names.go); a path would lead to another file.
+    if not re.fullmatch(r"[\w.-]{1,100}", chosen.stack, re.ASCII):
+        want = "a stack's name, such as home"
+        print(f"error: STACK: got {chosen.stack!r}, want {want}", file=sys.stderr)
+        return 1
     try:
         return int(module.run(chosen))
     except KeyboardInterrupt:

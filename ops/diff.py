@@ -121,8 +121,7 @@ def _extract(project: Path, tree: Path, base: str) -> str:
     """Have the files of `base` in `tree`, with this sandbox; give the commit's hash."""
     git, archive = ["git", "-C", str(project)], tree.with_suffix(".tar")
     ask = [*git, "rev-parse", "--quiet", "--verify", f"{base}^{{commit}}"]
-    commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-    if not commit:
+    if not (commit := subprocess.run(ask, capture_output=True, text=True).stdout.strip()):
         raise SandboxError(f"BASE: got {base!r}, want a commit, a branch or a tag, such as main")
     subprocess.run([*git, "archive", f"--output={archive}", commit], check=True)
     shutil.rmtree(tree, ignore_errors=True)
@@ -169,7 +168,8 @@ def _apply(project: Path, tree: Path, engine: Engine, base: str, script: str) ->
         done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
         if done.returncode:
             why = _reason(done.stdout + done.stderr)
-            raise SandboxError(f"BASE: {base} cannot be brought up: {why}; want another")
+            refused = ": its own program refuses the stack file" if " homelab:" in why else ""
+            raise SandboxError(f"BASE: {base} cannot be brought up{refused}: {why}; want another")
     made = json.loads(engine.cli("stack", "export").stdout)["deployment"]["resources"]
     engine.cli("state", "unprotect", "--all", "--yes")
     return [one["urn"] for one in made if one.get("protect")]

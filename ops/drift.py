@@ -149,7 +149,7 @@ def _engine(stack: Stack) -> list[Finding]:
     for one in steps:
         old, change = one["oldState"], "deleted" if one["op"] == "delete" else "changed"
         kind = old["type"].rpartition(":")[2].lower()
-        # Without values, for a release's have passwords.
-        fields = tuple(one.get("detailedDiff") or ())
+        # A release's have passwords.
+        fields = tuple(f"{path}: value not shown" for path in one.get("detailedDiff") or ())
         findings.append(Finding("state", kind, old["id"], change, fields))
     return findings

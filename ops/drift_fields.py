@@ -150,5 +150,6 @@ def _text(secret: bool, path: str, _: str, stated: Any, live: Any, owners: Owner
         "not there" if one is None else "there" if isinstance(one, (Mapping, list)) else str(one)
         for one in (stated, live)
     )
-    shown = "" if secret or PRIVATE.search(path) else f": {', is '.join(x[:60] for x in values)}"
-    return path + shown + "".join(who for who, *_ in owners)
+    private = secret or PRIVATE.search(path)
+    shown = "value not shown" if private else ", is ".join(x[:60] for x in values)
+    return f"{path}: {shown}" + "".join(who for who, *_ in owners)

@@ -123,11 +123,15 @@ def look(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupte
 
 def at_work(stack: Stack, run: Interrupted) -> str:
     """Say in one line who may still be at work; empty: nobody."""
-    for process in psutil.process_iter(["name", "username", "cwd"]):
-        about = process.info
-        name, here = about["name"] or "", about["cwd"] == str(stack.folder.resolve())
-        if name.startswith("pulumi") and here and about["username"] == getpass.getuser():
-            return f"{name} still runs: wait, or end it with: kill {process.pid}"
+    about = ["name", "username", "cwd", "ppid"]
+    running = {one.pid: one.info for one in psutil.process_iter(about)}
+    for pid, one in running.items():
+        name, here = one["name"] or "", one["cwd"] == str(stack.folder.resolve())
+        if name.startswith("pulumi") and here and one["username"] == getpass.getuser():
+            # A plugin is a child of the CLI that has started it.
+            if "pulumi" in (name, running.get(one["ppid"], {}).get("name")):
+                return f"{name} still runs: wait, or end it with: kill {pid}"
+            return f"{name} still runs, but nothing waits for it: kill {pid}"
     for lock in run.locks:
         if not lock.lost:
             return f"{lock}; once nothing runs there: pulumi cancel --stack {stack.name}"

@@ -26,6 +26,7 @@ from sandbox.programs import install
 from sandbox.report import report
 
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
+NOTHING = "sandbox: the state is empty, nothing was brought up yet; run: make up"
 
 
 def main() -> int:
@@ -108,14 +109,18 @@ def down(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print the processes and, if they run, what there is; 1 if the cluster does not run."""
+    """Print the processes and, if they run, what there is; 1 if there is nothing."""
     cluster = Cluster(options.folder, build())
     pids = ", ".join(f"{name} {pid or 'not running'}" for name, pid in cluster.status().items())
     print(f"  processes: {pids}; {cluster.memory() / 1024**2:.0f} MiB")
     if not cluster.running():
         print("sandbox: not running; start it with: make up")
         return 1
-    print(f"\n{_report(cluster, Engine(cluster, build()))}")
+    engine = Engine(cluster, build())
+    if not engine.outputs():
+        print(NOTHING)
+        return 1
+    print(f"\n{_report(cluster, engine)}")
     return 0
 
 
@@ -126,7 +131,7 @@ def output(options: argparse.Namespace) -> int:
         raise SandboxError("the sandbox is not running; start it with: make up")
     outputs = Engine(cluster, build()).outputs()
     if not outputs:
-        raise SandboxError("the state is empty: nothing was brought up yet; run: make up")
+        raise SandboxError(NOTHING)
     if options.name not in outputs:
         raise SandboxError(f"output {options.name!r} must be one of {', '.join(sorted(outputs))}")
     value = outputs[options.name][0]
@@ -204,7 +209,7 @@ def _report(cluster: Cluster, engine: Engine) -> str:
 
 # What only says that something goes on, is looked at or is as it was.
 IDLE = re.compile(
-    r"@|.*ing \(0s\)$|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
+    r"@|.*ing \([0-4]s\)( |$)|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
     r"|.*the wrong version may be on your path"
     r"|[\s~+-]*pulumi:pulumi:Stack|\s+\S+:\S+:\S+ \S+\s*$|Diagnostics:"
     r"|If you want to remove|The resources in|\s*$"

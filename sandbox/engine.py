@@ -202,7 +202,10 @@ class Engine:
         return copy
 
     def _settings(self, name: str) -> dict[str, Any]:
-        settings: dict[str, Any] = yaml.safe_load((self._project / name).read_text())
+        try:
+            settings: dict[str, Any] = yaml.safe_load((self._project / name).read_text())
+        except FileNotFoundError as error:
+            raise SandboxError(f"{name}: cannot be read: {error.strerror}") from error
         return settings
 
     @functools.cached_property

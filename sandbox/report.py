@@ -44,7 +44,7 @@ def _chart(chart: str) -> str:
 def _outputs(outputs: dict[str, tuple[Any, bool]], reading: str) -> Iterable[Sequence[str]]:
     for name, (value, secret) in sorted(outputs.items()):
         shown = ", ".join(value) if isinstance(value, list) else str(value)
-        yield name, f"read it with: {reading}{name}" if secret else shown
+        yield name, f"read it with: {reading}{name}" if secret or "\n" in shown else shown
 
 
 def _volumes(core: Any) -> Iterable[Sequence[str]]:

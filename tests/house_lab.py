@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from kubernetes import client
 from kubernetes import config as kubeconfig
+from pulumi.automation import CommandError
 
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
@@ -85,7 +86,12 @@ class House:
 
     def up(self) -> dict[str, int]:
         """Apply the program; give the operations, less what stayed the same."""
-        changes = self.engine.up(quiet)
+        try:
+            changes = self.engine.up(quiet)
+        except CommandError as error:
+            # The diagnostics alone: a report has no room for all lines of progress before them.
+            why: Any = str(error).rpartition("Diagnostics:")[2]
+            raise CommandError(why) from None
         changes.pop("same", None)
         return changes
 

@@ -58,7 +58,7 @@ class Hold:
 
     def reached(self) -> None:
         """Wait until the request has come."""
-        self._listener.settimeout(100)
+        self._listener.settimeout(300)
         self._caller, _ = self._listener.accept()
 
     def release(self) -> None:

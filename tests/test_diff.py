@@ -1,11 +1,14 @@
 """The lines above a preview, from its events as the engine records them."""
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from pulumi.automation import EngineEvent
 
-from ops.diff import LIMIT, summary
+from ops.diff import LIMIT, _apply, summary
+from sandbox.processes import SandboxError
 
 DEPLOYMENT, JOB = "kubernetes:apps/v1:Deployment", "kubernetes:batch/v1:Job"
 VOLUME, NAMESPACE = "kubernetes:core/v1:PersistentVolume", "kubernetes:core/v1:Namespace"
@@ -170,3 +173,24 @@ def test_what_goes_comes_before_what_changes() -> None:
         "data: PersistentVolume here/it is deleted",
         "data: Namespace here/it, spec.a: 1 -> 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "line"),
+    [
+        (
+            "error: homelab:charts: unknown key, known are context",
+            "BASE: old cannot be brought up: its own program refuses the stack file:"
+            " error: homelab:charts: unknown key, known are context; want another",
+        ),
+        ("error: no answer", "BASE: old cannot be brought up: error: no answer; want another"),
+    ],
+)
+def test_whose_program_refuses_the_stack_file_is_said(
+    tmp_path: Path, printed: str, line: str
+) -> None:
+    (tmp_path / "requirements.txt").touch()
+
+    with pytest.raises(SandboxError) as refused:
+        _apply(tmp_path, tmp_path, Mock(), "old", f"raise SystemExit({printed!r})")
+    assert str(refused.value) == line

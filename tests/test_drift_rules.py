@@ -105,11 +105,12 @@ def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_differenc
         ("automountServiceAccountToken: false", "dnsPolicy: Default",
          ["spec.template.spec.automountServiceAccountToken: False, is not there"]),
         # Where a password may be, the place is told, and no value.
-        ("value: secret", "value: guessed", [f"{B}.env[WORD].value"]),
-        ("--word=secret,", "--word=guessed,", [f"{A}.args[0]"]),
+        ("value: secret", "value: guessed", [f"{B}.env[WORD].value: value not shown"]),
+        ("--word=secret,", "--word=guessed,", [f"{A}.args[0]: value not shown"]),
         # An element more or less moves those behind it.
-        ("[--word=secret, -b, -c]", "[--more, --word=secret, -b, -c]", [f"{A}.args[0]"]),
-        ("[--word=secret, -b, -c]", "[--word=secret, -b]", [f"{A}.args[2]"]),
+        ("[--word=secret, -b, -c]", "[--more, --word=secret, -b, -c]",
+         [f"{A}.args[0]: value not shown"]),
+        ("[--word=secret, -b, -c]", "[--word=secret, -b]", [f"{A}.args[2]: value not shown"]),
     ],
 )  # fmt: skip
 def test_what_was_changed_is_told(old: str, new: str, fields: list[str]) -> None:
@@ -187,7 +188,7 @@ def test_a_secret_is_compared_and_never_shown() -> None:
         return compare("state", {**about, "data": {"word": "a"}}, {**live, "data": {"word": word}})
 
     assert differing("a") == []
-    assert differing("b")[0].fields == ("data.word",)
+    assert differing("b")[0].fields == ("data.word: value not shown",)
 
 
 def stack(code: int, text: str, errors: str = "") -> Stack:
@@ -249,7 +250,13 @@ def test_a_release_that_was_upgraded_by_hand_is_told_without_its_values() -> Non
     text = json.dumps({"steps": [step], "changeSummary": {"update": 1, "same": 3}})
 
     assert drift._engine(stack(7, text)) == [
-        Finding("state", "release", "watch/stack", "changed", ("values.word", "version"))
+        Finding(
+            "state",
+            "release",
+            "watch/stack",
+            "changed",
+            ("values.word: value not shown", "version: value not shown"),
+        )
     ]
 
 

@@ -3,7 +3,10 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
+import sys
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -113,5 +116,24 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
     for target, asked in said.items():
         assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {asked}\n"
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
-    assert make(with_pulumi, "down", "STACK=home").stderr.startswith("error: make down is for")
+    for target, instead in {"down": "destroy", "status": "stack", "output": "stack output"}.items():
+        want = f"for a house: pulumi {instead} --stack home\n"
+        assert want in make(with_pulumi, target, "STACK=home").stderr
     assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a house")
+
+
+def test_what_pip_installs_is_shown_while_it_does(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    wheel = "one-1-py3-none-any.whl"
+    with zipfile.ZipFile(tmp_path / wheel, "w") as file:
+        about = "Metadata-Version: 2.1\nName: one\nVersion: 1\n"
+        file.writestr("one-1.dist-info/METADATA", about)
+        file.writestr("one-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
+        file.writestr("one-1.dist-info/RECORD", "")
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / "requirements-dev.txt").write_text(f"./{wheel}\n")
+    command = ["make", ".venv/ready", f"PYTHON={sys.executable}"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert f"Processing ./{wheel}" in done.stdout

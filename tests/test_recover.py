@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import psutil
 import pytest
 from harness import deployed
 from kubernetes.client import ApiException
+from waiting import eventually
 
 from ops import recover, releases, stacks
 from ops.__main__ import main
@@ -281,19 +284,30 @@ def test_a_lock_whose_holder_may_live_is_left(
     assert err.endswith("once nothing runs there: pulumi cancel --stack home\n")
 
 
-def test_a_plugin_that_lives_on_is_waited_for(server: Server, run: Run) -> None:
+@pytest.mark.parametrize("cli", [False, True], ids=["alone", "below a CLI"])
+def test_a_plugin_that_lives_on_is_named(
+    server: Server, run: Run, tmp_path_factory: pytest.TempPathFactory, cli: bool
+) -> None:
     server.lock()
     server.keep("pending-install")
     plugin = server.folder / "pulumi-resource-kubernetes"
     shutil.copy("/bin/sleep", plugin)
-    with subprocess.Popen([plugin, "100"], cwd=server.folder) as process:
+    parent = tmp_path_factory.mktemp("bin") / ("pulumi" if cli else "sh")
+    shutil.copy("/bin/sh", parent)
+    # The CLI itself may run in another folder.
+    start = f"cd {server.folder}; {plugin} 100 & echo $!; cd /; wait"
+    with subprocess.Popen([parent, "-c", start], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        assert eventually(lambda: psutil.Process(pid).name() == plugin.name)
         try:
             code, _, err = run()
         finally:
-            process.kill()
+            os.kill(pid, signal.SIGKILL)
 
+    how = ": wait, or end it with" if cli else ", but nothing waits for it"
     assert (code, untouched(server)) == (1, True)
-    assert err == (f"error: {plugin.name} still runs: wait, or end it with: kill {process.pid}\n")
+    assert err == f"error: {plugin.name} still runs{how}: kill {pid}\n"
     assert run()[0] == 0
 
 

@@ -10,7 +10,8 @@ import pytest
 from pulumi.automation import CommandError
 
 from sandbox import __main__ as commands
-from sandbox.engine import _left_to_the_cli
+from sandbox.engine import Engine, _left_to_the_cli
+from sandbox.processes import SandboxError
 
 
 def stopped(code: int, stderr: str = "") -> CommandError:
@@ -77,3 +78,39 @@ def test_an_interrupted_down_throws_nothing_away(
 
     engine.destroy = destroy
     assert commands.main() == 130
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (" +  kubernetes:core/v1:Service ollama-service creating (0s) Skipping await logic", False),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment creating (4s)", False),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment creating (5s) Waiting for", True),
+        (" +  kubernetes:apps/v1:Deployment ollama-deployment created (1s)", True),
+        ("    error: update failed", True),
+    ],
+)
+def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
+    line: str, shown: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands._say(line)
+
+    assert bool(capfd.readouterr().out) is shown
+
+
+def test_status_before_anything_was_brought_up_says_how_to(
+    engine: Mock, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster = SimpleNamespace(running=lambda: True, status=lambda: {"etcd": 1}, memory=lambda: 0)
+    monkeypatch.setattr(commands, "Cluster", lambda *_: cluster)
+    monkeypatch.setattr("sys.argv", ["sandbox", "status"])
+    engine.outputs.return_value = {}
+
+    assert commands.main() == 1
+    said = "sandbox: the state is empty, nothing was brought up yet; run: make up"
+    assert capfd.readouterr().out.splitlines()[1:] == [said]
+
+
+def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match=r"^Pulumi.yaml: cannot be read: No such file"):
+        Engine(Mock(folder=tmp_path), Mock(), tmp_path).outputs()

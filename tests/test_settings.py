@@ -369,7 +369,8 @@ OTHERWISE: list[tuple[str, object, str]] = [
     (
         "ollama/volume/size",
         "1Ti",
-        "nodes.evo4t.disk.size: got '931Gi', want 1174Gi or more for its volumes",
+        "nodes.evo4t.disk.size: got '931Gi', want 1174Gi or more for its volumes:"
+        " ollama.volume.size 1Ti, webui.volume.size 100Gi, observability.volume.size 50Gi",
     ),
     (
         "ollama/memory",
@@ -682,7 +683,8 @@ def test_each_node_is_measured_with_what_runs_on_it() -> None:
 
     raw["webui"]["volume"]["path"] = "/mnt/spare/open-webui"
     assert refused(raw) == [
-        "homelab:nodes.spare.disk.size: got '100Gi', want 150Gi or more for its volumes"
+        "homelab:nodes.spare.disk.size: got '100Gi', want 150Gi or more for its volumes:"
+        " webui.volume.size 100Gi, observability.volume.size 50Gi"
     ]
 
 

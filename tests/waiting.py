@@ -6,7 +6,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_exponential
 
 
-def eventually(what: Callable[[], Any], seconds: float = 100) -> Any:
+def eventually(what: Callable[[], Any], seconds: float = 300) -> Any:
     """Give the first true answer, or the last one after `seconds`; asks at most 0.1 s apart.
 
     Open WebUI starts anew in some 30 seconds, and one group of rules has a minute.

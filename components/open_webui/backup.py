@@ -27,7 +27,7 @@ from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restor
 RESTORE_TAINT = "homelab/restore"
 """Taint of the nodes during a restore, which the restore's pods alone tolerate."""
 
-PROGRAMS = texts(Path(__file__).parent / "programs", "backup.py", "repository.sh")
+PROGRAMS = texts(Path(__file__).parent / "programs", "backup.py", "repository.sh", "step.sh")
 
 
 class OpenWebUIBackupArgs(BackupJobArgs):

@@ -74,7 +74,7 @@ def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Con
         **otel_service("open-webui-backup", args["namespace"], "open-webui"),
     }
     both = ("/scratch", "/backup")
-    return [
+    steps = [
         _python(
             args,
             ["snapshot", "/data", "/scratch/snapshot", "/backup/image"],
@@ -85,11 +85,18 @@ def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Con
         _python(
             args,
             ["verify", "/scratch/manifest.json", "/scratch/restored"],
-            {"scratch": True},
+            {"scratch": False},
             [*environment(result), key],
         ),
-        _restic(args, ["finish", *both], {"backup": False, "scratch": False}, [*told, password]),
     ]
+    finish = _restic(
+        args, ["finish", *both], {"backup": False, "scratch": False}, [*told, password]
+    )
+    # The last line of one that fails is for `finish` to say.
+    wrapper = ["sh", "/workload/step.sh", "/scratch"]
+    for step in steps:
+        step |= {"command": wrapper, "args": step["command"]}
+    return [*steps, finish]
 
 
 def restore(args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgsDict]:
@@ -198,7 +205,7 @@ def _container(
             "limits": {"memory": "1Gi"},
         },
         "security_context": RESTRICTED,
-        # The last line says why it failed: `kubectl describe pod` shows it.
+        # The last line says why it failed: `pulumi up` and `kubectl describe pod` show it.
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [*places, program],
     }

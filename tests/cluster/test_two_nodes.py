@@ -8,10 +8,12 @@ import yaml
 from harness import deploy_program, deployed, read, stack_config
 from kubernetes import client
 from kubernetes import config as kubeconfig
+from terminal import init_at_a_terminal
 from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
 from config import SettingsError
+from config.stack_file import config_of, own
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
@@ -175,3 +177,21 @@ def test_a_part_that_is_too_large_for_its_node_is_refused() -> None:
 
     with pytest.raises(SettingsError, match=r"^homelab:nodes.small.memory: got '16Gi'"):
         read(config)
+
+
+def test_make_init_asks_for_each_of_two_machines(
+    house: TwoNodes, cluster: Cluster, tmp_path: Path
+) -> None:
+    assert house
+    disks = ["/mnt/fast", "1000Gi", "DDR5-5600", "/mnt/small", "100Gi", "unknown"]
+    network = ["", "192.168.1.101-192.168.1.102", "me@example.com"]
+
+    code, screen = init_at_a_terminal(
+        cluster, tmp_path, ["n", *disks, *network, "none", "", "y", "n"]
+    )
+
+    assert code == 0, screen
+    settings = read(own(config_of(tmp_path / "Pulumi.new.yaml")))
+    assert list(settings.nodes) == ["large", "small"]
+    assert [node.disk.path for node in settings.nodes.values()] == ["/mnt/fast", "/mnt/small"]
+    assert settings.node_of(settings.ollama) == "large"

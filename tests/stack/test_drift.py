@@ -89,14 +89,24 @@ STATE: list[Edit] = [
         {"kind": "ServiceAccount", "name": "default", "namespace": "default"},
         "subjects[default]: not there, is there",
     ),
-    (f"{CORE}/ollama-stack/configmaps/ollama-model-job", "/data/more", "x", "data.more"),
+    (
+        f"{CORE}/ollama-stack/configmaps/ollama-model-job",
+        "/data/more",
+        "x",
+        "data.more: value not shown",
+    ),
     (
         f"{CORE}/ollama-stack/configmaps/ollama-model-job",
         "/metadata/finalizers",
         ["example.org/kept"],
         "metadata.finalizers[0]: not there, is example.org/kept",
     ),
-    (f"{CORE}/ollama-stack/secrets/open-webui", "/data/more", "Z3Vlc3MtbWU=", "data.more"),
+    (
+        f"{CORE}/ollama-stack/secrets/open-webui",
+        "/data/more",
+        "Z3Vlc3MtbWU=",
+        "data.more: value not shown",
+    ),
     (
         "/api/v1/namespaces/ollama-stack",
         "/metadata/labels/pod-security.kubernetes.io~1warn-version",
@@ -107,7 +117,7 @@ STATE: list[Edit] = [
         f"{CORE}/ollama-stack/persistentvolumeclaims/models",
         "/metadata/annotations/example.org~1note",
         "guess-me",
-        'metadata.annotations["example.org/note"]',
+        'metadata.annotations["example.org/note"]: value not shown',
     ),
     (
         f"{CORE}/ollama-stack/persistentvolumeclaims/models",
@@ -137,7 +147,7 @@ STATE: list[Edit] = [
         f"{APPS}/ollama-stack/deployments/open-webui",
         "/spec/template/spec/containers/0/env/-",
         {"name": "MORE", "value": "guess-me"},
-        f"{POD}.containers[open-webui].env[MORE]",
+        f"{POD}.containers[open-webui].env[MORE]: value not shown",
     ),
     (
         f"{APPS}/ollama-stack/deployments/open-webui",
@@ -187,7 +197,7 @@ RELEASE: list[Edit] = [
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
         "rules[0]: not there, is there",
     ),
-    (f"{CORE}/observability/configmaps/planted", "/data/more", "x", "data.more"),
+    (f"{CORE}/observability/configmaps/planted", "/data/more", "x", "data.more: value not shown"),
     (
         f"{CORE}/observability/services/planted",
         "/spec/externalIPs",
@@ -198,7 +208,7 @@ RELEASE: list[Edit] = [
         f"{APPS}/observability/deployments/planted",
         "/spec/template/spec/containers/0/args/1",
         "--more",
-        f"{POD}.containers[main].args[1]",
+        f"{POD}.containers[main].args[1]: value not shown",
     ),
     (
         f"{APPS}/observability/deployments/planted",
@@ -394,7 +404,7 @@ def test_what_was_changed_by_hand_is_named_and_put_back(
             "changed",
             'metadata.labels["app.kubernetes.io/part-of"]: homelab, is elsewhere',
         ),
-        "secret observability/grafana-admin": ("changed", "data.admin-password"),
+        "secret observability/grafana-admin": ("changed", "data.admin-password: value not shown"),
     }
     code, out, _ = main("--json")
     report = json.loads(out)
@@ -486,7 +496,7 @@ def test_what_was_changed_inside_a_release_is_named_and_put_back(
     assert {one.where for one in findings if one.change == "deleted"} == {"observability/planted"}
     kept = [edit for edit in RELEASE if "/services/" not in edit[0]]
     assert {line.partition(" (OpenAPI")[0] for line in found(findings)} == expected(kept) | {
-        "planted: data.empty",
+        "planted: data.empty: value not shown",
         f"planted: {POD}.containers[extra]: not there, is there",
         f"planted: {POD}.containers[main].image: example.invalid/planted:1,"
         " is example.invalid/planted:2",

@@ -116,7 +116,7 @@ def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
     code, out, err = recover()
     assert code == 1
     assert "observability/kube-prom-stack: it is deployed, but not in the state" in out
-    assert "pulumi-resource-kubernetes still runs: wait, or end it with: kill " in err
+    assert "pulumi-resource-kubernetes still runs, but nothing waits for it: kill " in err
     assert statuses(house) == ["deployed"]
 
     end(plugins)

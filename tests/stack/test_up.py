@@ -240,47 +240,55 @@ def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
 
 
 def fail(house: House, pod: str, log: str) -> None:
-    """Let a pod that no node runs end as the kubelet says of one whose container has failed."""
-    (container,) = house.core.read_namespaced_pod(pod, "ollama-stack").spec.containers
+    """Let a pod that no node runs end as the kubelet says of one whose last container has failed.
+
+    So do the programs end, whichever step fails (tests/workloads/test_backup_steps.py).
+    """
+    spec = house.core.read_namespaced_pod(pod, "ollama-stack").spec
+    (container,) = spec.containers
     # By default the kubelet reads a file that no program here writes.
     logs = container.termination_message_policy == "FallbackToLogsOnError"
-    terminated = {"exitCode": 1, "reason": "Error", "message": log if logs else ""}
-    ended = {
-        "name": container.name,
-        "image": container.image,
-        "imageID": "",
-        "ready": False,
-        "restartCount": 0,
-        "state": {"terminated": terminated},
-    }
+    ends = [(one, {"exitCode": 0, "reason": "Completed"}) for one in spec.init_containers or []] + [
+        (container, {"exitCode": 1, "reason": "Error", "message": log if logs else ""})
+    ]
+    *init, ended = [
+        {
+            "name": one.name,
+            "image": one.image,
+            "imageID": "",
+            "ready": not end["exitCode"],
+            "restartCount": 0,
+            "state": {"terminated": end},
+        }
+        for one, end in ends
+    ]
     true = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Initialized")]
     ready = {"type": "Ready", "status": "False", "reason": "PodFailed"}
     status = {
         "phase": "Failed",
         "conditions": [*true, ready],
+        "initContainerStatuses": init,
         "containerStatuses": [ended],
     }
     house.core.patch_namespaced_pod_status(pod, "ollama-stack", {"status": status})
 
 
-def test_a_job_that_fails_says_why(house: House) -> None:
-    label = "app.kubernetes.io/name=ollama-models"
+def failed_up(house: House, name: str, log: str) -> str:
+    """Run an `up` in which each new pod of this name ends with `log`; give what it prints."""
+    label = {"label_selector": f"app.kubernetes.io/name={name}"}
     before = {
-        pod.metadata.name
-        for pod in house.core.list_namespaced_pod("ollama-stack", label_selector=label).items
+        pod.metadata.name for pod in house.core.list_namespaced_pod("ollama-stack", **label).items
     }
-    reason = "error: llama3.2:9b: pull model manifest: file does not exist"
     lines: list[str] = []
-    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("qwen2.5:0.5b"))
     # So no node runs it, and its end is what is written here.
     house.core.patch_node("evo4t", {"spec": {"unschedulable": True}})
     over = Event()
 
     def kubelet() -> None:
         while not over.wait(0.2):
-            for pod in house.core.list_namespaced_pod("ollama-stack", label_selector=label).items:
+            for pod in house.core.list_namespaced_pod("ollama-stack", **label).items:
                 if pod.metadata.name not in before and pod.status.phase == "Pending":
-                    fail(house, pod.metadata.name, f"llama3.2:3b: there\n{reason}\n")
+                    fail(house, pod.metadata.name, log)
 
     thread = Thread(target=kubelet)
     thread.start()
@@ -291,10 +299,27 @@ def test_a_job_that_fails_says_why(house: House) -> None:
         over.set()
         thread.join()
         house.core.patch_node("evo4t", {"spec": {"unschedulable": None}})
+    return "\n".join(lines)
 
-    assert reason in "\n".join(lines)
+
+def test_a_job_that_fails_says_why(house: House) -> None:
+    reason = "error: llama3.2:9b: pull model manifest: file does not exist"
+    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("qwen2.5:0.5b"))
+
+    assert reason in failed_up(house, "ollama-models", f"llama3.2:3b: there\n{reason}\n")
     house.reset()
     house.up()
+
+
+@pytest.mark.usefixtures("with_backups")
+def test_a_backup_that_fails_before_another_image_says_why(house: House) -> None:
+    reason = "Fatal: wrong password or no key found"
+    image = {"image": "ghcr.io/open-webui/open-webui:v99.0.0"}
+    house.edit(lambda keys: keys["homelab:webui"].update(image))
+
+    assert reason in failed_up(house, "open-webui-backup", f"{reason}\n")
+    page = house.apps.read_namespaced_deployment("open-webui", "ollama-stack").spec.template.spec
+    assert not page.containers[0].image.endswith(":v99.0.0")
 
 
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(

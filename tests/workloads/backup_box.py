@@ -76,7 +76,7 @@ class Box:
     def step(self, container: Mapping[str, Any], **more: str) -> subprocess.Popen[str]:
         """Start one container."""
         return subprocess.Popen(
-            [self.local(word) for word in container["command"]],
+            [self.local(word) for word in [*container["command"], *container.get("args", [])]],
             env=self.environment(container) | more,
             cwd=self.folder,
             stdout=subprocess.PIPE,

@@ -51,6 +51,8 @@ store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back f
   $restic restore "$id" --target restored
   ;;
 finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, now that it is proven
+  # Why an earlier step has failed (step.sh).
+  [ ! -e "$2/failed" ] || { cat "$2/failed" && exit 1; }
   alone
   if [ "$KIND" = upgrade ]; then
     printf %s "$IMAGE" >"$3/image"

@@ -1,0 +1,258 @@
+"""What the machines of a cluster have, as the API server and a short Job on each of them say."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
+from ruamel.yaml.scalarstring import LiteralScalarString
+from urllib3.exceptions import HTTPError
+
+from config.quantities import size
+from config.settings import TAILNET
+from config.versions import RESTIC_IMAGE
+from ops.cluster import UnreadableError
+
+NAMESPACE = "default"
+FILESYSTEMS = ("ext4", "xfs", "btrfs", "zfs", "f2fs")
+"""Of a disk that can hold data for years."""
+LEAST = 16 * 1024**3
+"""Bytes; the models of `make init`'s first proposal and a year of chats fit."""
+PATIENCE = 600
+"""Seconds for one Job, most of which its image may take to come."""
+
+# The whole network of a node at home is 254 addresses; whoever answers is in the ARP table.
+LOOK = f"""\
+echo "== mounts"
+grep -E ' ({"|".join(FILESYSTEMS)}) ' /proc/1/mounts | while read -r _ path _; do
+  echo "$path $(stat -f -c '%b %S' "/proc/1/root$path")"
+done
+echo "== route"
+cat /proc/net/route
+echo "== addresses"
+cat /proc/net/fib_trie
+if ! command -v ping >/dev/null; then exit 0; fi
+last=1
+while [ $last -lt 255 ]; do
+  ping -c 1 -W 1 "$PREFIX.$last" >/dev/null 2>&1 &
+  last=$((last + 1))
+done
+wait
+echo "== arp"
+cat /proc/net/arp
+"""
+
+MAKE = """\
+set -eu
+grep -q " $DISK " /proc/1/mounts || { echo "$DISK: not mounted"; exit 1; }
+while read -r owner mode path; do
+  mkdir -p "/proc/1/root$path"
+  chown "$owner" "/proc/1/root$path"
+  chmod "$mode" "/proc/1/root$path"
+  echo "$path: $owner $mode"
+done <<END
+$DIRECTORIES
+END
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A mounted file system, and its bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A node: what it can give to pods, and what was seen on it."""
+
+    name: str
+    address: str
+    cpus: int
+    memory: int
+    """Bytes, all that the kernel has."""
+    gpus: tuple[str, ...]
+    """Resources that a device plugin offers, such as `amd.com/gpu`."""
+    disks: tuple[Disk, ...] = ()
+    """The largest first, and the system's own last."""
+    lan: IPv4Network | None = None
+    tailnet: str | None = None
+    taken: frozenset[str] | None = None
+    """Addresses of its network that answered; None if nothing was asked."""
+
+
+def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
+    """Give the machines behind Node objects, the one with the most memory first."""
+    machines = []
+    for node in nodes:
+        status = node["status"]
+        addresses = {entry["type"]: entry["address"] for entry in status["addresses"]}
+        capacity = status["capacity"]
+        machine = Machine(
+            name=node["metadata"]["name"],
+            address=addresses["InternalIP"],
+            cpus=int(capacity["cpu"]),
+            memory=size(capacity["memory"]),
+            gpus=tuple(key for key in capacity if key.endswith("/gpu") and capacity[key] != "0"),
+        )
+        machines.append(machine)
+    return sorted(machines, key=lambda machine: -machine.memory)
+
+
+def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
+    """Give a Job that runs `script` on a machine, as root; its disks are below /proc/1/root."""
+    container = {
+        "name": "look",
+        "image": RESTIC_IMAGE,
+        # As a block in what is shown of it.
+        "command": ["sh", "-c", LiteralScalarString(script)],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "securityContext": {"privileged": True, "runAsUser": 0},
+    }
+    pod = {
+        "nodeName": machine.name,
+        "restartPolicy": "Never",
+        "hostPID": True,
+        "hostNetwork": True,
+        "automountServiceAccountToken": False,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [container],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": "homelab-init-", "namespace": NAMESPACE},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": PATIENCE,
+            "ttlSecondsAfterFinished": 3600,
+            "template": {"spec": pod},
+        },
+    }
+
+
+def look_job(machine: Machine) -> dict[str, Any]:
+    """Give the Job that looks at a machine; it changes nothing."""
+    return job(machine, LOOK, PREFIX=machine.address.rpartition(".")[0])
+
+
+def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str, str]]) -> Any:
+    """Give the Job that makes directories on a mounted disk: `owner:group` and mode by path."""
+    lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in wanted.items())
+    return job(machine, MAKE, DISK=disk, DIRECTORIES=lines)
+
+
+def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
+    """Run a Job to its end, delete it, and give its log; raises UnreadableError."""
+    # The client's types say of every field that it may be missing.
+    batch: Any = BatchV1Api(api)
+    core: Any = CoreV1Api(api)
+    try:
+        name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
+        try:
+            return _log(batch, core, name, say)
+        finally:
+            batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
+    except ApiException as error:
+        raise UnreadableError(
+            f"Job {NAMESPACE}/homelab-init: {error.status} {error.reason}"
+        ) from error
+    except HTTPError as error:
+        raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {error}") from error
+
+
+def _log(batch: Any, core: Any, name: str, say: Callable[[str], None]) -> str:
+    began = said = time.monotonic()
+    while True:
+        status = batch.read_namespaced_job_status(name, NAMESPACE).status
+        if status.succeeded or status.failed:
+            break
+        now = time.monotonic()
+        if now - said > 5:
+            said = now
+            say(f"  Job {name}: {_waits_for(core, name)}, {now - began:.0f} s")
+        if now - began > PATIENCE:
+            raise UnreadableError(f"Job {name}: not over after {PATIENCE} s")
+        time.sleep(0.5)
+    label = f"batch.kubernetes.io/job-name={name}"
+    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector=label).items
+    log: str = core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE, _request_timeout=30)
+    if status.failed:
+        last = log.strip().splitlines()[-1:] or ["no output"]
+        raise UnreadableError(f"Job {name}: {last[0]}")
+    return log
+
+
+def _waits_for(core: Any, name: str) -> str:
+    label = f"batch.kubernetes.io/job-name={name}"
+    for pod in core.list_namespaced_pod(NAMESPACE, label_selector=label).items:
+        for container in pod.status.container_statuses or []:
+            if waiting := container.state.waiting:
+                return str(waiting.reason)
+        return str(pod.status.phase)
+    return "no pod yet"
+
+
+def seen(machine: Machine, log: str) -> Machine:
+    """Give the machine with what its Job has printed."""
+    parts = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
+    network = _network(parts.get("route", ""), machine.address)
+    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", parts.get("addresses", "")))
+    tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
+    arp = [line.split() for line in parts.get("arp", "").splitlines()[1:]]
+    # 0x0: asked for, and nobody answered.
+    answered = {fields[0] for fields in arp if fields[2] != "0x0"}
+    return replace(
+        machine,
+        disks=_disks(parts.get("mounts", "")),
+        lan=network,
+        tailnet=tailnet[0] if tailnet else None,
+        taken=frozenset(answered | own) if "arp" in parts else None,
+    )
+
+
+def _disks(text: str) -> tuple[Disk, ...]:
+    disks = {}
+    for line in text.splitlines():
+        path, *numbers = line.split()
+        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= LEAST:
+            disks[path] = Disk(path=path, size=bytes_)
+    system = ("/", "/boot", "/var", "/usr", "/snap")
+    return tuple(
+        sorted(
+            (disk for disk in disks.values() if not disk.path.startswith(("/boot", "/snap"))),
+            key=lambda disk: (disk.path in system, -disk.size),
+        )
+    )
+
+
+def _network(routes: str, address: str) -> IPv4Network | None:
+    """The network of an address, by the kernel's table: little-endian hexadecimal numbers."""
+
+    def number(text: str) -> str:
+        return str(IPv4Address(int.from_bytes(bytes.fromhex(text), "little")))
+
+    for line in routes.splitlines()[1:]:
+        fields = line.split()
+        network = IPv4Network(f"{number(fields[1])}/{number(fields[7])}")
+        if 0 < network.prefixlen < 32 and IPv4Address(address) in network:
+            return network
+    return None
+
+
+def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str]:
+    """Give the first two neighbouring addresses after `address` that nobody has; raises ValueError.
+
+    Two, because MetalLB takes one range: one address for the chat page, one for Grafana.
+    """
+    hosts = [str(host) for host in lan.hosts()]
+    begin = hosts.index(address) + 1
+    for one, other in zip(hosts[begin:], hosts[begin + 1 :], strict=False):
+        if one not in taken and other not in taken:
+            return one, other
+    raise ValueError(f"no two free addresses after {address} in {lan}")

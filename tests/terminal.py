@@ -1,0 +1,43 @@
+"""A command at a terminal of its own, as a person runs it."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from harness import ROOT
+
+from sandbox.cluster import Cluster
+
+INIT = """
+import sys
+from pathlib import Path
+from ops import stacks
+from ops.__main__ import main
+stacks.PROJECT = Path(sys.argv[1])
+sys.exit(main(["init", "--stack", "new", *sys.argv[2:]]))
+"""
+
+
+def init_at_a_terminal(
+    cluster: Cluster, folder: Path, keys: list[str], *arguments: str
+) -> tuple[int, str]:
+    """Run `make init STACK=new`, type `keys` at its terminal, and give exit code and screen."""
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    command = [sys.executable, "-c", INIT, str(folder), *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        os.write(controller, "".join(f"{key}\n" for key in keys).encode())
+        screen = b""
+        try:
+            while part := os.read(controller, 4096):
+                screen += part
+        except OSError:
+            # The terminal is closed when the last process that has it ends.
+            pass
+    os.close(controller)
+    return process.returncode, screen.decode().replace("\r\n", "\n")

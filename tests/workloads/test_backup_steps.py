@@ -1,0 +1,88 @@
+"""A backup's pod with a scripted restic: whichever step fails, the last one says why."""
+
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from backup_box import Box, before, cron, steps
+
+RESTIC = """#!/bin/sh
+case "$*" in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
+case "$*" in
+*" backup "*) cp -r . "$RESTIC_REPOSITORY" && echo '{"snapshot_id":"1a"}' ;;
+*" restore "*) cp -r "$RESTIC_REPOSITORY" restored && rm restored/manifest.json ;;
+*" prune"*) echo pruned ;;
+esac
+"""
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """A page's data, and programs that are scripts."""
+    restic = tmp_path / "bin/restic"
+    restic.parent.mkdir()
+    restic.write_text(RESTIC)
+    restic.chmod(0o755)
+    programs: Any = SimpleNamespace(restic=restic, python=Path(sys.executable))
+    box = Box(tmp_path / "box", programs)
+    (box.mounts["backup"] / "image").write_text("page:1")
+    with closing(sqlite3.connect(box.mounts["data"] / "webui.db")) as base:
+        base.execute("CREATE TABLE alembic_version (version_num)")
+        base.execute("INSERT INTO alembic_version VALUES ('aaaa00000001')")
+        base.commit()
+    return box
+
+
+@pytest.mark.parametrize("kind", ["scheduled", "upgrade"])
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        ("snapshot", "snapshot failed: WEBUI_SECRET_KEY: missing; what it encrypted could not"),
+        ("cat", "Fatal: no cat today"),
+        ("backup", "Fatal: no backup today"),
+        ("restore", "Fatal: no restore today"),
+        ("verify", "verify failed: webui-secret-key is not what was backed up"),
+    ],
+)
+def test_the_last_container_says_why_the_backup_failed(
+    box: Box, kind: str, fails: str, reason: str
+) -> None:
+    pod = before(box.lab) if kind == "upgrade" else cron(box.lab, "open-webui-backup-schedule")
+    box.empty_scratch()
+    ended = {}
+    for container in steps(pod):
+        more = {"FAILS": fails}
+        if container["name"] == fails:
+            more["WEBUI_SECRET_KEY"] = "" if fails == "snapshot" else "another"
+        process = box.step(container, **more)
+        ended[container["name"]] = (process.communicate(timeout=60)[0], process.returncode)
+
+    # A kubelet starts no container after an init container that has failed.
+    assert [code for _, code in ended.values()] == [0, 0, 0, 1]
+    said = ended["finish"][0]
+    assert len(said.splitlines()) == 1
+    assert said.startswith(reason)
+    # And whose step it was has said it in its own log.
+    assert sum(said in log for log, _ in ended.values()) == 2
+    assert (box.mounts["backup"] / "image").read_text() == "page:1"
+
+
+def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")
+
+    assert code == 0, said
+    assert "pruned" in said
+
+
+def test_a_program_that_is_killed_is_no_backup_either(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "bin/restic").write_text("#!/bin/sh\necho half of it; kill -KILL $$\n")
+
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"))
+
+    assert code == 1
+    # As the shell says it.
+    assert "Killed" in said.splitlines()[-1]
