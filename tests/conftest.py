@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from kubernetes import config as kubeconfig
 from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
@@ -15,6 +16,10 @@ from config.versions import KUBE_PROMETHEUS_STACK, METALLB
 from sandbox import programs as real_programs
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
+
+# A busy machine is not a wrong answer.
+settings.register_profile("homelab", deadline=None)
+settings.load_profile("homelab")
 
 Connect = Callable[[Cluster], DynamicClient]
 
