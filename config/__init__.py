@@ -76,7 +76,8 @@ def _readable(value: Any) -> Any:
     """Put a stand-in for each `{secure: …}`, and have texts for keys, as the engine does."""
     if isinstance(value, Mapping):
         inner = {str(key): _readable(one) for key, one in value.items()}
-        return Encrypted() if list(inner) == ["secure"] else inner
+        is_secret = list(inner) == ["secure"] and isinstance(inner["secure"], str)
+        return Encrypted() if is_secret else inner
     return [*map(_readable, value)] if isinstance(value, list) else value
 
 

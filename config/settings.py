@@ -446,7 +446,9 @@ class Notify(Section):
     pushover: Text | None = None
     """A user key; the secret is the token of an application."""
     email: Email | None = None
-    telegram: int | None = None
+    telegram: (
+        Annotated[int, Want("the number of a chat, such as -1001234567890", check=bool)] | None
+    ) = None
     """The number of a chat; the secret is the token of a bot."""
     webhook: Literal["text", "content", "message"] | None = None
     """The key that takes the message (Slack: text, Discord: content); the secret is the URL."""

@@ -20,6 +20,7 @@ from waiting import eventually
 
 from components.observability.notify import Notify, configuration
 from config import SettingsError
+from config.stack_file import replaced
 
 MAIL = {"to": "me@example.com", "sender": "box@example.com", "smarthost": "smtp.example.com:587"}
 WAYS: list[tuple[dict[str, Any], str]] = [
@@ -48,7 +49,8 @@ WRONG: list[tuple[Any, str | None, str]] = [
         "notifySecret: got [secret], want a URL, https://…:",
     ),
     ({"webhook": "body"}, "https://x", "observability.notify.webhook: got 'body', want text, cont"),
-    ({"telegram": "1"}, "1:a", "observability.notify.telegram: got '1', want a whole number"),
+    ({"telegram": "1"}, "1:a", "observability.notify.telegram: got '1', want the number of a chat"),
+    ({"telegram": 0}, "1:a", "observability.notify.telegram: got 0, want the number of a chat"),
     ({"telegram": 1}, "abc", "notifySecret: got [secret], want a bot's token, such as 123456:ABC"),
     ({"pushover": "u"}, "short", "notifySecret: got [secret], want an application's token, 30"),
     (
@@ -93,6 +95,8 @@ def test_whoever_reads_the_file_without_pulumi_needs_no_secret(
     raw = stack(notify, None) | {"notifySecret": {"secure": "v1:abc=:def=="}}
 
     assert read(raw).observability.notify
+    # As `make diff` hands it to the engine.
+    assert read(replaced(raw, "placeholder")[0]).observability.notify
 
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)

@@ -75,8 +75,10 @@ class Repository:
 
 @pytest.fixture(scope="module")
 def repository(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """One for both tests: each run of restic takes most of a second to open it."""
-    return Repository(tmp_path_factory.mktemp("repository"), programs.restic)
+    """One for all tests: each run of restic takes most of a second to open it."""
+    made = Repository(tmp_path_factory.mktemp("repository"), programs.restic)
+    made.run(3_000_000)
+    return made
 
 
 def test_what_is_forgotten_takes_no_room(repository: Repository) -> None:
@@ -155,6 +157,19 @@ def test_two_pods_wait_for_each_other(repository: Repository) -> None:
         done = repository.step("store", scratch)
         assert holder.poll() == 0
     assert done.returncode == 0, done.stderr
+
+
+def test_a_disk_that_knows_no_flock_takes_backups(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = repository.folder / "without"
+    without.mkdir()
+    (without / "flock").write_text("#!/bin/sh\necho flock: 9: Bad file descriptor >&2; exit 1\n")
+    (without / "flock").chmod(0o755)
+    path = f"{without}:{repository.environment['PATH']}"
+    monkeypatch.setattr(repository, "environment", {**repository.environment, "PATH": path})
+
+    repository.run(1000)
 
 
 @pytest.fixture

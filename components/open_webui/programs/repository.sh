@@ -6,11 +6,11 @@ restic="restic --no-cache --retry-lock 10m"
 
 # Locks that runs which were killed have left would keep out all later ones for half an hour. No
 # other pod uses the repository while this one has its folder locked, so each lock of one is left
-# over. A person's, who uses restic on the server, stays while it is alive.
+# over. A person's, who uses restic on the server, stays while it is alive. A share that knows no
+# flock has the half hour.
 alone() {
   exec 9<"${RESTIC_REPOSITORY%/*}"
-  flock 9
-  for lock in "$RESTIC_REPOSITORY"/locks/*; do
+  ! flock 9 || for lock in "$RESTIC_REPOSITORY"/locks/*; do
     # Empty: the power went away before it was on the disk.
     ! grep -qs . "$lock" || $restic --no-lock cat lock "${lock##*/}" 2>/dev/null |
       grep -q '"hostname": "open-webui-backup-' || continue
