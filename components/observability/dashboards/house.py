@@ -59,9 +59,9 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Memory free",
             "percentunit",
-            "Share of the node's memory that is free or can be freed at once.",
+            "Share of the fullest node's memory that is free or can be freed at once.",
             "OutOfMemoryKill",
-            {"": "sum(node_memory_MemAvailable_bytes) / sum(node_memory_MemTotal_bytes)"},
+            {"": "min(node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)"},
             low(0.05, 0.1),
             below="red",
             shape="stat",
@@ -69,9 +69,14 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Pods not running",
             "short",
-            "Pods of the house that wait or failed. After an install some wait for their images.",
+            "Pods of the house that wait or failed, less failed ones of Jobs, which stay. "
+            "After an install some wait for their images.",
             "RestartLoop",
-            {"": f'sum(kube_pod_status_phase{{{OURS}, phase=~"Pending|Failed|Unknown"}})'},
+            {
+                "": f'sum(kube_pod_status_phase{{{OURS}, phase=~"Pending|Unknown"}}'
+                f' or kube_pod_status_phase{{{OURS}, phase="Failed"}}'
+                ' unless on (namespace, pod) kube_pod_owner{owner_kind="Job"})'
+            },
             high(1, 3),
             shape="stat",
         ),
