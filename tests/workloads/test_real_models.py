@@ -202,3 +202,20 @@ def test_it_goes_on_after_a_kill_at_any_moment(lab: Lab) -> None:
     wanted = {"b:1b", "c:1b", "d:1b", "mine:1b", "hand:1b"}
     assert wanted <= set(lab.digests())
     assert lab.answers(*wanted)
+
+
+def test_the_same_weights_are_in_memory_once(lab: Lab) -> None:
+    """By which the plan counts: a variant shares them, or with another context ends the other."""
+    base: Model = {"name": "a:1b", "load": True, "keep_alive": "-1"}
+    same: Model = {**base, "name": "same:1b", "base": "a:1b", "system": "Be short."}
+    wide: Model = {**base, "name": "wide:1b", "base": "a:1b", "parameters": {"num_ctx": 1024}}
+
+    def contexts() -> list[int]:
+        return [one["context_length"] for one in lab.ask("/api/ps")["models"]]
+
+    assert lab.run(base)[0] == 0
+    (tokens,) = contexts()
+    assert lab.run(base, same)[0] == 0
+    assert contexts() == [tokens]
+    assert lab.run(base, same, wide)[0] == 0
+    assert contexts() == [1024] != [tokens]
