@@ -73,7 +73,7 @@ RECORDED = [say("Hé"), say("llo"), FINAL]
 
 
 def sse(*events: dict[str, Any] | str) -> bytes:
-    texts = (one if isinstance(one, str) else json.dumps(one) for one in events)
+    texts = (x if isinstance(x, str) else json.dumps(x, separators=(",", ":")) for x in events)
     return "".join(f"data: {text}\n\n" for text in texts).encode()
 
 
@@ -470,6 +470,51 @@ def test_v1_is_measured_from_outside(home: Lab) -> None:
     # Without the half second before the first.
     assert 0.1 / 39 <= per_token <= (took - 0.5) / 39
     assert home.metric("ollama.queue.duration") == []
+
+
+SPOKEN = {
+    "/api/chat": [lines(say("")), lines(say("Hé")), lines(say("", thinking="hm")), lines(say("o"))],
+    "/v1/chat/completions": [
+        sse(delta(role="assistant", content="")),
+        *(sse(delta(content=text)) for text in ("a", "b", "c")),
+    ],
+}
+
+
+@pytest.mark.parametrize("path", SPOKEN)
+def test_of_a_stopped_answer_what_was_seen_is_counted(home: Lab, path: str) -> None:
+    def reply(to: Connection) -> None:
+        to.send(head() + b"".join(map(chunk, SPOKEN[path])))
+        to.wait_closed()
+
+    home.upstream.replies[path] = reply
+    with closing(home.connect(CHAT | {"stream": True}, path)) as client:
+        got = b""
+        while SPOKEN[path][-1] not in got:
+            got += client.recv(4096)
+
+    assert home.outcomes() == {"client_cancel": 1}
+    assert tokens(home) == {"output": 3}
+
+
+def test_of_an_answer_without_counts_what_was_seen_is_counted(home: Lab) -> None:
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    pieces = [*SPOKEN["/v1/chat/completions"], sse(end, "[DONE]")]
+    home.upstream.replies["/v1/chat/completions"] = stream(*pieces)
+
+    home.ask("/v1/chat/completions", CHAT | {"stream": True})
+
+    assert tokens(home) == {"output": 3}
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/v1/embeddings"])
+def test_tokens_of_a_long_answer_are_counted(home: Lab, path: str) -> None:
+    counts = {"total_duration": 5, "prompt_eval_count": 4000, "usage": {"prompt_tokens": 4000}}
+    home.upstream.replies[path] = whole({"embeddings": [[0.12345678] * 200_000]} | counts)
+
+    home.ask(path, CHAT)
+
+    assert tokens(home) == {"input": 4000}
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,6 @@ class Gateway:
             await response.prepare(request)
             async with asyncio.timeout(self.settings.client_seconds):
                 await response.write_eof()
-                await request.writer.drain()
         except BrokenAnswerError:
             outcome = "upstream_error"
             raise

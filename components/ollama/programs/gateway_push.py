@@ -30,7 +30,7 @@ class Exporter(MetricExporter):
         try:
             raw = encode_metrics(metrics_data).SerializeToString()
             pushing = asyncio.run_coroutine_threadsafe(self.push(raw), self.loop)
-            result = pushing.result(2 * SECONDS)
+            result = pushing.result()
         except Exception as error:  # any would end the reader's thread for ever
             result = type(error).__name__
         if result != self.said:
