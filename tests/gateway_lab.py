@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from waiting import eventually
 
 TOKEN = "the-token-of-the-model-job"
+MANAGES = {"Authorization": f"Bearer {TOKEN}"}
 KEY = "the-key-of-the-pseudonyms"
 SIZE = 2_000_000_000
 BANDWIDTH = 80e9
@@ -299,6 +300,12 @@ class Lab:
             self.thread.join()
             self.loop.close()
             self.upstream.close()
+
+
+def limits(one: Lab) -> dict[str, int]:
+    """Count what the gateway's own limits ended, by limit, when all requests are counted."""
+    one.outcomes()
+    return {p.labels["ollama.limit"]: p.value for p in one.metric("ollama.requests.limited")}
 
 
 @contextmanager

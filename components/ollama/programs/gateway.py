@@ -5,28 +5,23 @@ Every setting is an environment variable: `GATEWAY_` and the name of a field of 
 
 import asyncio
 import hmac
-import json
 import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 from aiohttp import hdrs, web
-from gateway_meters import Call, Meters, Poller, Tee
-from gateway_rules import BLOBS, PATTERNS, ROUTES, Settings, outline, passed_on
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from gateway_bodies import Body, Budget, Pieces
+from gateway_connections import Server, refused
+from gateway_meters import Call, Meters
+from gateway_poller import Poller
+from gateway_push import Exporter
+from gateway_rules import BLOBS, PATTERNS, ROUTES, RefusalError, Settings, passed_on
+from multidict import CIMultiDict
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    MetricExportResult,
-    MetricReader,
-    MetricsData,
-    PeriodicExportingMetricReader,
-)
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from yarl import URL
 
@@ -35,55 +30,10 @@ class BrokenAnswerError(ConnectionError):
     """Ollama ended in the middle of an answer; the client must not take it for whole."""
 
 
-class Handler(web.RequestHandler):
-    """A connection of a client that also counts what is not even a request."""
-
-    __slots__ = ("gateway",)
-    gateway: "Gateway"
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer a request that cannot be read, without repeating any of it in words or logs."""
-        if request.writer.output_size > 0:
-            raise ConnectionResetError
-        if message is not None:  # of the parser; what `handle` raises is counted there
-            self.gateway.meters.finish(self.gateway.call(), "bad_request")
-        print(f"refused with {status}: {type(exc).__name__}")
-        return refusal("/", status, "bad request" if status < 500 else "the gateway failed")
-
-
-class Server(web.Server):
-    """A server whose connections know the gateway."""
-
-    gateway: "Gateway"
-
-    def __call__(self) -> web.RequestHandler:
-        """Make a connection."""
-        handler = Handler(self, loop=self._loop, **self._kwargs)
-        handler.gateway = self.gateway
-        return handler
-
-
-def refusal(path: str, status: int, why: str) -> web.Response:
-    """Write an error as Ollama does on this kind of path, and end the connection."""
-    wrapped = {"message": why, "type": "api_error", "param": None, "code": None}
-    body = {"error": wrapped if path.startswith("/v1/") else why}
-    response = web.json_response(body, status=status)
-    if status == 401:
-        response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
-    response.force_close()
-    return response
-
-
 class Gateway:
     """The server, the client and the poller."""
 
-    def __init__(self, settings: Settings, readers: Iterable[MetricReader]) -> None:
+    def __init__(self, settings: Settings, readers: Iterable[MetricReader] = ()) -> None:
         self.settings, self.ending = settings, False
         self.session = aiohttp.ClientSession(
             # Ollama ends no idle connection by itself; a new one for each request costs 0.3 ms.
@@ -93,22 +43,17 @@ class Gateway:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, "Content-Type"),
         )
+        self.poller = Poller(settings, self.session)
+        if settings.otlp_url:
+            exporter = Exporter(settings.otlp_url, self.session, self.poller.pushed)
+            millis = settings.push_seconds * 1000
+            readers = [*readers, PeriodicExportingMetricReader(exporter, millis)]
         named = {"service.name": "ollama-gateway", "service.instance.id": "ollama"}
         resource = Resource(named).merge(OTELResourceDetector().detect())
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
-        self.poller = Poller(settings, self.session)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
-        self.server = Server(
-            self.handle,
-            request_factory=self.request,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            max_line_size=settings.header_bytes,
-            max_field_size=settings.header_bytes,
-            lingering_time=2,
-        )
-        self.server.gateway = self
+        self.budget, self.reading = Budget(settings.bodies_bytes), set[asyncio.Timeout]()
+        self.server = Server(settings, self.meters, self.handle)
         self.runner = web.ServerRunner(self.server, shutdown_timeout=settings.grace_seconds + 5)
 
     async def start(self) -> int:
@@ -121,15 +66,18 @@ class Gateway:
 
     async def stop(self) -> None:
         """Accept nothing more, let running answers finish within the grace period, then end."""
-        cut = asyncio.get_running_loop().call_later(self.settings.grace_seconds, self.give_up)
+        loop = asyncio.get_running_loop()
+        cut = loop.call_later(self.settings.grace_seconds, self.give_up)
+        for limit in self.reading:  # what is not yet asked is not waited for
+            limit.reschedule(loop.time())
         await self.runner.cleanup()
         cut.cancel()
         for task in self.tasks:
             task.cancel()
         # The last push ends its gauges: whoever starts next may never know of these models.
         self.poller.values = {}
-        await self.session.close()
         await asyncio.to_thread(self.provider.shutdown, 5000)
+        await self.session.close()
 
     def give_up(self) -> None:
         """Cut what still runs; from now on it is not the client who ends an answer."""
@@ -138,29 +86,29 @@ class Gateway:
             if connection.transport:
                 connection.transport.abort()
 
-    def call(self) -> Call:
-        """Begin to count a request."""
-        return Call(tee=Tee(self.settings.line_bytes), start=time.monotonic())
-
-    def request(
-        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
-    ) -> web.BaseRequest:
-        """Make aiohttp's request, with our limit of the body."""
-        loop, limit = asyncio.get_running_loop(), self.settings.body_bytes
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, loop, client_max_size=limit
-        )
-
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request and count it exactly once."""
-        call, outcome = self.call(), "client_cancel"
+        call, outcome, limit = self.server.call(), "client_cancel", ""
+        body = Body(self.budget)
         try:
-            response, outcome = await self.answer(request, call)
+            try:
+                response, outcome = await self.answer(request, call, body)
+            except RefusalError as refusal:
+                outcome, limit = refusal.outcome, refusal.limit
+                path = request.raw_path.partition("?")[0][:100]
+                self.server.log(f"refused with {refusal.status}: {request.method} {path!r}")
+                response = refused(call.path, refusal.status, refusal.why)
             await response.prepare(request)
-            await response.write_eof()
+            async with asyncio.timeout(self.settings.client_seconds):
+                await response.write_eof()
         except BrokenAnswerError:
             outcome = "upstream_error"
             raise
+        except TimeoutError:  # of a client that takes nothing
+            outcome, limit = "client_cancel", "silence"
+            assert request.transport
+            request.transport.abort()
+            raise ConnectionResetError from None
         except (ConnectionError, asyncio.CancelledError):
             outcome = "shutdown" if self.ending else "client_cancel"
             raise
@@ -168,103 +116,140 @@ class Gateway:
             outcome = "gateway_error"
             raise
         finally:
-            self.meters.finish(call, outcome)
+            body.charge(0)
+            self.meters.finish(call, outcome, limit)
         return response
 
-    def policy(self, request: web.BaseRequest, call: Call) -> tuple[int, str]:
-        """Say whether the request may pass: 0, or the status and the reason to refuse it."""
+    def admit(self, request: web.BaseRequest, call: Call) -> bool:
+        """Return whether the request has the token; raises RefusalError if it may not pass."""
         # The path as it was written, not as somebody may decode or clean it.
         path = request.raw_path.partition("?")[0]
         for pattern, name in PATTERNS.items():
             path = name if pattern.fullmatch(path) and ".." not in path else path
         route = ROUTES.get(path)
         if route is None:
-            return 404, "the gateway does not know this path"
+            raise RefusalError(404, "the gateway does not know this path")
         call.path, call.route = path, route
         if request.method not in route.methods:
-            return 405, "the gateway does not know this method here"
+            raise RefusalError(405, "the gateway does not know this method here")
         if route.manages and not self.settings.manage_token:
-            return 403, "models are not managed through this gateway"
+            raise RefusalError(403, "models are not managed through this gateway")
         given = request.headers.get(hdrs.AUTHORIZATION, "").encode(errors="surrogateescape")
         wanted = f"Bearer {self.settings.manage_token}".encode()
-        if route.manages and not hmac.compare_digest(given, wanted):
-            return 401, "managing models needs the token"
-        return 0, ""
+        trusted = bool(self.settings.manage_token) and hmac.compare_digest(given, wanted)
+        if route.manages and not trusted:
+            raise RefusalError(401, "managing models needs the token")
+        old = request.version == aiohttp.HttpVersion10
+        if not (old or request.version == aiohttp.HttpVersion11):
+            raise RefusalError(400, "not HTTP/1.0 or 1.1", "http")
+        if old and hdrs.TRANSFER_ENCODING in request.headers:
+            raise RefusalError(400, "bad request", "http")
+        if not request.raw_path.isascii() or "#" in request.raw_path:
+            raise RefusalError(400, "bad request", "http")
+        return trusted
 
-    async def answer(self, request: web.BaseRequest, call: Call) -> tuple[web.StreamResponse, str]:
-        """Let the request pass or not, and say what became of it."""
-        status, why = self.policy(request, call)
-        if status:
-            path = request.raw_path.partition("?")[0]
-            print(f"refused with {status}: {request.method} {path[:100]!r}")
-            return refusal(call.path, status, why), "refused"
-        ambiguous = request.version < aiohttp.HttpVersion11 and (
-            hdrs.TRANSFER_ENCODING in request.headers
-        )
-        if ambiguous or not request.raw_path.isascii() or "#" in request.raw_path:
-            return refusal(call.path, 400, "bad request"), "bad_request"
+    async def answer(
+        self, request: web.BaseRequest, call: Call, body: Body
+    ) -> tuple[web.StreamResponse, str]:
+        """Return the answer and the outcome; raises RefusalError if the request may not pass."""
+        trusted = self.admit(request, call)
         limit = self.settings.blob_bytes if call.path == BLOBS else self.settings.body_bytes
         if (request.content_length or 0) > limit:
-            return refusal(call.path, 413, f"larger than {limit} bytes"), "bad_request"
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            raise RefusalError(413, f"larger than {limit} bytes", "body")
+        expects = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        if expects and request.version == aiohttp.HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        body: bytes | AsyncIterator[bytes] | None = None
-        try:
-            if call.path == BLOBS and request.body_exists:
-                body = self.blob(request, call)
-            elif request.body_exists:
-                body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return refusal(call.path, 413, f"larger than {limit} bytes"), "bad_request"
-        except web.RequestPayloadError:
-            return refusal(call.path, 400, "bad request"), "bad_request"
-        if call.route and call.route.operation and isinstance(body, bytes):
-            self.understand(call, body, request.headers)
+        headers = passed_on(request.headers)
+        headers.popall(hdrs.CONTENT_LENGTH, None)  # written anew from the body as it was read
+        if trusted:
+            headers.popall(hdrs.AUTHORIZATION, None)  # was for us
+        data: AsyncIterator[bytes | memoryview] | None = None
+        if call.path == BLOBS and request.body_exists:
+            data = self.blob(request, call)
+        elif request.body_exists:
+            await self.read(request, body, limit)
+            pieces = self.understand(request, call, body, trusted)
+            headers[hdrs.CONTENT_LENGTH] = str(sum(map(len, pieces)))
+            data = body.sent(pieces)
+        elif call.route and call.route.operation and not trusted:
+            raise RefusalError(400, "no body", "json")
         self.meters.move(call, "waiting")
-        return await self.forward(request, call, body)
+        return await self.forward(request, call, headers, data)
 
-    def understand(self, call: Call, body: bytes, headers: Mapping[str, str]) -> None:
-        """Read from the body what the labels need, if that is cheap; Ollama judges the rest."""
-        asked: Any = None
-        with suppress(ValueError, RecursionError):
-            asked = json.loads(outline(body))
-        asked = asked if isinstance(asked, dict) else {}
-        stream = asked.get("stream")
+    async def read(self, request: web.BaseRequest, body: Body, limit: int) -> None:
+        """Read the body as long as the client has time for it."""
+        timeout = asyncio.timeout(self.settings.client_seconds)
+        self.reading.add(timeout)
+        try:
+            async with timeout:
+                await body.read(request.content, limit)
+        except TimeoutError:
+            raise RefusalError(408, "the body did not come", "silence") from None
+        except web.RequestPayloadError:
+            raise RefusalError(400, "bad request", "http") from None
+        finally:
+            self.reading.discard(timeout)
+
+    def understand(self, request: web.BaseRequest, call: Call, body: Body, trusted: bool) -> Pieces:
+        """Return what Ollama gets, and read from it what the labels need."""
         assert call.route
+        if not call.route.operation:
+            return [memoryview(body.raw)]
+        call.stream, call.user = call.route.streams, self.meters.user(request.headers)
+        call.model = "other"
+        try:
+            asked = body.parse()
+        except RefusalError:
+            if trusted:
+                return [memoryview(body.raw)]
+            raise
+        stream = asked.value.get("stream")
         call.stream = stream if isinstance(stream, bool) else call.route.streams
-        call.model, call.user = self.poller.label(asked.get("model")), self.meters.user(headers)
+        call.model = self.poller.label(asked.value.get("model"))
+        if trusted:  # it loads models, for as long as it wants
+            return [memoryview(body.raw)]
+        self.meters.drop(asked.dropped)
+        return asked.pieces
 
     async def blob(self, request: web.BaseRequest, call: Call) -> AsyncIterator[bytes]:
         """Pass a model file on piece by piece."""
         size = 0
-        while piece := await request.content.readany():
+        while True:
+            try:
+                async with asyncio.timeout(self.settings.client_seconds):
+                    piece = await request.content.readany()
+            except TimeoutError:
+                call.refusal = RefusalError(408, "the body did not come", "silence")
+                raise call.refusal from None
+            if not piece:
+                return
             size += len(piece)
             if size > self.settings.blob_bytes:
-                call.too_large = True
-                raise ValueError
+                call.refusal = RefusalError(413, "too large", "body")
+                raise call.refusal
             yield piece
 
     async def forward(
-        self, request: web.BaseRequest, call: Call, body: bytes | AsyncIterator[bytes] | None
+        self,
+        request: web.BaseRequest,
+        call: Call,
+        headers: CIMultiDict[str],
+        data: AsyncIterator[bytes | memoryview] | None,
     ) -> tuple[web.StreamResponse, str]:
         """Ask Ollama and pass its answer on while it comes."""
-        headers = passed_on(request.headers)
-        headers.popall(hdrs.CONTENT_LENGTH, None)  # written anew from the body as it was read
-        if call.route and call.route.manages:
-            headers.popall(hdrs.AUTHORIZATION, None)  # was for us
         try:
             answer = await self.session.request(
                 request.method,
                 URL(self.settings.upstream + request.raw_path, encoded=True),
                 headers=headers,
-                data=body,
+                data=data,
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, OSError):
-            if call.too_large:
-                return refusal(call.path, 413, "too large"), "bad_request"
-            return refusal(call.path, 502, "Ollama does not answer"), "upstream_error"
+            if call.refusal:
+                raise call.refusal from None
+            return refused(call.path, 502, "Ollama does not answer"), "upstream_error"
         try:
             return await self.relay(request, call, answer)
         finally:
@@ -277,6 +262,9 @@ class Gateway:
         response = web.StreamResponse(
             status=answer.status, reason=answer.reason, headers=passed_on(answer.headers)
         )
+        response.headers.setdefault(hdrs.SERVER, "gateway")  # aiohttp's own tells versions
+        if hdrs.UPGRADE in request.headers:
+            response.force_close()  # aiohttp holds back what came behind it
         await response.prepare(request)
         listens = call.route is not None and (call.route.operation or call.route.streams)
         while True:
@@ -286,7 +274,8 @@ class Gateway:
                 raise BrokenAnswerError from error
             if not piece:
                 break
-            await response.write(piece)
+            async with asyncio.timeout(self.settings.client_seconds):
+                await response.write(piece)
             if call.phase == "waiting":
                 self.meters.move(call, "answering")
             if listens:
@@ -294,38 +283,17 @@ class Gateway:
         call.tee.end()
         if call.route and call.route.manages:
             self.poller.wake.set()
-        if answer.status < 400:
+        if 200 <= answer.status < 400:
             return response, "in_stream_error" if call.tee.error else "ok"
         named = {404: "not_found", 503: "busy"}
-        otherwise = "bad_request" if answer.status < 500 else "upstream_error"
+        otherwise = "bad_request" if 400 <= answer.status < 500 else "upstream_error"
         return response, named.get(answer.status, otherwise)
-
-
-class Exporter(OTLPMetricExporter):
-    """Pushes, and says so only when that begins to fail or to work."""
-
-    last: MetricExportResult | None = None
-
-    def export(
-        self, metrics_data: MetricsData, timeout_millis: float | None = 5000, **kwargs: Any
-    ) -> MetricExportResult:
-        """Push, in the thread of the reader."""
-        result = super().export(metrics_data, timeout_millis, **kwargs)
-        if result != self.last:
-            print(f"push of metrics: {result.name.lower()}")
-        self.last = result
-        return result
 
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `Exporter` says it once
-    readers: list[MetricReader] = []
-    if settings.otlp_url:
-        exporter = Exporter(endpoint=settings.otlp_url, timeout=5)
-        millis = settings.push_seconds * 1000
-        readers = [PeriodicExportingMetricReader(exporter, millis, 5000)]
-    gateway, stop = Gateway(settings, readers), asyncio.Event()
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `Exporter` says it
+    gateway, stop = Gateway(settings), asyncio.Event()
     for number_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number_, stop.set)
     port = await gateway.start()

@@ -1,95 +1,17 @@
-"""What the gateway measures: along the answers, and by asking Ollama now and then."""
+"""What the gateway measures of requests and their answers."""
 
-import asyncio
 import hashlib
 import hmac
-import json
-import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
-import aiohttp
-from gateway_rules import Route, Settings
-from model_name import canonical
+from gateway_poller import GAUGES, Poller
+from gateway_rules import MODEL, RefusalError, Route, Settings
+from gateway_tee import Tee
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-
-# Written once when a series ends: Prometheus' own staleness marker. Without it, what is pushed
-# stays visible for five minutes after it has ceased to be true.
-GONE: float = struct.unpack("<d", bytes.fromhex("020000000000f07f"))[0]
-MODEL = "gen_ai.request.model"
-
-
-def speaks(event: dict[str, Any]) -> bool:
-    """Tell whether the event carries text, a thought or a tool call."""
-    if str(event.get("type", "")).endswith("delta"):  # /v1/messages and /v1/responses
-        return True
-    choice = (event.get("choices") or [{}])[0]
-    parts = (event, event.get("message"), choice, choice.get("delta"))
-    keys = ("content", "response", "thinking", "text", "reasoning", "tool_calls")
-    said = (part.get(key) for part in parts if isinstance(part, dict) for key in keys)
-    return any(isinstance(text, str | list) and text for text in said)
-
-
-class Tee:
-    """Reads along with an answer: joins split lines, keeps the few numbers that count."""
-
-    # JSON escapes quotes inside strings: what looks like a key is one, or a whole short string.
-    MARKS: ClassVar = (b'"error"', b'"usage"', b'"done":true', b'_duration"')
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.part, self.skipping = limit, bytearray(), False
-        self.first: float | None = None
-        self.error = False
-        self.final: dict[str, Any] = {}
-        self.usage: dict[str, int] = {}
-
-    def feed(self, chunk: bytes) -> None:
-        """Read the next bytes, wherever they were split."""
-        *lines, rest = chunk.split(b"\n")
-        for line in lines:
-            self.append(line)
-            self.end()
-        self.append(rest)
-
-    def append(self, piece: bytes) -> None:
-        """Add to the current line unless it has become too long to read."""
-        if self.skipping or len(self.part) + len(piece) > self.limit:
-            self.skipping = True
-            self.part.clear()
-        else:
-            self.part += piece
-
-    def end(self) -> None:
-        """Finish the current line, also one without a line feed."""
-        line = bytes(self.part).removeprefix(b"data:").strip()
-        self.part.clear()
-        self.skipping = False
-        # After the first token, of all lines only those with a mark are worth the parsing.
-        if self.first is None or any(mark in line for mark in self.MARKS):
-            with suppress(ValueError, TypeError, AttributeError, LookupError, RecursionError):
-                self.see(json.loads(line))
-
-    def see(self, event: Any) -> None:
-        """Take from an event what counts."""
-        self.error = self.error or bool(event.get("error"))
-        if self.first is None and speaks(event):
-            self.first = time.monotonic()
-        if event.get("done") is True or "total_duration" in event:
-            keys = {key for key in event if key.endswith(("_duration", "_count"))}
-            self.final = {key: number(event[key]) for key in keys}
-            self.final["done_reason"] = event.get("done_reason")
-        for part in (event, event.get("message"), event.get("response")):
-            if isinstance(part, dict) and isinstance(part.get("usage"), dict):
-                self.usage |= {key: number(count) for key, count in part["usage"].items()}
-
-
-def number(value: object) -> int:
-    """Read a count or a duration; what Ollama leaves out is 0."""
-    return max(0, value) if type(value) is int else 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,132 +26,13 @@ class Call:
     user: str = ""
     stream: bool = False
     phase: str = ""
-    too_large: bool = False
+    refusal: RefusalError | None = None  # of a body that is passed on while it is read
 
     def attributes(self, **more: str) -> dict[str, str]:
         """Give the attributes of the GenAI conventions."""
         assert self.route
         who = {"gen_ai.operation.name": self.route.operation, "gen_ai.provider.name": "ollama"}
         return who | {MODEL: self.model} | more
-
-
-class Gauge(NamedTuple):
-    """What the poller finds, one series for each value of the label."""
-
-    unit: str
-    label: str
-    description: str
-
-
-GAUGES = {
-    # Not the unit "1": Prometheus would append "_ratio".
-    "ollama.up": Gauge("", "", "Whether Ollama answers"),
-    "ollama.version.info": Gauge("", "ollama.version", "Always 1"),
-    "ollama.poll.duration": Gauge("s", "http.route", "Time the last poll took"),
-    "ollama.models.available": Gauge("{model}", "", "Models on disk"),
-    "ollama.model.size": Gauge("By", MODEL, "Size on disk"),
-    "ollama.models.loaded": Gauge("{model}", "", "Models in memory"),
-    "ollama.model.loaded.size": Gauge("By", MODEL, "Memory a loaded model takes"),
-    "ollama.model.loaded.gpu.size": Gauge("By", MODEL, "The part of it that is the GPU's"),
-    "ollama.model.expires_in": Gauge("s", MODEL, "Until it is unloaded; a week or more: a week"),
-    "ollama.ceiling.tokens": Gauge("{token}/s", MODEL, "Memory bandwidth / bytes per token"),
-}
-WEEK = 7 * 86400.0
-
-
-class Poller:
-    """Asks Ollama what it holds, and forgets it when Ollama does not answer."""
-
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
-        self.settings, self.session = settings, session
-        self.read = settings.bytes_read()
-        self.values: dict[str, dict[str, float]] = {"ollama.up": {"": 0}}
-        self.known: dict[str, str] = {}  # kept when Ollama is away: labels do not change for that
-        self.ceilings: dict[str, float] = {}
-        self.told: dict[str, set[str]] = {}
-        self.wake = asyncio.Event()
-
-    async def run(self) -> None:
-        """Poll, at once again if something may have changed."""
-        while True:
-            await self.poll()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), self.settings.poll_seconds)
-            await asyncio.sleep(min(1, self.settings.poll_seconds))
-            self.wake.clear()
-
-    async def poll(self) -> None:
-        """Ask the three routes, each for itself."""
-        values: dict[str, dict[str, float]] = {name: {} for name in GAUGES}
-        routes = {"version": self.see_version, "tags": self.see_tags, "ps": self.see_ps}
-        await asyncio.gather(*(self.ask(name, see, values) for name, see in routes.items()))
-        up = values["ollama.up"] = {"": float(bool(values["ollama.version.info"]))}
-        if up != self.values["ollama.up"]:
-            print(f"Ollama {'answers' if up[''] else 'does not answer'}")
-        self.values = values
-
-    async def ask(self, name: str, see: Callable[..., None], values: dict[str, Any]) -> None:
-        """Ask one route, and leave no value behind when it fails."""
-        start, path, found = time.monotonic(), f"/api/{name}", dict[str, Any]()
-        # Not `raise_for_status`: what it raises holds the headers.
-        with suppress(aiohttp.ClientError, OSError, ValueError, TypeError, LookupError):
-            limit = aiohttp.ClientTimeout(total=5)
-            async with self.session.get(self.settings.upstream + path, timeout=limit) as response:
-                if response.status == 200:
-                    see(json.loads(await response.read()), found)
-                    values |= found
-        values["ollama.poll.duration"][path] = time.monotonic() - start
-
-    def see_version(self, answer: Any, found: dict[str, Any]) -> None:
-        """Read `/api/version`."""
-        found["ollama.version.info"] = {str(answer["version"]): 1.0}
-
-    def see_tags(self, answer: Any, found: dict[str, Any]) -> None:
-        """Read `/api/tags`."""
-        sizes = {str(model["name"]): float(model["size"]) for model in answer["models"]}
-        rate = self.settings.bandwidth
-        # Never more than there is: the same name may be a smaller file elsewhere.
-        told = {name: self.read.get(canonical(name), size) for name, size in sizes.items()}
-        reads = {name: min(told[name], size) for name, size in sizes.items()}
-        self.ceilings = {name: rate / size for name, size in reads.items() if size and rate}
-        self.known = {canonical(name): name for name in sizes}
-        found["ollama.models.available"] = {"": float(len(sizes))}
-        found["ollama.model.size"] = sizes
-        found["ollama.ceiling.tokens"] = self.ceilings
-
-    def see_ps(self, answer: Any, found: dict[str, Any]) -> None:
-        """Read `/api/ps`."""
-        models = {str(model["name"]): model for model in answer["models"]}
-        found["ollama.models.loaded"] = {"": float(len(models))}
-        for name, key in (("size", "size"), ("gpu.size", "size_vram")):
-            loaded = {model: float(one.get(key, 0)) for model, one in models.items()}
-            found[f"ollama.model.loaded.{name}"] = loaded
-        expiry = {name: seconds_until(one.get("expires_at")) for name, one in models.items()}
-        found["ollama.model.expires_in"] = expiry
-
-    def observe(self, name: str) -> Iterable[Observation]:
-        """Give the values of a gauge, and the end of those that are gone."""
-        now, label = dict(self.values.get(name, {})), GAUGES[name].label
-        gone = dict.fromkeys(self.told.get(name, set()) - set(now), GONE)
-        self.told[name] = set(now)
-        for key, value in (gone | now).items():
-            yield Observation(value, {label: key} if label else {})
-
-    def label(self, model: object) -> str:
-        """Give the label of a model: a name on disk, or `other`."""
-        name = self.known.get(canonical(model)) if isinstance(model, str) else None
-        if name is None:
-            self.wake.set()
-        return name or "other"
-
-
-def seconds_until(text: object) -> float:
-    """Turn `expires_at` into seconds, also when it lies centuries ahead."""
-    try:
-        moment = datetime.fromisoformat(str(text))
-        return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), WEEK)
-    except (ValueError, TypeError, OverflowError):
-        return WEEK
 
 
 class Meters:
@@ -271,6 +74,12 @@ class Meters:
             *(5, 10, 20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 2000, 5000),
         )
         self.requests = meter.create_counter("ollama.requests", "{request}", "By outcome")
+        self.limited = meter.create_counter(
+            "ollama.requests.limited", "{request}", "Refused or ended by a limit of the gateway"
+        )
+        self.dropped = meter.create_counter(
+            "ollama.keys.dropped", "{key}", "Keys of requests that were not passed on"
+        )
         self.in_flight = meter.create_up_down_counter(
             "ollama.requests.in_flight", "{request}", "Sent to Ollama and not yet finished"
         )
@@ -303,9 +112,16 @@ class Meters:
             self.in_flight.add(1, labels | {"ollama.phase": phase})
         call.phase = phase
 
-    def finish(self, call: Call, outcome: str) -> None:
-        """Count a request, whatever became of it."""
+    def drop(self, keys: Iterable[str]) -> None:
+        """Count keys that were not passed on."""
+        for key, count in Counter(keys).items():
+            self.dropped.add(count, {"ollama.key": key})
+
+    def finish(self, call: Call, outcome: str, limit: str = "") -> None:
+        """Count a request, whatever became of it, and the limit that ended it."""
         self.move(call, "")
+        if limit:
+            self.limited.add(1, {"ollama.limit": limit})
         labels = {"http.route": call.path, "ollama.outcome": outcome}
         labels |= {MODEL: call.model} if call.model else {}
         who = {"ollama.user": call.user} if call.user else {}
@@ -317,16 +133,16 @@ class Meters:
         self.duration.record(end - call.start, call.attributes(**why))
         if call.tee.first and call.stream:
             self.first.record(call.tee.first - call.start, call.attributes())
+        tokens = self.count(call, who)
         if outcome == "ok":
-            self.usage(call, end, who)
+            self.speeds(call, end, tokens)
 
-    def usage(self, call: Call, end: float, who: dict[str, str]) -> None:
-        """Record what the last lines of a good answer say."""
+    def count(self, call: Call, who: dict[str, str]) -> dict[str, int]:
+        """Record the tokens, and return them by type.
+
+        Of an answer without counts, stopped or of `/v1`, what was seen to stream is counted.
+        """
         final, usage, attributes = call.tee.final, call.tee.usage, call.attributes()
-
-        def took(what: str) -> float:
-            return float(final.get(f"{what}_duration", 0)) / 1e9
-
         tokens = {
             kind: final.get(own, 0) or next((usage[key] for key in others if key in usage), 0)
             for kind, own, *others in (
@@ -334,9 +150,20 @@ class Meters:
                 ("output", "eval_count", "completion_tokens", "output_tokens"),
             )
         }
+        if call.stream and not (final or usage):
+            tokens["output"] = call.tee.spoken
         for kind, count in tokens.items():
             if count:
                 self.tokens.record(count, attributes | who | {"gen_ai.token.type": kind})
+        return tokens
+
+    def speeds(self, call: Call, end: float, tokens: dict[str, int]) -> None:
+        """Record what the last lines of a good answer say of its time."""
+        final, attributes = call.tee.final, call.attributes()
+
+        def took(what: str) -> float:
+            return float(final.get(f"{what}_duration", 0)) / 1e9
+
         written = tokens["output"]
         if took("eval") and written:
             self.per_token.record(took("eval") / written, attributes)

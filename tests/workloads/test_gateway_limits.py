@@ -1,0 +1,301 @@
+"""The gateway under attack: each thing that a client can make it hold ends at a limit."""
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+
+import pytest
+from gateway_bodies import SMALL_BODY
+from gateway_lab import (
+    TOKEN,
+    Connection,
+    Lab,
+    Upstream,
+    chunk,
+    head,
+    lab,
+    limits,
+    lines,
+    program,
+    whole,
+)
+from waiting import eventually
+
+MODEL = "llama3.2:3b"
+POST = "POST /api/chat HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode()
+
+
+@pytest.fixture
+def home() -> Iterator[Lab]:
+    with lab() as one:
+        one.upstream.replies |= dict.fromkeys(["/api/chat", "/api/show"], whole({"done": True}))
+        yield one
+
+
+@pytest.fixture
+def hurried() -> Iterator[Lab]:
+    """A gateway that waits for no client."""
+    with lab(client_seconds=0.5, idle_seconds=0.5) as one:
+        yield one
+
+
+def answered(sock: socket.socket) -> bytes:
+    """Read until the gateway closes, which it must."""
+    sock.settimeout(30)
+    got = b""
+    with suppress(ConnectionResetError):
+        while piece := sock.recv(65536):
+            got += piece
+    return got
+
+
+def opened(home: Lab, start: bytes) -> socket.socket:
+    """Open a connection and send the beginning of something."""
+    sock = socket.create_connection(("127.0.0.1", home.port), 10)
+    sock.sendall(start)
+    return sock
+
+
+# What does not come to an end
+
+LATE = {
+    "no body": (f"{POST}Content-Length: 9\r\n\r\n".encode(), b""),
+    "half a body": (f"{POST}Content-Length: 9\r\n\r\n".encode(), b"{"),
+    "half a chunk": (CHUNKED + b"5\r\nabc", b"d"),
+    "a bad size": (CHUNKED + b"5\r\nabcde\r\n", b"zz\r\n"),
+    "a bad end": (CHUNKED + b"5\r\nabcde\r\n", b"5\r\nabcdeXX"),
+    "a bad trailer": (CHUNKED + b"5\r\nabcde\r\n", b"0\r\nbad trailer\x00\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), LATE.values(), ids=LATE)
+def test_a_body_that_does_not_end_is_refused(hurried: Lab, first: bytes, second: bytes) -> None:
+    hurried.sent += 1
+    with closing(opened(hurried, first)) as sock:
+        time.sleep(0.1)  # a packet of its own
+        sock.sendall(second)
+        got = answered(sock)
+
+    assert got.startswith(b"HTTP/1.1 408 ")
+    assert got.count(b"HTTP/1.") == 1
+    assert limits(hurried) == {"silence": 1}
+    assert hurried.outcomes() == {"bad_request": 1}
+    assert hurried.upstream.got("/api/chat") == []
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX: y"])
+def test_a_head_that_does_not_end_is_closed(hurried: Lab, start: bytes) -> None:
+    with closing(opened(hurried, start)) as sock:
+        assert answered(sock) == b""
+    with closing(opened(hurried, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + start)) as sock:
+        hurried.sent += 1
+        assert answered(sock).count(b"HTTP/1.1") == 1
+    assert eventually(lambda: hurried.gateway.server.connections == [])
+
+
+def test_a_model_file_that_does_not_end_is_refused(hurried: Lab) -> None:
+    path = "/api/blobs/sha256:" + "0a" * 32
+    hurried.sent += 1
+    start = f"POST {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with closing(opened(hurried, start.encode() + b"Content-Length: 9\r\n\r\nabc")) as sock:
+        assert answered(sock).startswith(b"HTTP/1.1 408 ")
+    assert limits(hurried) == {"silence": 1}
+
+
+def test_a_client_that_takes_nothing_is_cut(hurried: Lab) -> None:
+    ended: list[bool] = []
+
+    def endless(to: Connection) -> None:
+        to.send(head())
+        with suppress(OSError):
+            while True:
+                to.send(chunk(lines({"response": "x" * 60_000})))
+        ended.append(True)
+
+    hurried.upstream.replies["/api/chat"] = endless
+    with closing(hurried.connect({"model": MODEL})):
+        assert eventually(lambda: ended)
+        assert eventually(lambda: hurried.gateway.server.connections == [])
+    assert limits(hurried) == {"silence": 1}
+    assert hurried.outcomes() == {"client_cancel": 1}
+
+
+def test_the_end_of_an_answer_that_is_not_taken_is_cut_too(hurried: Lab) -> None:
+    """Shorter than what the kernels of both sides hold, and a little more."""
+    sizes = iter(range(1_000_000, 9_000_000, 250_000))
+    hurried.upstream.replies["/api/chat"] = lambda to: whole(b"x" * next(sizes))(to)
+    with ExitStack() as stack:
+        for _ in range(32):
+            stack.enter_context(closing(hurried.connect({"model": MODEL})))
+        assert eventually(lambda: hurried.gateway.server.connections == [])
+    hurried.outcomes()
+
+
+# What is too much
+
+
+def wide(headers: int, size: int) -> bytes:
+    fields = "".join(f"X-{n}: {'a' * size}\r\n" for n in range(headers))
+    return f"GET / HTTP/1.1\r\nHost: a\r\n{fields}".encode()
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        wide(1, 5000),
+        wide(40, 1),
+        b"GET /" + b"a" * 5000,
+        wide(30, 4000) + b"X-Last: " + b"a" * 5000,
+    ],
+)
+def test_a_head_too_large_is_refused_before_it_ends(home: Lab, attempt: bytes) -> None:
+    home.sent += 1
+    with closing(opened(home, attempt[:100])) as sock:
+        time.sleep(0.05)
+        sock.sendall(attempt[100:])
+        assert answered(sock).startswith((b"HTTP/1.1 431 ", b"HTTP/1.0 431 "))
+    assert limits(home) == {"head": 1}
+    assert home.outcomes() == {"bad_request": 1}
+
+
+def test_a_head_of_the_largest_kind_passes(home: Lab) -> None:
+    fields = {f"X-{n}": "a" * 4000 for n in range(20)}
+    assert home.ask("/", headers=fields).status == 200
+
+
+def test_connections_are_bounded() -> None:
+    with lab(connections=10) as home, ExitStack() as stack:
+        held = [stack.enter_context(closing(opened(home, b""))) for _ in range(10)]
+        assert eventually(lambda: len(home.gateway.server.connections) == 10)
+
+        for _ in range(3):
+            home.sent += 1
+            with closing(opened(home, b"")) as sock:
+                assert answered(sock).startswith(b"HTTP/1.1 503 ")
+
+        assert home.outcomes() == {"busy": 3}
+        assert limits(home) == {"connections": 3}
+        held.pop().close()
+        assert eventually(lambda: len(home.gateway.server.connections) == 9)
+        assert home.ask("/").status == 200
+
+
+def test_bodies_together_are_bounded_and_small_ones_always_pass() -> None:
+    with lab(bodies_bytes=1_000_000) as home, ExitStack() as stack:
+        home.upstream.replies["/api/chat"] = whole({"done": True})
+        budget = home.gateway.budget
+        large = f"{POST}Content-Length: 1000000\r\n\r\n".encode() + b" " * 600_000
+        stack.enter_context(closing(opened(home, large)))
+        assert eventually(lambda: budget.held == 600_000 - SMALL_BODY)
+
+        home.sent += 1
+        with closing(opened(home, large)) as sock:
+            assert answered(sock).startswith(b"HTTP/1.1 503 ")
+        small = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 30_000}]}
+        assert [home.ask("/api/chat", small).status for _ in range(20)] == [200] * 20
+
+        assert limits(home) == {"bodies": 1}
+        assert budget.held == 600_000 - SMALL_BODY
+        stack.close()
+        home.sent += 1
+        assert home.outcomes() == {"busy": 1, "ok": 20, "client_cancel": 1}
+        assert budget.held == 0
+
+
+def test_a_body_is_held_until_ollama_has_it_and_no_longer(home: Lab) -> None:
+    answer: list[bool] = []
+
+    def late(to: Connection) -> None:
+        assert eventually(lambda: answer)
+        whole({"done": True})(to)
+
+    home.upstream.replies["/api/chat"] = late
+    body = {"model": MODEL, "images": ["aBcD" * 1_000_000]}
+    with closing(home.connect(body)):
+        assert eventually(lambda: home.upstream.got("/api/chat"))
+        assert eventually(lambda: home.gateway.budget.held == 0)
+        answer.append(True)
+        assert home.outcomes() == {"ok": 1}
+
+
+def test_what_is_sent_ahead_is_not_read(home: Lab) -> None:
+    """A connection holds one head more than the one that is answered."""
+
+    def hold(to: Connection) -> None:
+        to.wait_closed(60)
+
+    home.upstream.replies["/api/chat"] = hold
+    one = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with closing(home.connect({"model": MODEL})) as sock:
+        assert eventually(lambda: home.upstream.got("/api/chat"))
+        sock.settimeout(1)
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 50_000_000:
+                sent += sock.send(one * 10_000)
+        assert sent < 50_000_000
+        [connection] = home.gateway.server.connections
+        assert len(connection._messages) <= 1
+    assert eventually(lambda: home.gateway.server.connections == [])
+
+
+def test_a_flood_of_refusals_is_a_line_a_second(
+    home: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = time.monotonic()
+    for n in range(200):
+        assert home.ask(f"/{n}" + "x" * 3000).status == 404
+    took = time.monotonic() - begin
+
+    said = [line for line in capsys.readouterr().out.splitlines() if "refused with" in line]
+    assert 1 <= len(said) <= 2 + took
+    assert max(map(len, said)) < 300
+    assert home.outcomes() == {"refused": 200}
+
+
+# What holds up the end
+
+
+def test_a_body_on_its_way_does_not_hold_up_the_end() -> None:
+    upstream = Upstream()
+    with (
+        program(upstream, GATEWAY_GRACE_SECONDS="600", GATEWAY_CLIENT_SECONDS="600") as (own, port),
+        socket.create_connection(("127.0.0.1", port), 5) as body,
+        socket.create_connection(("127.0.0.1", port), 5) as start,
+    ):
+        body.sendall(f"{POST}Content-Length: 9\r\n\r\n".encode() + b"abc")
+        start.sendall(b"GET / HT")
+        own.send_signal(signal.SIGTERM)
+        assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
+        assert own.wait(60) == 0
+    upstream.close()
+
+
+# What is no HTTP, or another
+
+
+@pytest.mark.parametrize("version", ["0.9", "2.0", "1.2"])
+def test_other_versions_are_refused(home: Lab, version: str) -> None:
+    got = home.raw(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+
+    assert b" 400 " in got[:13]
+    assert home.outcomes() == {"bad_request": 1}
+
+
+def test_what_comes_behind_an_upgrade_is_not_left_hanging(home: Lab) -> None:
+    one = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert home.raw(one * 2).count(b"Ollama is running") >= 1
+
+
+def test_no_version_of_a_program_is_told(home: Lab) -> None:
+    assert home.ask("/").headers["Server"] == home.ask("/x").headers["Server"] == "gateway"
+
+
+@pytest.mark.parametrize("status", ["101 Odd", "600 Odd"])
+def test_an_odd_status_is_no_success(home: Lab, status: str) -> None:
+    home.upstream.replies["/api/chat"] = whole({"done": True}, status)
+    home.ask("/api/chat", {"model": MODEL})
+    assert home.outcomes() == {"upstream_error": 1}

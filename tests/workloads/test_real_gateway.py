@@ -1,0 +1,206 @@
+"""The gateway before the real Ollama: nobody makes it leave the plan, and it refuses none of ours.
+
+`OLLAMA_CONTEXT_LENGTH` and `OLLAMA_KEEP_ALIVE` stand for the plan; `/api/ps` says whether it holds.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from gateway_lab import MANAGES, TOKEN, Answer, Upstream, ask, program
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from test_real_models import Lab as Ollama
+from waiting import eventually
+
+from sandbox.model_registry import model_registry
+from sandbox.programs import Programs
+
+MODEL = "a:1b"
+CONTEXT = 2048
+SMALL = {"num_predict": 2, "seed": 1, "temperature": 0}
+
+
+class House(NamedTuple):
+    """The real server, with one model loaded, and the gateway before it."""
+
+    ollama: Ollama
+    port: int
+
+    def ask(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
+        """Ask through the gateway."""
+        return ask(self.port, path, body, headers)
+
+    def loaded(self) -> dict[str, Any]:
+        """What `/api/ps` says of the one model in memory, and the runner's process."""
+        [model] = self.ollama.ask("/api/ps")["models"]
+        return dict(model) | {"runners": runners(self.ollama)}
+
+
+def runners(ollama: Ollama) -> list[int]:
+    """Return the processes that Ollama started, each for a model that was loaded."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # another program ended meanwhile
+            if path.read_text().rpartition(")")[2].split()[1] == str(ollama.process.pid):
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("ollama")
+    environment = {"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
+    environment |= {"OLLAMA_LLM_LIBRARY": "cpu", "OLLAMA_NO_CLOUD": "1", "OLLAMA_KEEP_ALIVE": "30m"}
+    ollama = Ollama(folder, programs.ollama, environment=environment)
+    with model_registry(folder) as registry:
+        ollama.environment |= registry
+        ollama.start()
+        try:
+            ollama.by_hand("pull", MODEL)
+            ollama.by_hand("pull", "b:1b")
+            upstream = Upstream()
+            upstream.close()
+            upstream.port = int(ollama.host.rpartition(":")[2])
+            with program(upstream, GATEWAY_MANAGE_TOKEN=TOKEN) as (_, port):
+                yield House(ollama, port)
+        finally:
+            ollama.kill()
+
+
+def cased(name: str) -> st.SearchStrategy[str]:
+    """Write a name in any case, also with the two letters that only Go takes for k and s."""
+    odd = {"k": "\u212a", "s": "\u017f"}
+    letters = (st.sampled_from(x + x.upper() + odd.get(x, "")) for x in name)
+    folded = "".join(odd.get(x, x) for x in name)  # lower case to all but Go
+    return st.just(folded) | st.tuples(*letters).map("".join)
+
+
+NUMBERS = st.sampled_from([-1, 1, 8, 512, 4096, 0.5])
+NAMES = st.sampled_from(["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "top_k"])
+OPTIONS = st.dictionaries(NAMES | NAMES.flatmap(cased), NUMBERS, min_size=1, max_size=4).map(
+    lambda some: some | SMALL
+)
+KEPT = st.sampled_from([-1, 0, "0s", "-1s", "1ms", "24h", 1e9])
+PLAIN = st.none() | st.booleans() | st.integers(-9, 9) | st.text('a\\"{[,é😀\n', max_size=400)
+JUNK = st.text('xyz\\"', min_size=1, max_size=4)
+PAIRS = st.lists(
+    st.one_of(
+        st.tuples(st.just("options") | cased("options"), OPTIONS | st.none()),
+        st.tuples(st.just("keep_alive") | cased("keep_alive"), KEPT),
+        st.tuples(
+            cased("model").filter(lambda name: name != "model"),
+            st.sampled_from(["b:1b", "a:1b", ""]),
+        ),
+        st.tuples(JUNK, PLAIN | st.lists(PLAIN, max_size=3)),
+    ),
+    max_size=5,
+)
+ASKED: dict[str, dict[str, Any]] = {
+    "/api/generate": {"prompt": "Hello", "stream": False},
+    "/api/chat": {"messages": [{"role": "user", "content": "Hé 😀"}], "stream": False},
+    "/api/embed": {"input": ["Hello", "you"]},
+    "/api/embeddings": {"prompt": "Hello"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+    "/v1/completions": {"prompt": "x", "max_tokens": 2},
+    "/v1/embeddings": {"input": "x"},
+    "/v1/responses": {"input": "x", "max_output_tokens": 2},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+}
+
+
+def written(pairs: list[tuple[str, Any]], escaped: bool, spaced: bool) -> bytes:
+    """Write JSON with keys as often as they are there."""
+    members = (
+        f"{json.dumps(key, ensure_ascii=escaped)}:{json.dumps(value, ensure_ascii=escaped)}"
+        for key, value in pairs
+    )
+    return ("{" + (" ,\n" if spaced else ",").join(members) + "}").encode()
+
+
+@given(
+    path=st.sampled_from(list(ASKED)) | st.sampled_from(["/api/generate", "/api/chat"]),
+    pairs=PAIRS,
+    where=st.integers(0, 5),
+    escaped=st.booleans(),
+    spaced=st.booleans(),
+)
+@settings(max_examples=300, deadline=None, phases=[Phase.generate])  # it shrinks for minutes
+def test_nobody_makes_it_leave_the_plan(
+    house: House, path: str, pairs: list[Any], where: int, escaped: bool, spaced: bool
+) -> None:
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    before = house.loaded()
+    honest = [("model", MODEL), *ASKED[path].items()]
+    pairs = [("options", SMALL), *pairs[:where], *honest, *pairs[where:]]
+
+    answer = house.ask(path, written(pairs, escaped, spaced))
+
+    after = house.loaded()
+    assert answer.status == 200, answer.body
+    assert (after["name"], after["context_length"]) == (MODEL, CONTEXT)
+    assert after["runners"] == before["runners"]  # it was not loaded anew
+    left = datetime.fromisoformat(after["expires_at"]) - datetime.now().astimezone()
+    assert 0 < left.total_seconds() <= 1800
+
+
+@pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
+def test_ollama_itself_would_do_it(house: House, key: str) -> None:
+    """What the gateway drops is no invention: without it, each of these unloads the model."""
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    body = b'{"model":"%s","%s":0}' % (MODEL.encode(), key.encode())
+
+    assert house.ask("/api/generate", body).status == 200
+    assert house.loaded()["name"] == MODEL
+    assert house.ask("/api/generate", body, MANAGES).status == 200
+    assert eventually(lambda: house.ollama.ask("/api/ps")["models"] == [])
+
+
+def test_who_has_the_token_may_choose(house: House) -> None:
+    body = {"model": MODEL, "options": {"num_ctx": 512} | SMALL, "keep_alive": -1, "stream": False}
+    assert house.ask("/api/generate", body, MANAGES).status == 200
+    loaded = house.loaded()
+    assert loaded["context_length"] == 512
+    assert int(loaded["expires_at"][:4]) > 2200
+    assert house.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
+
+
+def peak(process: int) -> int:
+    """Return the most memory that a process has had, in MB."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return int(text.partition("VmHWM:")[2].split()[0]) // 1000
+
+
+def test_what_fills_the_memory_is_dropped(house: House) -> None:
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    [runner] = runners(house.ollama)
+    before = peak(runner)
+    options = SMALL | {"repeat_last_n": 50_000_000}  # the sampler allocates as many
+    body = {"model": MODEL, "prompt": "Hello", "stream": False, "options": options}
+
+    assert house.ask("/api/generate", body).status == 200
+    assert peak(runner) < before + 50
+    assert house.ask("/api/generate", body, MANAGES).status == 200
+    assert peak(runner) > before + 100
+
+
+def test_a_template_is_dropped(house: House) -> None:
+    """One of 5 kB can write a prompt of any size."""
+    body = {"model": MODEL, "prompt": "Hello", "stream": False, "options": SMALL}
+    template = {"template": '{{ printf "%50d" 1 }}'}
+    plain, dropped, applied = (
+        json.loads(house.ask("/api/generate", body | more, headers).body)["prompt_eval_count"]
+        for more, headers in (({}, {}), (template, {}), (template, MANAGES))
+    )
+    assert plain == dropped < applied
+
+
+def test_an_answer_is_the_same_with_and_without_the_gateway(house: House) -> None:
+    body = {"model": MODEL, "prompt": "Hé 😀 " + "x" * 400, "stream": False, "options": SMALL}
+    through = json.loads(house.ask("/api/generate", body).body)
+    direct = house.ollama.ask("/api/generate", body)
+    assert (through["response"], through["context"]) == (direct["response"], direct["context"])
