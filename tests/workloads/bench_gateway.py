@@ -1,4 +1,7 @@
-"""What the gateway costs: one scripted upstream, direct, through it, and through nginx."""
+"""What the gateway costs: one scripted upstream, direct, through it, and through nginx.
+
+Then what it holds at most under each attack of `bench_gateway_attacks.py`.
+"""
 
 import argparse
 import asyncio
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gateway
+from bench_gateway_attacks import ATTACKS
 
 STAMP = re.compile(rb'"created_at":"(\d+)"')
 FINAL = b'{"model":"m","message":{"content":""},"done":true,"total_duration":2,"eval_count":1}\n'
@@ -31,7 +35,10 @@ def line() -> bytes:
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Stream as many tokens at such a pace as the path says: `?tokens,per_second`."""
+    """Stream as many tokens at such a pace as the path says: `?tokens,per_second`.
+
+    A pace below zero is a pause before the answer, in seconds.
+    """
     with suppress(ConnectionError, asyncio.IncompleteReadError):
         while True:
             start = await reader.readuntil(b"\r\n\r\n")
@@ -39,11 +46,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             tokens, pace = (float(part) for part in target.split(b","))
             if length := re.search(rb"(?i)content-length: (\d+)", start):
                 await reader.readexactly(int(length[1]))
+            await asyncio.sleep(max(0, -pace))
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n")
             writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
             begin = time.monotonic()
             for number in range(int(tokens)):
-                if pace and (rest := begin + number / pace - time.monotonic()) > 0:
+                if pace > 0 and (rest := begin + number / pace - time.monotonic()) > 0:
                     await asyncio.sleep(rest)
                 raw = line()
                 writer.write(b"%x\r\n%b\r\n" % (len(raw), raw))
@@ -248,6 +256,13 @@ def main() -> None:
             with nginx(Path(folder), direct) as (port, process):
                 columns["nginx"] = measured(port, process)
         show(options.streams, columns)
+        print(f"\n| {'attack':<50} | memory at most, MB | statuses |\n| --- | --- | --- |")
+        for name, attack in ATTACKS.items():
+            with program(sys.executable, "-u", script, **settings) as (port, process):
+                statuses = asyncio.run(attack(port))
+                peak = used(process)[2]
+            counts = ", ".join(f"{status} x {count}" for status, count in statuses.items())
+            print(f"| {name:<50} | {peak:>18.0f} | {counts} |", flush=True)
     if "nginx" not in columns:
         print("nginx is not on PATH, so its column is missing (Debian: nginx-light)")
 

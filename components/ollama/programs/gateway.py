@@ -53,6 +53,7 @@ class Gateway:
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
         self.budget, self.reading = Budget(settings.bodies_bytes), set[asyncio.Timeout]()
+        self.stopping = False
         self.server = Server(settings, self.meters, self.handle)
         self.runner = web.ServerRunner(self.server, shutdown_timeout=settings.grace_seconds + 5)
 
@@ -68,10 +69,14 @@ class Gateway:
         """Accept nothing more, let running answers finish within the grace period, then end."""
         loop = asyncio.get_running_loop()
         cut = loop.call_later(self.settings.grace_seconds, self.give_up)
+        self.stopping = True
         for limit in self.reading:  # what is not yet asked is not waited for
             limit.reschedule(loop.time())
+        # aiohttp closes what is idle once, and waits for a connection that was made just then.
+        again = loop.call_later(1, self.server.pre_shutdown)
         await self.runner.cleanup()
         cut.cancel()
+        again.cancel()
         for task in self.tasks:
             task.cancel()
         # The last push ends its gauges: whoever starts next may never know of these models.
@@ -179,7 +184,7 @@ class Gateway:
 
     async def read(self, request: web.BaseRequest, body: Body, limit: int) -> None:
         """Read the body as long as the client has time for it."""
-        timeout = asyncio.timeout(self.settings.client_seconds)
+        timeout = asyncio.timeout(0 if self.stopping else self.settings.client_seconds)
         self.reading.add(timeout)
         try:
             async with timeout:
