@@ -206,7 +206,7 @@ def test_it_goes_on_after_a_kill_at_any_moment(lab: Lab) -> None:
 
 def test_the_same_weights_are_in_memory_once(lab: Lab) -> None:
     """By which the plan counts: a variant shares them, or with another context ends the other."""
-    base: Model = {"name": "a:1b", "load": True, "keep_alive": "-1"}
+    base: dict[str, Any] = {"name": "a:1b", "load": True, "keep_alive": "-1"}
     same: Model = {**base, "name": "same:1b", "base": "a:1b", "system": "Be short."}
     wide: Model = {**base, "name": "wide:1b", "base": "a:1b", "parameters": {"num_ctx": 1024}}
 
