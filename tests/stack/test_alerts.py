@@ -17,11 +17,12 @@ from components.observability.notify import configuration
 GENERATED = "alertmanager-kube-prom-stack-generated"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def as_in_the_project(house: House) -> Iterator[None]:
-    """Leave the stack file as it was found."""
+    """Leave the stack as it was found."""
     yield
     house.reset()
+    house.up()
 
 
 def generated(house: House) -> Any:
