@@ -31,13 +31,12 @@ up preview: .venv/ready
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
-doctor: .venv/ready
-	@$(RUN) -m ops doctor --stack $(STACK)
+doctor status: .venv/ready
+	@$(RUN) -m ops $@ --stack $(STACK)
 
 down: INSTEAD = destroy
-status: INSTEAD = stack
 output: INSTEAD = stack output $(NAME)
-down status output:
+down output:
 	@echo "error: make $@ is for the sandbox; for a house: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
 

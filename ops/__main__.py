@@ -10,6 +10,7 @@ from importlib import import_module
 COMMANDS = {
     "init": "write the stack file of a server, by what its cluster says",
     "doctor": "check what an `up` needs and, after it, whether everything answers",
+    "status": "show on one screen how everything is",
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
     "diff": "preview the working tree against a commit, on a cluster of its own",

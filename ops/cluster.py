@@ -124,7 +124,7 @@ class Cluster:
         """Every kind by API version and name, the versions of a group in its own order."""
         found = {}
         for root in ("/api", "/apis"):
-            for group in self._asked(root, DISCOVERY)["items"]:
+            for group in self.read(root, DISCOVERY)["items"]:
                 for kind in _kinds(group):
                     version = f"{kind.group}/{kind.version}" if kind.group else kind.version
                     found[version, kind.name] = kind
@@ -147,10 +147,11 @@ class Cluster:
     def list(self, kind: Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         """Give all objects of a kind in `namespace` whose labels fit `selector`."""
         query = {"labelSelector": selector} if selector else {}
-        items: list[dict[str, Any]] = self._asked(kind.path(namespace), **query)["items"]
+        items: list[dict[str, Any]] = self.read(kind.path(namespace), **query)["items"]
         return items
 
-    def _asked(self, path: str, accept: str = "application/json", **query: str) -> Any:
+    def read(self, path: str, accept: str = "application/json", **query: str) -> Any:
+        """Give what is at `path`; raises UnreadableError, also if nothing is there."""
         if (found := self.ask(path, accept, **query)) is None:
             raise UnreadableError(f"{path}: the API server does not know it")
         return found

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from components.observability import reader
 from config import Settings
 from ops.cluster import METADATA, Cluster, UnreadableError
 from ops.stacks import Stack
@@ -22,8 +23,7 @@ from ops.stacks import Stack
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 """Where Open WebUI has socket.io, in version 4 of its protocol."""
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
-SERVICE = "http:kube-prom-stack-prometheus:9090"
-PROMETHEUS = f"/api/v1/namespaces/observability/services/{SERVICE}/proxy/api/v1/query"
+PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/query"
 """The API server's way to Prometheus, which has no address of its own."""
 PUSHERS = {"ollama-stack/ollama-gateway", "ollama-stack/open-webui"}
 LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"

@@ -116,10 +116,12 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
     for target, asked in said.items():
         assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {asked}\n"
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
-    for target, instead in {"down": "destroy", "status": "stack", "output": "stack output"}.items():
+    for target, instead in {"down": "destroy", "output": "stack output"}.items():
         want = f"for a house: pulumi {instead} --stack home\n"
         assert want in make(with_pulumi, target, "STACK=home").stderr
     assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a house")
+    shown = make(without, "status", "STACK=home", "KUBECONFIG=/nowhere")
+    assert shown.stderr.startswith("error: kubeconfig, context 'homelab': ")
 
 
 def test_what_pip_installs_is_shown_while_it_does(tmp_path: Path) -> None:

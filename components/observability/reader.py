@@ -1,4 +1,4 @@
-"""The account that may look at the whole house, and change nothing: what a drift check needs."""
+"""The account that may look at the whole house and change nothing: for drift and status."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,6 +46,8 @@ GROUPS = [
     "rbac.authorization.k8s.io",
     "storage.k8s.io",
 ]
+PROMETHEUS = "http:kube-prom-stack-prometheus:9090"
+"""The name of Prometheus' Service in the API server's way to it."""
 # A refresh reads each Secret of the program. By name: who may list Secrets may read all of them.
 SECRETS = [
     "alertmanager-config",
@@ -83,6 +85,13 @@ def reader(
         {"api_groups": [""], "resources": CORE, "verbs": LOOK},
         {"api_groups": GROUPS, "resources": ["*"], "verbs": LOOK},
         {"api_groups": [""], "resources": ["secrets"], "resource_names": SECRETS, "verbs": ["get"]},
+        # For `make status`: its GET requests show measurements and alerts, and can change nothing.
+        {
+            "api_groups": [""],
+            "resources": ["services/proxy"],
+            "resource_names": [PROMETHEUS],
+            "verbs": ["get"],
+        },
     ]
     role = ClusterRole(f"{name}-reader-role", metadata=about, rules=rules, opts=child)
     ClusterRoleBinding(

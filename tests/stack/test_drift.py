@@ -81,7 +81,7 @@ STATE: list[Edit] = [
         f"{RBAC}/clusterroles/homelab-reader",
         "/rules/-",
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
-        "rules[3]: not there, is there",
+        "rules[4]: not there, is there",
     ),
     (
         f"{RBAC}/clusterrolebindings/homelab-reader",

@@ -1,0 +1,128 @@
+"""`make status` on the stack as it is up, by the account that may only look."""
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from doctor_lab import Place, thing
+from house_lab import House
+from waiting import eventually
+
+from components.observability import reader
+from ops import stacks, status
+from ops.cluster import Cluster, UnreadableError
+
+
+@pytest.fixture
+def account(house: House, tmp_path: Path) -> Path:
+    """A kubeconfig of `homelab-reader`."""
+    asked = {"spec": {"expirationSeconds": 3600}}
+    made = house.core.create_namespaced_service_account_token(
+        reader.ACCOUNT, "observability", asked
+    )
+    whole = json.loads(house.cluster.kubeconfig.read_text())
+    whole["users"][0]["user"] = {"token": made.status.token}
+    (tmp_path / "reader").write_text(json.dumps(whole))
+    return tmp_path / "reader"
+
+
+@pytest.fixture
+def look(account: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command without a Prometheus; gives what `--json` prints."""
+    ask = Cluster.read
+
+    def read(cluster: Cluster, path: str, *rest: str, **query: str) -> Any:
+        if "/proxy/" in path:
+            raise UnreadableError(f"{path}: 503 no endpoints")
+        return ask(cluster, path, *rest, **query)
+
+    monkeypatch.setattr(Cluster, "read", read)
+    monkeypatch.setattr(stacks, "find", lambda _: SimpleNamespace(kubeconfig=account))
+
+    def run() -> dict[str, Any]:
+        assert status.run(argparse.Namespace(stack="sandbox", json=True)) == 1
+        whole: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return whole
+
+    return run
+
+
+def problems(found: list[dict[str, Any]]) -> dict[str, str]:
+    """What is not well, by name."""
+    names = ("pod", "service")
+    return {
+        next(one[key] for key in names if key in one): one["problem"]
+        for one in found
+        if "problem" in one
+    }
+
+
+def test_the_reader_sees_pods_addresses_and_the_last_up(look: Any) -> None:
+    found = look()
+
+    gone = "Prometheus: 503 no endpoints"
+    assert found["unread"] == dict.fromkeys(
+        ("models", "tokens_per_second", "disks", "alerts"), gone
+    )
+    assert {one["pod"].rpartition("-")[0] for one in found["pods"]} > {
+        "observability/prometheus-kube-prom-stack",
+        "metallb-system/controller".rpartition("-")[0],
+    }
+    assert problems(found["pods"]) == problems(found["addresses"]) == {}
+    assert {one["address"]: one["given"] for one in found["addresses"]} == {
+        "192.168.1.101": ["192.168.1.101"],
+        "192.168.1.102": ["192.168.1.102"],
+    }
+    assert len(found["last_up"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "allowed"),
+    [
+        ("get", reader.PROMETHEUS, True),
+        ("create", reader.PROMETHEUS, False),
+        ("get", "http:kube-prom-stack-grafana:80", False),
+        ("get", "kube-prom-stack-prometheus", False),
+    ],
+)
+def test_through_the_api_server_it_may_only_get_from_prometheus(
+    account: Path, verb: str, name: str, *, allowed: bool
+) -> None:
+    asked = {"verb": verb, "resource": "services", "subresource": "proxy", "name": name}
+    spec = {"resourceAttributes": {**asked, "namespace": "observability"}}
+
+    cluster = Cluster("homelab-sandbox", account)
+    assert cluster.review("selfsubjectaccessreviews", spec) is allowed
+
+
+def test_what_is_not_ready_says_what_it_waits_for(house: House, look: Any) -> None:
+    where = "ollama-stack"
+    main = {"name": "main", "image": "example.invalid/x:1"}
+    size = {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"]}
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "lost"}}
+    labels = {"app": "refused"}
+    spec = {"serviceAccountName": "nobody", "containers": [main]}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    refused = {"selector": {"matchLabels": labels}, "template": template}
+    outside = {"annotations": {"metallb.io/loadBalancerIPs": "203.0.113.9"}}
+    port = {"type": "LoadBalancer", "ports": [{"port": 80}]}
+    with Place(house.cluster, house.engine).planted(
+        thing("PersistentVolumeClaim", "lost", where, spec={**size, "storageClassName": "none"}),
+        thing("Pod", "waits", where, spec={"containers": [main], "volumes": [volume]}),
+        thing("Service", "outside", where, metadata=outside, spec=port),
+        thing("Deployment", "refused", where, apiVersion="apps/v1", spec=refused),
+    ):
+
+        def seen() -> bool:
+            found = look()
+            pods, services = problems(found["pods"]), problems(found["addresses"])
+            return (
+                pods.get(f"{where}/waits", "").startswith(f"claim {where}/lost is not bound; 0/1")
+                and 'serviceaccount "nobody" not found' in pods.get(f"{where}/refused", "")
+                and "not allowed in config" in services.get(f"{where}/outside", "")
+            )
+
+        assert eventually(seen), look()
