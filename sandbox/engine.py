@@ -13,20 +13,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from pulumi import automation as auto
 
 from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
-from sandbox.cluster import Cluster
 from sandbox.plugins import CHART
 from sandbox.processes import MARK, SandboxError, end_marked, locked, write_private
 from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 OWN_CHART = Path(__file__).parent / "chart"
+
+
+class Cluster(Protocol):
+    """What the engine knows of a cluster."""
+
+    folder: Path
+    """Where its state lies, and the stack's."""
+    kubeconfig: Path
+    """How it is reached."""
 
 
 class Engine:

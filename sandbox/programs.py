@@ -64,7 +64,7 @@ def install(folder: Path = FOLDER) -> Programs:
         raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
     with locked(folder):
         return Programs(
-            ollama=_install_ollama(folder),
+            ollama=install_ollama(folder),
             prometheus=_install_prometheus("prometheus", folder),
             promtool=_install_prometheus("promtool", folder),
             kube_state_metrics=build_tool(
@@ -73,7 +73,7 @@ def install(folder: Path = FOLDER) -> Programs:
             node_exporter=build_tool(
                 _exporter("node_exporter", "monitoring", NODE_EXPORTER), folder
             ),
-            restic=_install_restic(folder),
+            restic=install_restic(folder),
             python=_install_open_webui(folder),
         )
 
@@ -91,7 +91,8 @@ def prometheus_version() -> str:
     return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
 
 
-def _install_ollama(folder: Path) -> Path:
+def install_ollama(folder: Path) -> Path:
+    """Build Ollama into `folder` unless this machine has it, and give its path."""
     version = pinned("ollama", OLLAMA).removeprefix("v")
     if found := find_program("ollama", version, "--version"):
         return found
@@ -112,7 +113,8 @@ def _install_prometheus(name: str, folder: Path) -> Path:
     return build_tool(tool, folder)
 
 
-def _install_restic(folder: Path) -> Path:
+def install_restic(folder: Path) -> Path:
+    """Build restic into `folder` unless this machine has it, and give its path."""
     if found := find_program("restic", pinned("restic", RESTIC).removeprefix("v"), "version"):
         return found
     return build_tool(Tool("restic", MODULES / "restic", f"{RESTIC}/cmd/restic"), folder)

@@ -1,9 +1,24 @@
 """`python -m sandbox.real up|down`: the program on a cluster with a real node."""
 
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from sandbox.build import METALLB, TOOLS, Tool, build_tool, copy_files
-from sandbox.processes import locked
+from pulumi.automation import CommandError
+
+from sandbox.__main__ import IDLE
+from sandbox.build import FOLDER, MANIFESTS, METALLB, Tool, build, build_tool, copy_files
+from sandbox.engine import Engine
+from sandbox.processes import SandboxError, end_marked, locked, readable_errors
+from sandbox.programs import install_ollama, install_restic
+from sandbox.real import images, requirements
+from sandbox.real.cgroup import Group
+from sandbox.real.cluster import Cluster, step
+from sandbox.real.oci import Image
 from sandbox.toolchain import MODULES
 
 OWN = (
@@ -12,16 +27,112 @@ OWN = (
     Tool("metallb-speaker", MODULES / "metallb", f"{METALLB}/speaker"),
     Tool("network-policies", MODULES / "network-policies", "."),
 )
+METALLB_NATIVE = ("manifests", "metallb", METALLB, "config/manifests/metallb-native.yaml")
+DISK = ("models", "open-webui", "prometheus")
+"""The directories that docs/house.md has people make."""
 
 
-def programs(folder: Path) -> dict[str, Path]:
-    """Build what runs on the node and in its own pods into `folder`; give their paths by name."""
+def main() -> int:
+    """Run one command; 0 is success, 1 an error told in one line."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.real", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER / "real", help="where its state lies")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start the cluster, run pulumi up, and wait for Ctrl-C")
+    commands.add_parser("down", help="end what still runs, and forget the state")
+    options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with readable_errors(options.folder):
+            return {"up": up, "down": down}[options.command](options.folder.absolute())
+    except SandboxError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except CommandError as error:
+        print(f"error: pulumi stopped; it says above why ({error.args[0][:80]!r})", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped; the same command starts it again, with its data", file=sys.stderr)
+        return 130
+    return 1
+
+
+def up(folder: Path) -> int:
+    """Start everything, print where it is, and wait; raises KeyboardInterrupt when told to end."""
+    began = time.monotonic()
+    requirements.install(FOLDER)
+    requirements.check_kernel()
+    tools = build()
+    programs = collect(FOLDER)
+    images.prepare(FOLDER)
+    cluster = Cluster(folder, programs, addons(FOLDER))
+    engine = Engine(cluster, tools)
+    try:
+        cluster.start(lambda file: every_image(programs, file), DISK)
+        with step("pulumi up"):
+            engine.up(say)
+        with step("chat page"):
+            cluster.wait_for_page()
+        took = time.monotonic() - began
+        print(f"\n{report(cluster, engine)}\n\n  up in {took:.0f} s; Ctrl-C stops it", flush=True)
+        signal.pause()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        end_marked(folder)
+        cluster.stop()
+    return 0
+
+
+def down(folder: Path) -> int:
+    """End what still runs in `folder`, and delete it."""
+    if folder.exists():
+        end_marked(folder)
+        Group(folder).end()
+        shutil.rmtree(folder)
+    print("nothing is left of it")
+    return 0
+
+
+def collect(folder: Path) -> dict[str, Path]:
+    """Build what runs on the node and in its pods into `folder`; give their paths by name."""
     with locked(folder):
-        return {tool.name: build_tool(tool, folder) for tool in (*TOOLS, *OWN)}
+        own = {tool.name: build_tool(tool, folder) for tool in OWN}
+        built = {name: folder / "bin" / name for name in ("kube", "metallb-controller")}
+        return own | built | {"ollama": install_ollama(folder), "restic": install_restic(folder)}
 
 
-def manifests(folder: Path) -> Path:
-    """Give the file with MetalLB's own objects, copied into `folder`."""
-    target = folder / "manifests"
-    copy_files(target, "metallb", METALLB, "config/manifests/metallb-native.yaml", folder)
-    return target / "metallb-native.yaml"
+def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Give all images; `authority` is who vouches for the model registry."""
+    return [*images.system(FOLDER, programs), *images.stack(FOLDER, programs, authority)]
+
+
+def addons(folder: Path) -> list[Path]:
+    """Give the files with MetalLB's own objects and the operator's definitions, in `folder`."""
+    for target, pinned_in, module, pattern in (*MANIFESTS, METALLB_NATIVE):
+        copy_files(folder / target, pinned_in, module, pattern, folder)
+    return [
+        folder / METALLB_NATIVE[0] / "metallb-native.yaml",
+        *sorted((folder / "crds" / "prometheus-operator").glob("*.yaml")),
+    ]
+
+
+def say(line: str) -> None:
+    """Print a line of the engine's that tells something."""
+    if not IDLE.match(line):
+        print(f"    {line.rstrip()}", flush=True)
+
+
+def report(cluster: Cluster, engine: Engine) -> str:
+    """What a person needs to know to use it."""
+    outputs = {name: value for name, (value, _) in engine.outputs().items()}
+    client = " ".join(cluster.command("client", "curl", outputs["open_webui_urls"][0]))
+    lines = [
+        f"chat page   http://127.0.0.1:{cluster.ports['page']}",
+        f"sign in     {outputs['open_webui_email']}  {outputs['open_webui_password']}",
+        f"at home     {client}",
+        f"kubectl     KUBECONFIG={cluster.kubeconfig} kubectl get pods -A",
+    ]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from sandbox.processes import SandboxError
+
 ROOT = Path("/sys/fs/cgroup")
 NAME = "homelab-node"
 
@@ -69,29 +71,44 @@ class Group:
         script = f'for f in {files}; do echo 0 >"$f" || exit 1; done; exec "$@"'
         return ["/bin/sh", "-c", script, "sh"]
 
+    def members(self) -> set[int]:
+        """Give the pids of all that is in it."""
+        pids = set()
+        for path in self._paths:
+            for file in path.rglob("cgroup.procs"):
+                # It may go at this moment; a v2 group with threads of its own gives no answer.
+                with contextlib.suppress(OSError):
+                    pids |= {int(pid) for pid in file.read_text().split()}
+        return pids
+
+    def exists(self) -> bool:
+        """Say whether it is there, in any hierarchy."""
+        return any(path.exists() for path in self._paths)
+
     def end(self) -> None:
-        """Kill all that is in it, and remove it."""
+        """Kill all that is in it, and remove it; raises SandboxError if that cannot be done."""
         deadline = time.monotonic() + 20
-        while any(path.exists() for path in self._paths) and time.monotonic() < deadline:
+        while self.exists():
+            for pid in self.members():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             for path in self._paths:
-                for file in path.rglob("cgroup.procs"):
-                    with contextlib.suppress(OSError):
-                        for pid in file.read_text().split():
-                            os.kill(int(pid), signal.SIGKILL)
-            for path in self._paths:
-                self._remove(path)
+                _remove(path)
+            if time.monotonic() > deadline:
+                raise SandboxError(f"{self._paths[0]}: {self.members()} in it do not end")
             time.sleep(0.05)
         for path in self._paths:
             # Another node's may be beside it.
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
 
-    def _remove(self, path: Path) -> None:
-        # Deepest first; busy as long as one of its processes is going.
-        folders = [folder for folder in path.rglob("*") if folder.is_dir()] + [path]
-        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+
+def _remove(path: Path) -> None:
+    # Deepest first; busy as long as one of its processes is going.
+    folders = [folder for folder in path.rglob("*") if folder.is_dir()] + [path]
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _delegate(group: Path) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from kubernetes.client import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import DynamicApiError, ResourceNotFoundError
 
+from sandbox.apiserver import probe
 from sandbox.processes import kept_ports, locked
-from sandbox.real import addons, network, oci, relay
+from sandbox.real import network, oci, policies, registry, relay
 from sandbox.real.control_plane import PORT, ControlPlane
 from sandbox.real.node import Node
 
@@ -26,6 +27,16 @@ ADDONS = {
     "controller": "metallb-system",
     "speaker": "metallb-system",
 }
+
+
+class Yaml(yaml.CSafeLoader):
+    """Reads `=` as text, as YAML 1.2 does: it is a value in the operator's definitions."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: rules
+        for first, rules in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+        if first != "="
+    }
 
 
 @contextlib.contextmanager
@@ -41,22 +52,32 @@ class Cluster:
     """A cluster whose one node is real, with all its state in `folder`.
 
     It lives no longer than the process that started it. `programs` are the built ones by name,
-    `metallb` is the file with MetalLB's manifests.
+    `addons` are the files with what is on it from the start beside DNS.
     """
 
     context = "homelab-sandbox"
 
-    def __init__(self, folder: Path, programs: Mapping[str, Path], metallb: Path) -> None:
+    def __init__(self, folder: Path, programs: Mapping[str, Path], addons: Sequence[Path]) -> None:
         self.folder = folder.absolute()
         self.kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
         self.holders: dict[str, int] = {}
-        self._programs, self._metallb = programs, metallb
+        """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
+        self.ports: dict[str, int] = {}
+        """The ports of 127.0.0.1 that lead to the `api` and to the `page`."""
+        self._programs, self._addons = programs, addons
+        self._registry = self.folder / "registry" / "registry.pem"
         self._plane = ControlPlane(self.node, programs["kube"])
 
-    def start(self, images: Sequence[oci.Image]) -> None:
-        """Start everything, with these images; return when node and addons are ready."""
+    def start(self, images: Callable[[Path], Sequence[oci.Image]], disk: Sequence[str]) -> None:
+        """Start everything; return when node and addons are ready.
+
+        `images` gives the images, from the certificate of the model registry's authority; `disk`
+        are the directories that the data disk has.
+        """
         with locked(self.folder):
+            for name in disk:
+                (self.folder / "evo4t" / name).mkdir(parents=True, exist_ok=True)
             try:
                 self._start(images)
             except BaseException:
@@ -73,11 +94,6 @@ class Cluster:
         """Give the command line that runs `command` at `lan`, `client`, `tailnet` or `node`."""
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
 
-    @property
-    def ports(self) -> dict[str, int]:
-        """The ports of 127.0.0.1 that lead to the `api` and to the `page`."""
-        return kept_ports(self.folder / "ports.json", ("api", "page"))
-
     def client(self) -> DynamicClient:
         """The official client, as the administrator."""
         api = config.new_client_from_config(  # type: ignore[no-untyped-call]
@@ -89,7 +105,7 @@ class Cluster:
     def apply(self, file: Path) -> None:
         """Apply all objects of a file, on the server's side."""
         client = self.client()
-        for item in filter(None, yaml.safe_load_all(file.read_text())):
+        for item in filter(None, yaml.load_all(file.read_text(), Yaml)):
             found = client.resources.get(api_version=item["apiVersion"], kind=item["kind"])
             found.server_side_apply(
                 body=item,
@@ -99,7 +115,12 @@ class Cluster:
                 force_conflicts=True,
             )
 
-    def _start(self, images: Sequence[oci.Image]) -> None:
+    def wait_for_page(self) -> None:
+        """Wait until the chat page answers; raises SandboxError after ten minutes."""
+        ask = partial(probe, self.ports["page"], "/health")
+        self.node.processes.retry("kubelet", ask, 600)
+
+    def _start(self, images: Callable[[Path], Sequence[oci.Image]]) -> None:
         node, retry = self.node, self.node.processes.retry
         with step("namespaces"):
             node.begin()
@@ -113,8 +134,9 @@ class Cluster:
                 },
             )
             network.connect(self.holders)
+            self._start_registry()
         with step("control plane"):
-            ports = self.ports
+            ports = self.ports = kept_ports(self.folder / "ports.json", ("api", "page"))
             self._relay("node", ports["api"], f"{node.address}:{PORT}")
             self._relay("client", ports["page"], PAGE)
             self._plane.start(ports["api"])
@@ -124,17 +146,26 @@ class Cluster:
         with step("images"):
             node.service("containerd", ["containerd"])
             retry("containerd", lambda: node.listens(Path("/run/containerd/containerd.sock")))
-            oci.load(node, images)
+            retry("registry", self._registry.stat)
+            oci.load(node, images(self._registry))
         with step("node"):
             self._start_kubelet()
             retry("kubelet", self._expect_node)
         with step("network policies, DNS, load balancer"):
             admin = self._plane.kubeconfig("admin")
-            addons.police(node, self._programs["network-policies"], admin)
+            policies.enforce(node, self._programs["network-policies"], admin)
             self.apply(MANIFESTS / "coredns.yaml")
-            self.apply(self._metallb)
+            for file in self._addons:
+                self.apply(file)
             for name, namespace in ADDONS.items():
                 retry("kubelet", partial(self._expect_pods, name, namespace))
+
+    def _start_registry(self) -> None:
+        self._registry.parent.mkdir(exist_ok=True)
+        self._registry.unlink(missing_ok=True)
+        module = [sys.executable, "-m", registry.__name__]
+        folder = str(self._registry.parent)
+        self.node.bound("registry", [*module, str(self.holders["lan"]), folder])
 
     def _start_kubelet(self) -> None:
         kube, node = self._programs["kube"], self.node

@@ -2,18 +2,23 @@
 
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
+from sandbox.build import METALLB
+from sandbox.processes import locked
 from sandbox.programs import BEYOND_SLIM, OPEN_WEBUI
 from sandbox.real.oci import Image
-from sandbox.toolchain import run
+from sandbox.toolchain import pinned, run
 
+SUITE = "bookworm"
 PAUSE = "registry.k8s.io/pause:3.10.1"
+DEBIAN = f"debian:{SUITE}"
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Debian's own Python is the one that Open WebUI is installed for.
+PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
-SUITE = "bookworm"
 # $1 the base, $2 a folder to work in, $3 the layer to make, then Open WebUI and other packages.
 # An overlay on the base has as its upper folder just what the installation adds.
 INSTALL = r"""
@@ -87,26 +92,79 @@ def open_webui(folder: Path) -> Path:
     return layer
 
 
-def system(folder: Path, programs: Mapping[str, Path], metallb: str) -> list[Image]:
-    """Give the images of the cluster's own pods; `metallb` is the version of MetalLB."""
+def prepare(folder: Path) -> None:
+    """Make in `folder` the layers that take minutes, unless they are there."""
+    with locked(folder):
+        base(folder)
+        open_webui(folder)
 
-    def image(name: str, file: Path, **config: Any) -> Image:
-        at = f"usr/bin/{file.name}"
-        config["Entrypoint"] = [f"/{at}"]
-        difference = "built from its Go module, on Debian"
-        layers = [base(folder), program(folder, file, at)]
-        return Image(name=name, layers=layers, config=config, difference=difference)
 
-    pause = program(folder, programs["pause"], "pause")
-    alone = {"Entrypoint": ["/pause"]}
-    debian = Image(name="debian:bookworm", layers=[base(folder)], config={"Cmd": ["sh"]})
+def certificate(file: Path) -> Path:
+    """Give a layer, beside `file`, that has it as /etc/registry.pem."""
+    layer = file.with_suffix(".tar")
+    with tarfile.open(layer, "w") as tar:
+        tar.add(file, "etc/registry.pem", filter=_anonymous)
+    return layer
+
+
+def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
+    """Give those of the cluster's own pods, of what is built into `folder`, programs by name."""
+    debian, metallb = base(folder), pinned("metallb", METALLB)
+    pause = [program(folder, programs["pause"], "pause")]
     return [
-        debian,
-        Image(name=PAUSE, layers=[pause], config=alone, difference="a program of 20 lines in Go"),
-        image(COREDNS, programs["coredns"]),
-        image(f"quay.io/metallb/controller:{metallb}", programs["metallb-controller"]),
-        image(f"quay.io/metallb/speaker:{metallb}", programs["metallb-speaker"]),
+        Image(
+            name=PAUSE,
+            layers=pause,
+            config={"Entrypoint": ["/pause"]},
+            difference="20 lines of Go",
+        ),
+        Image(name=DEBIAN, layers=[debian], config={"Cmd": ["sh"], "Env": [PATH]}),
+        _built(COREDNS, folder, programs["coredns"]),
+        _built(f"quay.io/metallb/controller:{metallb}", folder, programs["metallb-controller"]),
+        _built(f"quay.io/metallb/speaker:{metallb}", folder, programs["metallb-speaker"]),
     ]
+
+
+def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Give those of the stack's pods.
+
+    `authority` is the file with the certificate that the model registry's is signed with.
+    """
+    trusting = {"Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"]}
+    ollama = _built(OLLAMA_IMAGE, folder, programs["ollama"])
+    page = {
+        "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
+        # ENV is the image's own; slim, or it wants what is not installed here.
+        "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "USE_SLIM_DOCKER=true", "HOME=/tmp"],
+    }
+    return [
+        replace(
+            ollama,
+            layers=[*ollama.layers, certificate(authority)],
+            config={**ollama.config, "Cmd": ["serve"], **trusting},
+            difference=f"{ollama.difference}; for the CPU, and trusts the model registry here",
+        ),
+        _built(RESTIC_IMAGE, folder, programs["restic"]),
+        *(
+            Image(
+                name=name,
+                layers=[base(folder), open_webui(folder)],
+                config=page,
+                difference="Debian's Python; without the packages for PDF, Office and speech",
+            )
+            for name in sorted({OPEN_WEBUI_IMAGE, GATEWAY_IMAGE})
+        ),
+    ]
+
+
+def _built(name: str, folder: Path, file: Path) -> Image:
+    at = f"usr/bin/{file.name}"
+    return Image(
+        name=name,
+        layers=[base(folder), program(folder, file, at)],
+        config={"Entrypoint": [f"/{at}"], "Env": [PATH]},
+        difference="built from its Go module, on Debian",
+    )
 
 
 def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
 NODE = "192.168.1.100"
+REGISTRY = "203.0.113.10"
+"""For documentation (RFC 5737), so it is nobody's, and no private one, which policies refuse."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
 
 
@@ -20,6 +22,7 @@ def connect(holders: Mapping[str, int]) -> None:
     _ip(lan, "link add br0 type bridge")
     _ip(lan, f"address add {ROUTER}/24 dev br0")
     _ip(lan, "link set br0 up")
+    _ip(lan, f"address add {REGISTRY}/32 dev lo")
     for name, address in {"node": NODE, "client": CLIENT}.items():
         pid = holders[name]
         _ip(lan, f"link add {name} type veth peer name eth0 netns {pid}")

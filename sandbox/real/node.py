@@ -101,4 +101,5 @@ class Node:
     def bound(self, name: str, command: Sequence[str | Path]) -> psutil.Process:
         """Start, outside the node, what ends with this process however this one ends."""
         bound = ["setpriv", "--pdeathsig", "KILL", *command]
-        return self.processes.start(name, [*self._group.joining(), *bound], {"PATH": PATH})
+        environment = {"PATH": PATH, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        return self.processes.start(name, [*self._group.joining(), *bound], environment)

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 
@@ -21,24 +22,34 @@ async def relay(pid: str, ways: Sequence[str]) -> None:
         listener = socket.create_server(("127.0.0.1", int(port)))
         listeners.append((listener, target))
     # A socket stays in the namespace that it was made in.
-    with Path(f"/proc/{pid}/ns/net").open() as namespace:
-        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    enter(pid)
     for listener, target in listeners:
-        await asyncio.start_server(_connecting(target), sock=listener)
+        await asyncio.start_server(partial(forward, target), sock=listener)
     await asyncio.Event().wait()
 
 
-def _connecting(target: str):  # type: ignore[no-untyped-def] # of asyncio's own making
+def enter(pid: str) -> None:
+    """Make the next sockets in the network namespace of a process; raises OSError."""
+    with Path(f"/proc/{pid}/ns/net").open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+async def forward(
+    target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b""
+) -> None:
+    """Carry a connection to `target`, a host and port, where it begins with `first`.
+
+    What `target` answers to `first`, up to an empty line, is kept back.
+    """
     host, _, port = target.rpartition(":")
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            there = await asyncio.open_connection(host, int(port))
-            await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
-        writer.close()
-
-    return handle
+    with suppress(OSError, asyncio.IncompleteReadError):
+        back, there = await asyncio.open_connection(host, int(port))
+        if first:
+            there.write(first)
+            await back.readuntil(b"\r\n\r\n")
+        await asyncio.gather(_pump(reader, there), _pump(back, writer))
+    writer.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

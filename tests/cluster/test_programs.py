@@ -176,7 +176,7 @@ def test_what_is_on_path_is_used_when_it_is_new_enough(
     built = tmp_path / "built"
     monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
     monkeypatch.setattr(programs, "copy_files", lambda *_: None)
-    find = {"promtool": programs.promtool, "ollama": programs._install_ollama}[name]
+    find = {"promtool": programs.promtool, "ollama": programs.install_ollama}[name]
     found = put(path, name, answer)
 
     assert find(tmp_path) == (found if used else built)

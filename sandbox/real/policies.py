@@ -1,4 +1,4 @@
-"""What MicroK8s calls addons: DNS, load balancer and network policies."""
+"""Network policies, by kube-network-policies."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ QUEUE = "100"
 """What `network-policies` listens to."""
 
 
-def police(node: Node, program: Path, kubeconfig: Path) -> None:
+def enforce(node: Node, program: Path, kubeconfig: Path) -> None:
     """Put each new connection of a pod to `network-policies`; where it is not, none gets through.
 
     The program's own rules are for nftables' `queue`, which not every kernel has.

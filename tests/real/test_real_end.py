@@ -1,0 +1,72 @@
+"""A cluster with a real node ends, however the one who started it does."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from waiting import eventually
+
+from sandbox.real.cgroup import Group
+
+LAUNCHER = """
+import signal, sys
+from pathlib import Path
+from sandbox.build import FOLDER
+from sandbox.real import images
+from sandbox.real.__main__ import addons, collect
+from sandbox.real.cluster import Cluster
+programs = collect(FOLDER)
+cluster = Cluster(Path(sys.argv[1]), programs, addons(FOLDER))
+cluster.start(lambda _: images.system(FOLDER, programs), [])
+print("all is up", flush=True)
+signal.pause()
+"""
+
+
+def launch(folder: Path, until: str) -> subprocess.Popen[str]:
+    """Start a cluster in `folder`, and return when its launcher has printed `until`."""
+    command = [sys.executable, "-c", LAUNCHER, str(folder)]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout
+    for line in launcher.stdout:
+        if until in line:
+            return launcher
+    raise AssertionError(f"{until}: never printed")
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("moment", ["control plane", "images", "network policies", "all is up"])
+def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str) -> None:
+    launcher, group = launch(tmp_path, moment), Group(tmp_path)
+    try:
+        assert group.members()
+        mounts = Path("/proc/mounts").read_text()
+        assert str(tmp_path) not in mounts
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+        assert eventually(lambda: not group.members())
+        assert Path("/proc/mounts").read_text() == mounts
+    finally:
+        launcher.kill()
+        group.end()
+    assert not group.exists()
+
+
+@pytest.mark.usefixtures("programs")
+def test_two_clusters_run_side_by_side_and_one_starts_again(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    launchers = [launch(folder, "all is up") for folder in folders]
+    try:
+        launchers[0].kill()
+        # It clears what the killed one left, and leaves the other alone.
+        launchers.append(launch(folders[0], "all is up"))
+        assert launchers[1].poll() is None
+        assert all(Group(folder).members() for folder in folders)
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+        for folder in folders:
+            Group(folder).end()
+    assert not any(Group(folder).exists() for folder in folders)

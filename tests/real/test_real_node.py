@@ -1,0 +1,107 @@
+"""The real node, from outside and from the home network."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from kubernetes import config
+from kubernetes.client import CoreV1Api
+from kubernetes.stream import stream
+from real_house import ask, sign_in
+from waiting import eventually
+
+from sandbox.real.cluster import Cluster
+
+SLEEPER = {"name": "shell", "image": "debian:bookworm", "command": ["busybox", "sleep", "1d"]}
+STRANGER = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "stranger", "namespace": "default"},
+    "spec": {"terminationGracePeriodSeconds": 0, "containers": [SLEEPER]},
+}
+
+
+def reads(cluster: Cluster, where: str, url: str) -> str:
+    """Give the status of an answer as curl says it at one place of the network; 000 is none."""
+    asking = ["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
+    command = cluster.command(where, *asking)
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def runs(cluster: Cluster, *command: str) -> bool:
+    """Say whether a command ends well in the stranger's container."""
+    api = config.new_client_from_config(str(cluster.kubeconfig))  # type: ignore[no-untyped-call]
+    asked = stream(
+        CoreV1Api(api).connect_get_namespaced_pod_exec,
+        "stranger",
+        "default",
+        command=list(command),
+        stdout=True,
+        stderr=True,
+        _preload_content=False,
+    )
+    asked.run_forever(timeout=60)
+    return bool(asked.returncode == 0)
+
+
+@pytest.fixture(scope="module")
+def stranger(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with a pod that has nothing to do with the stack."""
+    pods = cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods.create(body=STRANGER, namespace="default")
+
+    def running() -> bool:
+        status: Any = pods.get(name="stranger", namespace="default").status
+        return bool(status.phase == "Running")
+
+    assert eventually(running)
+    yield cluster
+    pods.delete(name="stranger", namespace="default")
+
+
+def chats(cluster: Cluster, email: str, password: str) -> list[str]:
+    """Sign in at the page, ask its first model, and give the lines of the answer."""
+    page = f"http://127.0.0.1:{cluster.ports['page']}"
+    token = sign_in(page, email, password)
+    status, text = ask("GET", f"{page}/api/models", token=token)
+    assert status == 200, text
+    model = json.loads(text)["data"][0]["id"]
+    wanted = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    status, text = ask("POST", f"{page}/api/chat/completions", wanted, token, timeout=300)
+    assert status == 200, text
+    return [line for line in text.splitlines() if line]
+
+
+def test_page_answers_at_its_address(cluster: Cluster) -> None:
+    assert reads(cluster, "client", "http://192.168.1.101:8080/health") == "200"
+
+
+def test_chat_streams(cluster: Cluster, admin: tuple[str, str]) -> None:
+    *pieces, last = chats(cluster, *admin)
+    assert len(pieces) > 2
+    assert last == "data: [DONE]"
+
+
+def test_host_port_answers_on_the_tailnet_only(cluster: Cluster) -> None:
+    assert reads(cluster, "tailnet", "http://100.102.114.95:8080/health") == "200"
+    assert reads(cluster, "client", "http://192.168.1.100:8080/health") == "000"
+
+
+def test_stranger_reaches_dns_but_neither_ollama_nor_the_page(stranger: Cluster) -> None:
+    assert runs(stranger, "busybox", "nslookup", "ollama-service.ollama-stack.svc.cluster.local")
+    for url in ("ollama-service.ollama-stack:11434", "open-webui-service-local.ollama-stack:8080"):
+        assert not runs(stranger, "busybox", "wget", "-q", "-T", "3", "-O", "-", f"http://{url}/")
+
+
+def test_power_cut_takes_nothing_with_it(
+    cluster: Cluster, admin: tuple[str, str], restart: Callable[[Cluster], None]
+) -> None:
+    os.kill(cluster.holders["node"], signal.SIGKILL)
+    assert eventually(lambda: "kubelet" not in cluster.node.processes.alive())
+    restart(cluster)
+    cluster.wait_for_page()
+    assert chats(cluster, *admin)[-1] == "data: [DONE]"
