@@ -68,10 +68,10 @@ def install(folder: Path = FOLDER) -> Programs:
             prometheus=_install_prometheus("prometheus", folder),
             promtool=_install_prometheus("promtool", folder),
             kube_state_metrics=build_tool(
-                _exporter("kube-state-metrics", "kube-state-metrics", KUBE_STATE_METRICS), folder
+                exporter("kube-state-metrics", "kube-state-metrics", KUBE_STATE_METRICS), folder
             ),
             node_exporter=build_tool(
-                _exporter("node_exporter", "monitoring", NODE_EXPORTER), folder
+                exporter("node_exporter", "monitoring", NODE_EXPORTER), folder
             ),
             restic=install_restic(folder),
             python=_install_open_webui(folder),
@@ -120,7 +120,8 @@ def install_restic(folder: Path) -> Path:
     return build_tool(Tool("restic", MODULES / "restic", f"{RESTIC}/cmd/restic"), folder)
 
 
-def _exporter(name: str, pinned_in: str, module: str) -> Tool:
+def exporter(name: str, pinned_in: str, module: str) -> Tool:
+    """Give the tool `name`, whose version is that of its module."""
     version = pinned(pinned_in, module).removeprefix("v")
     return Tool(name, MODULES / pinned_in, module, (f"{VERSION}={version}",))
 

@@ -11,23 +11,14 @@ from pathlib import Path
 from pulumi.automation import CommandError
 
 from sandbox.__main__ import IDLE
-from sandbox.build import FOLDER, MANIFESTS, METALLB, Tool, build, build_tool, copy_files
+from sandbox.build import FOLDER, build
 from sandbox.engine import Engine
-from sandbox.processes import SandboxError, end_marked, locked, readable_errors
-from sandbox.programs import install_ollama, install_restic
-from sandbox.real import images, requirements
+from sandbox.processes import SandboxError, end_marked, readable_errors
+from sandbox.real import images, programs, requirements
 from sandbox.real.cgroup import Group
 from sandbox.real.cluster import Cluster, step
 from sandbox.real.oci import Image
-from sandbox.toolchain import MODULES
 
-OWN = (
-    Tool("pause", MODULES / "pause", "."),
-    Tool("coredns", MODULES / "coredns", "."),
-    Tool("metallb-speaker", MODULES / "metallb", f"{METALLB}/speaker"),
-    Tool("network-policies", MODULES / "network-policies", "."),
-)
-METALLB_NATIVE = ("manifests", "metallb", METALLB, "config/manifests/metallb-native.yaml")
 DISK = ("models", "open-webui", "prometheus")
 """The directories that docs/house.md has people make."""
 
@@ -61,12 +52,12 @@ def up(folder: Path) -> int:
     requirements.install(FOLDER)
     requirements.check_kernel()
     tools = build()
-    programs = collect(FOLDER)
+    built = programs.collect()
     images.prepare(FOLDER)
-    cluster = Cluster(folder, programs, addons(FOLDER))
+    cluster = Cluster(folder, built, programs.addons())
     engine = Engine(cluster, tools)
     try:
-        cluster.start(lambda file: every_image(programs, file), DISK)
+        cluster.start(lambda file: every_image(built, file), DISK)
         with step("pulumi up"):
             engine.up(say)
         with step("chat page"):
@@ -92,26 +83,12 @@ def down(folder: Path) -> int:
     return 0
 
 
-def collect(folder: Path) -> dict[str, Path]:
-    """Build what runs on the node and in its pods into `folder`; give their paths by name."""
-    with locked(folder):
-        own = {tool.name: build_tool(tool, folder) for tool in OWN}
-        built = {name: folder / "bin" / name for name in ("kube", "metallb-controller")}
-        return own | built | {"ollama": install_ollama(folder), "restic": install_restic(folder)}
-
-
-def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+def every_image(built: Mapping[str, Path], authority: Path) -> list[Image]:
     """Give all images; `authority` is who vouches for the model registry."""
-    return [*images.system(FOLDER, programs), *images.stack(FOLDER, programs, authority)]
-
-
-def addons(folder: Path) -> list[Path]:
-    """Give the files with MetalLB's own objects and the operator's definitions, in `folder`."""
-    for target, pinned_in, module, pattern in (*MANIFESTS, METALLB_NATIVE):
-        copy_files(folder / target, pinned_in, module, pattern, folder)
     return [
-        folder / METALLB_NATIVE[0] / "metallb-native.yaml",
-        *sorted((folder / "crds" / "prometheus-operator").glob("*.yaml")),
+        *images.system(FOLDER, built),
+        *images.stack(FOLDER, built, authority),
+        *images.monitoring(FOLDER, built),
     ]
 
 

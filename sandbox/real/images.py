@@ -9,6 +9,7 @@ from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTI
 from sandbox.build import METALLB
 from sandbox.processes import locked
 from sandbox.programs import BEYOND_SLIM, OPEN_WEBUI
+from sandbox.real import placeholder
 from sandbox.real.oci import Image
 from sandbox.toolchain import pinned, run
 
@@ -19,6 +20,19 @@ COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Debian's own Python is the one that Open WebUI is installed for.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
+# What the chart of the version in config/versions.py asks for, by the program that is in it.
+MONITORING = {
+    "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "operator",
+    "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
+    "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus-in-cluster",
+    "quay.io/prometheus/alertmanager:v0.34.0": "alertmanager",
+    "quay.io/prometheus/node-exporter:v1.12.1-distroless": "node_exporter",
+    "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0": "kube-state-metrics",
+}
+PLACEHOLDERS = {
+    "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
+    "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
+}
 # $1 the base, $2 a folder to work in, $3 the layer to make, then Open WebUI and other packages.
 # An overlay on the base has as its upper folder just what the installation adds.
 INSTALL = r"""
@@ -153,6 +167,24 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
                 difference="Debian's Python; without the packages for PDF, Office and speech",
             )
             for name in sorted({OPEN_WEBUI_IMAGE, GATEWAY_IMAGE})
+        ),
+    ]
+
+
+def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
+    """Give those of the chart kube-prometheus-stack, under the names that its version has."""
+    script = program(folder, Path(placeholder.__file__), "placeholder.py")
+    run_by = ["python3", "/placeholder.py"]
+    return [
+        *(_built(name, folder, programs[file]) for name, file in MONITORING.items()),
+        *(
+            Image(
+                name=name,
+                layers=[base(folder), script],
+                config={"Entrypoint": [*run_by, *words], "Env": [PATH]},
+                difference="a placeholder that answers probes",
+            )
+            for name, words in PLACEHOLDERS.items()
         ),
     ]
 

@@ -10,8 +10,9 @@ import pytest
 from sandbox.build import FOLDER, Tools
 from sandbox.engine import Engine
 from sandbox.real import images, requirements
-from sandbox.real.__main__ import DISK, addons, collect, every_image
+from sandbox.real.__main__ import DISK, every_image
 from sandbox.real.cluster import Cluster
+from sandbox.real.programs import addons, collect
 
 
 def obstacle() -> str:
@@ -31,7 +32,7 @@ def programs(tools: Tools) -> dict[str, Path]:
         pytest.skip(why)
     del tools
     images.prepare(FOLDER)
-    return collect(FOLDER)
+    return collect()
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def cluster(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:
     """The cluster, with the stack on it, whose page answers."""
-    cluster = Cluster(tmp_path_factory.mktemp("real"), programs, addons(FOLDER))
+    cluster = Cluster(tmp_path_factory.mktemp("real"), programs, addons())
     try:
         restart(cluster)
         Engine(cluster, tools).up(print)
