@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from kubernetes import config
 from kubernetes.client import ApiException
 from kubernetes.dynamic import DynamicClient
-from kubernetes.dynamic.exceptions import DynamicApiError, ResourceNotFoundError
+from urllib3.exceptions import HTTPError
 
 from sandbox.apiserver import probe
 from sandbox.processes import kept_ports, locked
@@ -22,11 +23,8 @@ from sandbox.real.node import Node
 
 MANIFESTS = Path(__file__).parent / "manifests"
 PAGE = "192.168.1.101:8080"
-ADDONS = {
-    "coredns": "kube-system",
-    "controller": "metallb-system",
-    "speaker": "metallb-system",
-}
+PODS = {"kube-system": 1, "metallb-system": 2}
+"""How many pods the addons have, by namespace."""
 
 
 class Yaml(yaml.CSafeLoader):
@@ -148,17 +146,20 @@ class Cluster:
             retry("containerd", lambda: node.listens(Path("/run/containerd/containerd.sock")))
             retry("registry", self._registry.stat)
             oci.load(node, images(self._registry))
+        # Kubernetes' times are whole seconds.
+        since = float(int(time.time()))
         with step("node"):
-            self._start_kubelet()
-            retry("kubelet", self._expect_node)
-        with step("network policies, DNS, load balancer"):
+            # Before there are pods.
             admin = self._plane.kubeconfig("admin")
             policies.enforce(node, self._programs["network-policies"], admin)
+            self._start_kubelet()
+            retry("kubelet", lambda: self._expect_node(since))
+        with step("DNS and load balancer"):
             self.apply(MANIFESTS / "coredns.yaml")
             for file in self._addons:
                 self.apply(file)
-            for name, namespace in ADDONS.items():
-                retry("kubelet", partial(self._expect_pods, name, namespace))
+            for namespace, number in PODS.items():
+                retry("kubelet", partial(self._expect_pods, namespace, number, since))
 
     def _start_registry(self) -> None:
         self._registry.parent.mkdir(exist_ok=True)
@@ -168,54 +169,61 @@ class Cluster:
         self.node.bound("registry", [*module, str(self.holders["lan"]), folder])
 
     def _start_kubelet(self) -> None:
-        kube, node = self._programs["kube"], self.node
-        own = {"authentication": {"x509": {"clientCAFile": str(self._plane.authority)}}}
-        kubelet = yaml.safe_load((MANIFESTS / "kubelet.yaml").read_text())
-        kubelet["authentication"] |= own["authentication"]
-        (self.folder / "kubelet.yaml").write_text(yaml.safe_dump(kubelet))
-        proxy = yaml.safe_load((MANIFESTS / "kube-proxy.yaml").read_text())
-        proxy["hostnameOverride"] = node.name
-        proxy["clientConnection"] = {"kubeconfig": str(self._plane.kubeconfig("proxy"))}
-        (self.folder / "kube-proxy.yaml").write_text(yaml.safe_dump(proxy))
-        node.service(
-            "kubelet",
-            [
-                *(kube, "kubelet", f"--config={self.folder / 'kubelet.yaml'}"),
-                f"--kubeconfig={self._plane.kubeconfig('kubelet')}",
-                f"--node-ip={node.address}",
-                f"--hostname-override={node.name}",
-                "--cert-dir=/var/lib/kubelet/pki",
-            ],
-        )
-        node.service("proxy", [kube, "proxy", f"--config={self.folder / 'kube-proxy.yaml'}"])
+        kube, node, plane = self._programs["kube"], self.node, self._plane
+        kubelet = [
+            f"--config={MANIFESTS / 'kubelet.yaml'}",
+            f"--kubeconfig={plane.kubeconfig('kubelet')}",
+            f"--client-ca-file={plane.authority}",
+            f"--node-ip={node.address}",
+            f"--hostname-override={node.name}",
+            "--cert-dir=/var/lib/kubelet/pki",
+        ]
+        node.service("kubelet", [kube, "kubelet", *kubelet])
+        proxy = [
+            "--proxy-mode=nftables",
+            f"--kubeconfig={plane.kubeconfig('proxy')}",
+            f"--hostname-override={node.name}",
+            f"--cluster-cidr={policies.PODS}",
+            # These are read-only outside the machine's own network namespace.
+            *("--conntrack-max-per-core=0", "--conntrack-min=0"),
+            "--conntrack-tcp-timeout-established=0s",
+            "--conntrack-tcp-timeout-close-wait=0s",
+        ]
+        node.service("proxy", [kube, "proxy", *proxy])
 
     def _relay(self, where: str, port: int, target: str) -> None:
         """Let `port` of 127.0.0.1 lead to `target`, as if asked from `where`."""
         script = [sys.executable, relay.__file__, str(self.holders[where]), f"{port}={target}"]
         self.node.bound(f"relay-{where}", script)
 
-    def _expect_node(self) -> None:
-        """Raise ConnectionError unless the node is ready."""
-        found = self._get("v1", "Node", self.node.name)
-        _expect(found, "Ready")
+    def _expect_node(self, since: float) -> None:
+        """Raise ConnectionError unless the node says, after a time, that it is ready."""
+        (node,) = self._list("Node", None, 1)
+        for condition in node["status"].get("conditions") or []:
+            ready = condition["type"] == "Ready" and condition["status"] == "True"
+            if ready and _seconds(condition["lastHeartbeatTime"]) >= since:
+                return
+        raise ConnectionError(f"{self.node.name} is not ready")
 
-    def _expect_pods(self, name: str, namespace: str) -> None:
-        """Raise ConnectionError unless the Deployment or DaemonSet has all its pods ready."""
-        kind = "DaemonSet" if name == "speaker" else "Deployment"
-        status = self._get("apps/v1", kind, name, namespace)["status"]
-        ready = status.get("readyReplicas", status.get("numberReady", 0))
-        if not ready:
-            raise ConnectionError(f"{namespace}/{name} has no pod that is ready")
+    def _expect_pods(self, namespace: str, number: int, since: float) -> None:
+        """Raise ConnectionError unless so many pods are ready, started after a time."""
+        for pod in self._list("Pod", namespace, number):
+            for container in pod["status"].get("containerStatuses") or [{"ready": False}]:
+                running = container["ready"] and container["state"].get("running")
+                if not running or _seconds(running["startedAt"]) < since:
+                    raise ConnectionError(f"{pod['metadata']['name']} is not ready")
 
-    def _get(self, version: str, kind: str, name: str, namespace: str | None = None) -> Any:
+    def _list(self, kind: str, namespace: str | None, number: int) -> list[dict[str, Any]]:
+        """Give all objects of a kind; raise ConnectionError if it cannot, or there are fewer."""
         try:
-            resource = self.client().resources.get(api_version=version, kind=kind)
-            return resource.get(name=name, namespace=namespace).to_dict()
-        except (DynamicApiError, ResourceNotFoundError, ApiException) as error:
+            resource = self.client().resources.get(api_version="v1", kind=kind)
+            items: list[dict[str, Any]] = resource.get(namespace=namespace).to_dict()["items"]
+        except (ApiException, HTTPError) as error:
             raise ConnectionError(str(error).partition("\n")[0]) from error
+        if len(items) < number:
+            raise ConnectionError(f"{kind}: {len(items)} of {number}")
+        return items
 
 
-def _expect(item: Mapping[str, Any], condition: str) -> None:
-    conditions = item["status"].get("conditions", [])
-    if not any(one["type"] == condition and one["status"] == "True" for one in conditions):
-        raise ConnectionError(f"{item['metadata']['name']} is not {condition}")
+def _seconds(time_of_day: str) -> float:
+    return datetime.fromisoformat(time_of_day).timestamp()

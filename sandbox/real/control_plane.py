@@ -14,6 +14,15 @@ from sandbox.real.node import Node
 
 PORT = 16443
 SERVICES = "10.152.183.0/24"
+NAMES = (
+    "127.0.0.1",
+    "10.152.183.1",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
+"""What the API server is called, beside its address."""
 # Who they are, and in which group: what RBAC and the node authorizer go by.
 IDENTITIES = {
     "admin": ("admin", "system:masters"),
@@ -114,9 +123,7 @@ class ControlPlane:
             return
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         authority = trustme.CA()
-        name = "kubernetes.default.svc"
-        names = ["127.0.0.1", "10.152.183.1", self._node.address, "kubernetes.default", name]
-        issued = {"server": authority.issue_cert(*names)}
+        issued = {"server": authority.issue_cert(*NAMES, self._node.address)}
         for file, (user, group) in IDENTITIES.items():
             common_name = user.format(node=self._node.name)
             # A certificate has to have a name of a host, too.

@@ -7,7 +7,8 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-TEXT = f"A placeholder for {sys.argv[1]}, whose image cannot be had here."
+# To who scrapes it, this is a comment.
+TEXT = f"# A placeholder for {sys.argv[1]}, whose image cannot be had here."
 
 
 class Handler(BaseHTTPRequestHandler):

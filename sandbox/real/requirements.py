@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from sandbox.processes import SandboxError
@@ -42,8 +43,10 @@ def install(folder: Path) -> None:
     print(f"  packages: missing {' '.join(packages)}", flush=True)
     if not shutil.which("apt-get"):
         raise SandboxError(f"packages: this is no Debian or Ubuntu; install {' '.join(packages)}")
-    if os.environ.get("YES") != "1" and input("  install them with apt? [y/N] ").lower() != "y":
-        raise SandboxError("packages: not installed; YES=1 installs them without asking")
+    if os.environ.get("YES") != "1":
+        answer = input("  install them with apt? [y/N] ") if sys.stdin.isatty() else ""
+        if answer.lower() != "y":
+            raise SandboxError("packages: not installed; YES=1 installs them without asking")
     log = folder / "logs" / "build-packages.log"
     apt = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     run("packages", apt, log, folder, {"DEBIAN_FRONTEND": "noninteractive"})
