@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,19 @@ class Cluster:
             self._start_kubelet()
             retry("kubelet", lambda: self._expect_node(since))
         with step("DNS and load balancer"):
-            self.apply(MANIFESTS / "coredns.yaml")
-            for file in self._addons:
-                self.apply(file)
+            self._apply_addons()
             for namespace, number in PODS.items():
                 retry("kubelet", partial(self._expect_pods, namespace, number, since))
+
+    def _apply_addons(self) -> None:
+        files = [MANIFESTS / "coredns.yaml", *self._addons]
+        digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        # Beside etcd's data. Applying the same again makes the API server work, and grow.
+        applied = self.folder / "disk" / "addons"
+        if not applied.exists() or applied.read_text() != digest:
+            for file in files:
+                self.apply(file)
+            applied.write_text(digest)
 
     def _start_registry(self) -> None:
         self._registry.parent.mkdir(exist_ok=True)
