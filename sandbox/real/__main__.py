@@ -1,8 +1,10 @@
 """`python -m sandbox.real up|down`: the program on a cluster with a real node."""
 
 import argparse
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ from sandbox.real.cgroup import Group
 from sandbox.real.cluster import Cluster, step
 from sandbox.real.oci import Image
 
+FOLDER_NAME = "real"
 DISK = ("models", "open-webui", "prometheus")
 """The directories that docs/house.md has people make."""
 
@@ -26,7 +29,9 @@ DISK = ("models", "open-webui", "prometheus")
 def main() -> int:
     """Run one command; 0 is success, 1 an error told in one line."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.real", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER / "real", help="where its state lies")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER / FOLDER_NAME, help="where its state lies"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start the cluster, run pulumi up, and wait for Ctrl-C")
     commands.add_parser("down", help="end what still runs, and forget the state")
@@ -58,12 +63,18 @@ def up(folder: Path) -> int:
     engine = Engine(cluster, tools)
     try:
         cluster.start(lambda file: every_image(built, file), DISK)
+        give_back(FOLDER)
         with step("pulumi up"):
             engine.up(say)
         with step("chat page"):
             cluster.wait_for_page()
+        cluster.open_prometheus()
+        give_back(folder)
         took = time.monotonic() - began
-        print(f"\n{report(cluster, engine)}\n\n  up in {took:.0f} s; Ctrl-C stops it", flush=True)
+        print(
+            f"\n{report(cluster, engine, built)}\n\n  up in {took:.0f} s; Ctrl-C stops it",
+            flush=True,
+        )
         signal.pause()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -98,7 +109,18 @@ def say(line: str) -> None:
         print(f"    {line.rstrip()}", flush=True)
 
 
-def report(cluster: Cluster, engine: Engine) -> str:
+def give_back(folder: Path) -> None:
+    """Let what is in a folder, but for what containers wrote, belong to who called sudo."""
+    if owner := os.environ.get("SUDO_UID"):
+        owners = f"{owner}:{os.environ['SUDO_GID']}"
+        kept = ("disk", "evo4t", FOLDER_NAME)
+        entries = [path for path in folder.iterdir() if path.name not in kept]
+        plain = ["chown", "--no-dereference"]
+        subprocess.run([*plain, owners, folder], check=True)
+        subprocess.run([*plain, "--recursive", owners, *entries], check=True)
+
+
+def report(cluster: Cluster, engine: Engine, built: Mapping[str, Path]) -> str:
     """What a person needs to know to use it."""
     outputs = {name: value for name, (value, _) in engine.outputs().items()}
     client = " ".join(cluster.command("client", "curl", outputs["open_webui_urls"][0]))
@@ -106,9 +128,18 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"chat page   http://127.0.0.1:{cluster.ports['page']}",
         f"sign in     {outputs['open_webui_email']}  {outputs['open_webui_password']}",
         f"at home     {client}",
+        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
         f"kubectl     KUBECONFIG={cluster.kubeconfig} kubectl get pods -A",
+        "",
+        "Every model is one of 0.4 MB with random weights: answers are noise.",
+        "Not the published images:",
+        *(
+            f"  {image.name.partition('@')[0]:<70} {image.difference}"
+            for image in every_image(built, cluster.authority)
+            if image.difference
+        ),
     ]
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 if __name__ == "__main__":

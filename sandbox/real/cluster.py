@@ -23,6 +23,7 @@ from sandbox.real.control_plane import PORT, ControlPlane
 from sandbox.real.node import Node
 
 MANIFESTS = Path(__file__).parent / "manifests"
+PORTS = ("api", "page", "prometheus")
 PAGE = "192.168.1.101:8080"
 PODS = {"kube-system": 1, "metallb-system": 2}
 """How many pods the addons have, by namespace."""
@@ -63,9 +64,10 @@ class Cluster:
         self.holders: dict[str, int] = {}
         """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
         self.ports: dict[str, int] = {}
-        """The ports of 127.0.0.1 that lead to the `api` and to the `page`."""
+        """The ports of 127.0.0.1 that lead to `api`, `page` and `prometheus`."""
         self._programs, self._addons = programs, addons
-        self._registry = self.folder / "registry" / "registry.pem"
+        self.authority = self.folder / "registry" / "registry.pem"
+        """The certificate of who vouches for the model registry."""
         self._plane = ControlPlane(self.node, programs["kube"])
 
     def start(self, images: Callable[[Path], Sequence[oci.Image]], disk: Sequence[str]) -> None:
@@ -114,6 +116,13 @@ class Cluster:
                 force_conflicts=True,
             )
 
+    def open_prometheus(self) -> None:
+        """Let its port lead to Prometheus, which has no address on the home network."""
+        services = self.client().resources.get(api_version="v1", kind="Service")
+        found = services.get(name="kube-prom-stack-prometheus", namespace="observability")
+        target = f"{found.spec.clusterIP}:9090"
+        self._relay("prometheus", "node", target)
+
     def wait_for_page(self) -> None:
         """Wait until the chat page answers; raises SandboxError after ten minutes."""
         ask = partial(probe, self.ports["page"], "/health")
@@ -135,9 +144,9 @@ class Cluster:
             network.connect(self.holders)
             self._start_registry()
         with step("control plane"):
-            ports = self.ports = kept_ports(self.folder / "ports.json", ("api", "page"))
-            self._relay("node", ports["api"], f"{node.address}:{PORT}")
-            self._relay("client", ports["page"], PAGE)
+            ports = self.ports = kept_ports(self.folder / "ports.json", PORTS)
+            self._relay("api", "node", f"{node.address}:{PORT}")
+            self._relay("page", "client", PAGE)
             self._plane.start(ports["api"])
             at = f"127.0.0.1:{ports['api']}"
             self._plane.write_kubeconfig(self.kubeconfig, at, "admin", self.context)
@@ -145,8 +154,8 @@ class Cluster:
         with step("images"):
             node.service("containerd", ["containerd"])
             retry("containerd", lambda: node.listens(Path("/run/containerd/containerd.sock")))
-            retry("registry", self._registry.stat)
-            oci.load(node, images(self._registry))
+            retry("registry", self.authority.stat)
+            oci.load(node, images(self.authority))
         # Kubernetes' times are whole seconds.
         since = float(int(time.time()))
         with step("node"):
@@ -171,10 +180,10 @@ class Cluster:
             applied.write_text(digest)
 
     def _start_registry(self) -> None:
-        self._registry.parent.mkdir(exist_ok=True)
-        self._registry.unlink(missing_ok=True)
+        self.authority.parent.mkdir(exist_ok=True)
+        self.authority.unlink(missing_ok=True)
         module = [sys.executable, "-m", registry.__name__]
-        folder = str(self._registry.parent)
+        folder = str(self.authority.parent)
         self.node.bound("registry", [*module, str(self.holders["lan"]), folder])
 
     def _start_kubelet(self) -> None:
@@ -200,10 +209,11 @@ class Cluster:
         ]
         node.service("proxy", [kube, "proxy", *proxy])
 
-    def _relay(self, where: str, port: int, target: str) -> None:
-        """Let `port` of 127.0.0.1 lead to `target`, as if asked from `where`."""
-        script = [sys.executable, relay.__file__, str(self.holders[where]), f"{port}={target}"]
-        self.node.bound(f"relay-{where}", script)
+    def _relay(self, name: str, where: str, target: str) -> None:
+        """Let the port `name` of 127.0.0.1 lead to `target`, as if asked from `where`."""
+        way = f"{self.ports[name]}={target}"
+        script = [sys.executable, relay.__file__, str(self.holders[where]), way]
+        self.node.bound(f"relay-{name}", script)
 
     def _expect_node(self, since: float) -> None:
         """Raise ConnectionError unless the node says, after a time, that it is ready."""

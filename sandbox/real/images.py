@@ -14,8 +14,11 @@ from sandbox.real.oci import Image
 from sandbox.toolchain import pinned, run
 
 SUITE = "bookworm"
+# renovate: datasource=docker depName=registry.k8s.io/pause
 PAUSE = "registry.k8s.io/pause:3.10.1"
 DEBIAN = f"debian:{SUITE}"
+# As in manifests/coredns.yaml and go/coredns.
+# renovate: datasource=docker depName=registry.k8s.io/coredns/coredns
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Debian's own Python is the one that Open WebUI is installed for.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
