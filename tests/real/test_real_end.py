@@ -20,9 +20,12 @@ from sandbox.real.programs import addons, collect
 programs = collect()
 cluster = Cluster(Path(sys.argv[1]), programs, addons())
 cluster.start(lambda _: images.system(FOLDER, programs), [])
-print("all is up", flush=True)
+print("READY", flush=True)
 signal.pause()
 """
+
+
+READY = "READY"
 
 
 def launch(folder: Path, until: str) -> subprocess.Popen[str]:
@@ -33,11 +36,13 @@ def launch(folder: Path, until: str) -> subprocess.Popen[str]:
     for line in launcher.stdout:
         if until in line:
             return launcher
+        if READY in line:
+            launcher.kill()
     raise AssertionError(f"{until}: never printed")
 
 
 @pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("moment", ["control plane", "images", "network policies", "all is up"])
+@pytest.mark.parametrize("moment", ["control plane", "images", "DNS and load balancer", READY])
 def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str) -> None:
     launcher, group = launch(tmp_path, moment), Group(tmp_path)
     try:
@@ -57,12 +62,12 @@ def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str
 @pytest.mark.usefixtures("programs")
 def test_two_clusters_run_side_by_side_and_one_starts_again(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "other"]
-    launchers = [launch(folder, "all is up") for folder in folders]
+    launchers = [launch(folder, READY) for folder in folders]
     try:
         others = Group(folders[1]).members()
         launchers[0].kill()
         # It clears what the killed one left, and leaves the other alone.
-        launchers.append(launch(folders[0], "all is up"))
+        launchers.append(launch(folders[0], READY))
         assert others & Group(folders[1]).members()
     finally:
         for launcher in launchers:
