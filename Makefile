@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: up down status output preview diff drift doctor backups restore demo test lint bench
+.PHONY: up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -38,6 +38,10 @@ down status output:
 	@echo "error: make $@ is for the sandbox; for a house use pulumi destroy, stack or stack output --stack $(STACK)" >&2; exit 1
 endif
 
+# What an `up` that was killed has left in the way of the next one (docs/runbook.md).
+recover: .venv/ready
+	@$(RUN) -m ops recover --stack $(STACK)
+
 # Of the chats: what backups there are, and putting one back (docs/backups.md).
 backups: .venv/ready
 	@$(RUN) -m ops restore --stack $(STACK) --list
@@ -45,15 +49,9 @@ backups: .venv/ready
 restore: .venv/ready
 	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
-# What the program makes here and at the commit BASE, without state, secrets or cluster.
+# What this tree changes of BASE, by the engine, without the server's state, secrets or cluster.
 diff: .venv/ready
-	@git rev-parse --quiet --verify "$(BASE)^{commit}" >/dev/null || { echo "error: BASE: '$(BASE)' must be a commit, a branch or a tag, such as main" >&2; exit 1; }
-	@rm -rf .sandbox/diff && mkdir -p .sandbox/diff/tree
-	@git archive --output=.sandbox/diff/tree.tar $(BASE)
-	@tar -xf .sandbox/diff/tree.tar -C .sandbox/diff/tree
-	@cd .sandbox/diff/tree && $(CURDIR)/$(RUN) -m ops render ../base --stack $(STACK)
-	@$(RUN) -m ops render .sandbox/diff/head --stack $(STACK)
-	@$(RUN) -m ops diff .sandbox/diff/base .sandbox/diff/head
+	@$(RUN) -m ops diff --stack $(STACK) --base "$(BASE)"
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
 drift: .venv/ready
@@ -67,11 +65,18 @@ lint: .venv/ready
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
 
+# Nothing is built for these.
 test: lint
-	@$(RUN) -m pytest -n 3 --no-loadscope-reorder
+	@$(RUN) -m pytest -n 2 --built no
+
+# All others. What they need is built first: a compiler beside them makes every wait too short.
+test-all: test
+	@$(RUN) -m sandbox build
+	@$(RUN) -m pytest -n 3 --no-loadscope-reorder --built only
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py
+	@test "$(BENCH_KILLS)" != 1 || PYTHONPATH=. $(RUN) tests/bench_kills.py
 
 .venv/ready: requirements.txt requirements-dev.txt
 	@echo "  .venv: installing what requirements-dev.txt pins"

@@ -204,7 +204,6 @@ chat = OpenWebUI(
 )
 
 pulumi.export("models", settings.model_set)
-pulumi.export("model_digests", settings.model_digests)
 pulumi.export("open_webui_urls", chat.urls)
 pulumi.export("open_webui_origins", chat.origins)
 pulumi.export("open_webui_email", webui.admin_email)

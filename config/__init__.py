@@ -52,7 +52,7 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
         wrong = [*in_words(Settings, error)]
     for check in (
         *(checks.nodes, checks.addresses, checks.access, checks.hosts),
-        *(models.declared, models.known, models.used),
+        *(models.declared, models.known, models.runnable, models.used),
         *(checks.volumes, checks.disks, partial(checks.memory, reserved=reserved)),
     ):
         if wrong:

@@ -9,7 +9,7 @@ from packaging.version import Version
 from config.catalogue import find
 from config.errors import Path, Problem
 from config.model_name import canonical
-from config.settings import Model, Ollama, Settings
+from config.settings import Model, Settings
 
 SIZES: dict[str, tuple[str, ...]] = {
     "codellama": ("7b", "13b", "34b", "70b"),
@@ -72,20 +72,27 @@ def declared(settings: Settings) -> Iterator[Problem]:
 
 
 def known(settings: Settings) -> Iterator[Problem]:
-    """Check that the size of each model to be pulled is known, and its Ollama new enough."""
-    ollama = settings.ollama
-    for index, model in enumerate(ollama.models):
+    """Check that the size of each model to be pulled is known."""
+    for at, name in _pulled(settings):
+        if not find(name, settings.ollama.model_sizes or {}):
+            want = f"a name that says its size, or ollama.model_sizes: {{{name}: 4Gi}}"
+            yield Problem(at, name, want)
+
+
+def runnable(settings: Settings) -> Iterator[Problem]:
+    """Check that Ollama is new enough for each model to be pulled."""
+    image, sizes = settings.ollama.image, settings.ollama.model_sizes or {}
+    for _, name in _pulled(settings):
+        if (model := find(name, sizes)) and _version(image) < Version(model.since):
+            yield Problem(("ollama", "image"), image, f"{model.since} or newer for {name}")
+
+
+def _pulled(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """Give each name that is pulled, and where it is written."""
+    for index, model in enumerate(settings.ollama.models):
         if hasattr(model, "name") and getattr(model, "base", "") is None:
-            yield from _known(("ollama", "models", index, "name"), model.name, ollama)
-    yield from _known(("webui", "embedding_model"), settings.webui.embedding_model, ollama)
-
-
-def _known(at: Path, name: str, ollama: Ollama) -> Iterator[Problem]:
-    if not (model := find(name, ollama.model_sizes or {})):
-        want = f"a name that says its size, or ollama.model_sizes: {{{name}: 4Gi}}"
-        yield Problem(at, name, want)
-    elif _version(ollama.image) < Version(model.since):
-        yield Problem(("ollama", "image"), ollama.image, f"{model.since} or newer for {name}")
+            yield ("ollama", "models", index, "name"), model.name
+    yield ("webui", "embedding_model"), settings.webui.embedding_model
 
 
 def _version(image: str) -> Version:

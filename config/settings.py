@@ -445,11 +445,6 @@ class Settings(Section):
         return ide.completion_model(self.ollama.names) if is_reached else None
 
     @property
-    def model_digests(self) -> dict[str, str]:
-        """The digests that were declared, by model."""
-        return {model.name: model.digest for model in self.ollama.models if model.digest}
-
-    @property
     def parts(self) -> dict[str, Ollama | WebUI | Observability]:
         """The sections that run on a node and keep data there, by key."""
         return {"ollama": self.ollama, "webui": self.webui, "observability": self.observability}

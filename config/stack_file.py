@@ -51,3 +51,17 @@ def value_of(name: str, value: object) -> object:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
+
+
+def replaced(value: Any, placeholder: str, at: str = "") -> tuple[Any, list[str]]:
+    """Give `value` with `placeholder` for each `{secure: …}` in it, and where these were."""
+    if not isinstance(value, dict | list):
+        return value, []
+    if isinstance(value, dict) and [*value] == ["secure"]:
+        return placeholder, [at]
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    inside = {key: replaced(item, placeholder, f"{at}.{key}".lstrip(".")) for key, item in pairs}
+    found = [path for _, paths in inside.values() for path in paths]
+    if isinstance(value, list):
+        return [item for item, _ in inside.values()], found
+    return {key: item for key, (item, _) in inside.items()}, found

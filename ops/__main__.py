@@ -10,8 +10,8 @@ COMMANDS = {
     "doctor": "check what an `up` needs and, after it, whether everything answers",
     "drift": "compare the cluster with the stack's state",
     "issue": "keep one GitHub issue open for as long as there is drift",
-    "render": "write every object that the program registers, as YAML",
-    "diff": "report what differs between two rendered folders, as Markdown",
+    "diff": "preview the working tree against a commit, on a cluster of its own",
+    "recover": "take up what an interrupted `up` has left",
     "restore": "restore a backup of the chats, or list the backups",
 }
 """Modules of this package, each with `arguments(parser)` and `run(options)`."""
@@ -31,10 +31,15 @@ def main(arguments: Sequence[str]) -> int:
     module = import_module(f"ops.{command}")
     options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
     module.arguments(options)
-    return int(module.run(options.parse_args(arguments[1:])))
+    chosen = options.parse_args(arguments[1:])
+    try:
+        return int(module.run(chosen))
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
-    # A third of a render's time, because Pulumi's SDK has many classes and all of them stay.
+    # Pulumi's SDK has many classes, and all of them stay.
     gc.disable()
     sys.exit(main(sys.argv[1:]))

@@ -109,9 +109,13 @@ class Cluster:
         return found
 
     def get(self, obj: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Give the live object with the kind, name and namespace of `obj`, or None."""
+        """Give the live object with the kind, name and namespace of `obj`, or None.
+
+        Raises UnreadableError, also if the API server does not know the kind.
+        """
         if not (kind := self.kinds.get((obj["apiVersion"], obj["kind"]))):
-            return None
+            what = f"{obj['apiVersion']} {obj['kind']} {obj['metadata']['name']}"
+            raise UnreadableError(f"{what}: the API server does not know this kind")
         metadata = obj["metadata"]
         found: dict[str, Any] | None = self.ask(
             kind.path(metadata.get("namespace", ""), metadata["name"])

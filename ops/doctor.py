@@ -16,9 +16,10 @@ from kubernetes.utils import parse_quantity
 from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
 from config.stack_file import config_of, own
-from ops import doctor_server, stacks
+from ops import doctor_server, recover, stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
+from ops.releases import recover as recover_command
 
 STRANGER = {
     "user": "system:serviceaccount:default:default",
@@ -111,7 +112,8 @@ async def state(server: Server) -> Problems:
     if done.returncode:
         yield f"pulumi stack export: {done.stderr}"
         return
-    resources = (json.loads(done.stdout).get("deployment") or {}).get("resources") or []
+    server.state = json.loads(done.stdout)
+    resources = (server.state.get("deployment") or {}).get("resources") or []
     server.objects = {(item["type"].rpartition(":")[2], item.get("id", "")) for item in resources}
     outputs = {item["type"]: item.get("outputs") for item in resources}
     server.outputs = outputs.get("pulumi:pulumi:Stack") or {}
@@ -158,6 +160,19 @@ async def nodes(server: Server) -> Problems:
         for key, size in wanted.items():
             if parse_quantity(sizes.get(key, 0)) < parse_quantity(size):  # type: ignore[no-untyped-call]
                 yield f"{name}: {key}: got {sizes.get(key, 0)}, want {size}"
+
+
+async def releases(server: Server) -> Problems:
+    """No run was cut off: no lock, nothing pending in the state, every release finished."""
+    left = await in_thread(recover.look, server.stack, server.state, server.cluster)
+    for reason in left.reasons:
+        yield f"{reason}; {recover_command(server.stack.name)}"
+    # What a run that was cut off has made is the stack's, whatever its state says.
+    server.objects |= {("Release", f"{item.namespace}/{item.name}") for item in left.revisions}
+    for resource in (operation["resource"] for operation in left.pending):
+        kind = resource["type"].rpartition(":")[2]
+        server.objects.add((kind, recover.identity(resource) or ""))
+    server.has.add("releases")
 
 
 async def addons(server: Server) -> Problems:
@@ -214,7 +229,8 @@ CHECKS = (
     Check(rbac, "api", "microk8s config, or enable rbac (docs/house.md#1-microk8s-on-the-house)"),
     Check(marks, "api", f"set {MASK} (docs/house.md#5-known-trouble-with-tailscale)"),
     Check(nodes, "api", "correct homelab:nodes (docs/hosts.md#what-the-machine-needs)"),
-    Check(addons, "api state", "microk8s disable, or delete (docs/observability-stack.md)"),
-    Check(names, "api state", "delete it, or pulumi import (docs/local-storage.md)"),
-    Check(addresses, "api state", "free it, or another network.pool (docs/metallb-pool.md)"),
+    Check(releases, "api state", "let it end, or recover (docs/runbook.md#an-up-was-cut-off)"),
+    Check(addons, "releases", "microk8s disable, or delete (docs/observability-stack.md)"),
+    Check(names, "releases", "delete it, or pulumi import (docs/local-storage.md)"),
+    Check(addresses, "releases", "free it, or another network.pool (docs/metallb-pool.md)"),
 )

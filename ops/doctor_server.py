@@ -43,7 +43,9 @@ class Server:
     cluster: Cluster
     session: aiohttp.ClientSession
     has: set[str] = field(default_factory=set)
-    """What the checks have seen to be well: `api`, `state`, `up`, `page`."""
+    """What the checks have seen: `api`, `state`, `up`, `page` are well, `releases` were read."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What `pulumi stack export` gives."""
     objects: set[tuple[str, str]] = field(default_factory=set)
     """Kind, and `namespace/name` or the name alone, of each object in the stack's state."""
     outputs: dict[str, Any] = field(default_factory=dict)

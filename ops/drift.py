@@ -1,4 +1,4 @@
-"""Compare the cluster with the stack's state, and with what Helm made for its releases.
+"""Compare the cluster with what the last `up` declared; nothing is written.
 
 Exit code 0 is no drift, 7 drift, 1 that something could not be read, whatever else was found.
 """
@@ -7,36 +7,18 @@ import argparse
 import json
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
+from typing import Any
 
-from ops import drift_declared, drift_release, stacks
+from ops import recover, releases, stacks
 from ops.cluster import Cluster, UnreadableError
-from ops.drift_declared import State
-from ops.findings import Finding
+from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
-DRIFT = 7
-
-
-@dataclass
-class Report:
-    """What a look at a stack has brought."""
-
-    stack: str
-    findings: list[Finding] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-    """What could not be read, and why."""
-    looked_at: str = ""
-    seconds: float = 0
-
-    @property
-    def code(self) -> int:
-        """The exit code that says it."""
-        return 1 if self.unread else DRIFT if self.findings else 0
+DRIFT = stacks.CHANGES
+RUNS = ("helm", "pulumi")  # layers of what a run that was cut off has left
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,88 +29,117 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print and give the exit code."""
-    began, state = time.monotonic(), None
-    report = Report(options.stack)
+    findings, unread, commands = list[Finding](), list[str](), list[str]()
     try:
         stack = stacks.find(options.stack)
-        state = drift_declared.state(stack.cli)
-        report = check(stack, state)
+        state = stacks.deployment(stack)
+        print(f"comparing {len(state['resources'])} resources", file=sys.stderr)  # no finding
+        findings, unread = check(stack, state)
+        commands = answers(findings, stack, state["context"])
     except UnreadableError as error:
-        report.unread.append(str(error))
-    report.seconds = round(time.monotonic() - began, 1)
+        unread = [str(error)]
+    code = 1 if unread else DRIFT if findings else 0
     if options.json:
-        print(json.dumps({**asdict(report), "code": report.code}, indent=1))
-    elif report.findings and state:
-        print("\n".join([*table(report.findings), "", *answers(report, stack, state)]))
-    elif not report.unread:
-        # Not among the findings: there are none, and whoever collects them gets nothing.
-        told = f"no drift: {report.looked_at}; {report.seconds:.0f} s"
-        print(told, file=sys.stderr)
-    if report.unread:
-        more = f"; and {rest} more" if (rest := len(report.unread) - 1) else ""
-        print(f"error: could not check {options.stack}: {report.unread[0]}{more}", file=sys.stderr)
-    return report.code
+        report = {"findings": [asdict(one) for one in findings], "unread": unread, "code": code}
+        print(json.dumps({"stack": options.stack, **report}, indent=1))
+    elif findings:
+        for one in findings:
+            print(f"  {one.layer}: {one.kind} {one.where}: {one.change}", *one.fields, sep="\n    ")
+        print("\nto put it back, in this order:", *commands, sep="\n  ")
+    elif not unread:
+        print("no drift", file=sys.stderr)
+    if unread:
+        more = f"; and {rest} more" if (rest := len(unread) - 1) else ""
+        print(f"error: could not check {options.stack}: {unread[0]}{more}", file=sys.stderr)
+    return code
 
 
-def check(stack: Stack, state: State) -> Report:
-    """Look at everything; raises UnreadableError if the cluster cannot be reached at all."""
-    report = Report(stack.name)
-    cluster = Cluster(state.context, stack.kubeconfig)
-    looks: list[Callable[[], list[Finding]]] = [partial(drift_declared.refresh, stack.cli)]
-    objects = 0
-    for namespace, name in state.releases:
-        try:
-            manifest = drift_release.manifest(cluster, namespace, name)
-        except UnreadableError as error:
-            report.unread.append(str(error))
-            continue
-        if manifest is not None:
-            objects += len(manifest)
-            looks.append(partial(drift_release.findings, cluster, manifest))
-        else:
-            report.unread.append(f"release {namespace}/{name}: Helm has none that is deployed")
-    with ThreadPoolExecutor(len(looks)) as pool:
-        for look in [pool.submit(one) for one in looks]:
+def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
+    """List what was found, and what could not be read and why; raises UnreadableError if all."""
+    cluster = Cluster(state["context"], stack.kubeconfig)
+    findings, unread = list[Finding](), list[str]()
+    for one in state.get("pending_operations") or []:
+        name = one["resource"]["urn"].rpartition("::")[2]
+        findings.append(Finding("pulumi", "resource", name, f"cut off while {one['type']} it"))
+    with ThreadPoolExecutor(8) as pool:
+        engine = pool.submit(_engine, stack)
+        looks = [
+            pool.submit(_release, cluster, one["id"])
+            if one["type"] == recover.RELEASE
+            else pool.submit(_objects, cluster, "state", [one["inputs"]])
+            for one in state["resources"]
+            if one["type"].startswith("kubernetes:")
+        ]
+        for look in [*looks, engine]:
+            # What the engine finds is there already, field by field, but for the releases.
+            seen = {(one.kind.partition(".")[0], one.where) for one in findings}
             try:
-                report.findings += look.result()
+                findings += [one for one in look.result() if (one.kind, one.where) not in seen]
             except UnreadableError as error:
-                report.unread.append(str(error))
-    report.findings.sort()
-    report.looked_at = f"{len(state.objects)} declared objects, {objects} of releases"
-    return report
+                unread.append(str(error))
+    return sorted(findings, key=lambda one: (one.layer not in RUNS, one)), unread
 
 
-def table(findings: Iterable[Finding]) -> list[str]:
-    """Give one line for each object and, indented, one for each field that differs."""
-    return [
-        line
-        for one in findings
-        for line in (
-            f"  {one.layer}: {one.kind} {one.where}: {one.change}",
-            *(f"    {field}" for field in one.fields),
-        )
-    ]
-
-
-def answers(report: Report, stack: Stack, state: State) -> list[str]:
-    """Give the commands that put back what was found, and what to do to keep it instead."""
+def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
+    """Give the commands that put back what was found, in the order to run them."""
     up = "make up" if stack.simulated else f"make up STACK={stack.name}"
-    chosen = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
-    kubectl = f"{chosen}kubectl --context {shlex.quote(state.context)}"
-    helm = f"{chosen}helm --kube-context {shlex.quote(state.context)}"
-    layers = {one.layer for one in report.findings}
-    back, keep = [], []
-    if "release" in layers:
-        for namespace, name in state.releases:
-            show = f"{helm} -n {namespace} get manifest {name}"
-            back.append(f"{show} | {kubectl} apply --server-side --force-conflicts -f -")
-        keep.append("set the chart's value in components/observability/values.yaml")
-    if "declared" in layers:
-        back.append(up)
-        keep.append("write it into the program or the stack file")
-    return [
-        "to put it back:",
-        *(f"  {command}" for command in back),
-        f"to keep it, each followed by {up}, whose preview must then show no other change:",
-        *(f"  {advice}" for advice in keep),
-    ]
+    if any(one.layer in RUNS for one in findings):
+        return [releases.recover(stack.name), up]
+    env = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
+    kubectl, patches, others = f"{env}kubectl --context {context}", list[str](), list[str]()
+    for one in findings:
+        namespace, _, name = one.where.rpartition("/")
+        if one.added:
+            # With who has them, or a default would stay another's; last first, because an index
+            # moves when an earlier element goes; and only as long as nothing else has changed.
+            paths = [*(f"/metadata/managedFields/{n}" for n in one.by), *one.added]
+            same = {"op": "test", "path": "/metadata/resourceVersion", "value": one.version}
+            patch = [same, *({"op": "remove", "path": path} for path in reversed(paths))]
+            what = f"{one.kind} {name}" + (f" -n {namespace}" if namespace else "")
+            how = f"--type json --field-manager helm -p {shlex.quote(json.dumps(patch))}"
+            patches.append(f"{kubectl} patch {what} {how}")
+        if one.change == "changed" and len(one.fields) == len(one.added):
+            continue
+        if one.layer != "state":
+            place, _, helm = one.layer.removeprefix("release ").partition("/")
+            show = f"{env}helm --kube-context {context} get manifest {helm} -n {place}"
+            force = "--server-side --force-conflicts --field-manager helm"
+            others.append(f"{show} | {kubectl} apply {force} -f -")
+        elif one.kind == "service" and "spec.ports" in str(one.fields):
+            # In the preview the API server refuses it: kubectl's port is still there beside ours.
+            others.append(f"pulumi up --skip-preview --stack {stack.name}")
+        else:
+            others.append(up)
+    return [*dict.fromkeys(patches + others)]
+
+
+def _release(cluster: Cluster, identity: str) -> list[Finding]:
+    """Compare what Helm made for a release, if it has finished."""
+    *_, newest = [None, *releases.revisions(cluster, *identity.split("/"))]
+    if not newest:
+        return [Finding("state", "release", identity, "deleted")]
+    if newest.status != "deployed":
+        why = f"{newest.status}: {releases.UNFINISHED.get(newest.status, 'nothing is deployed')}"
+        return [Finding("helm", "release", identity, f"revision {newest.number} is {why}")]
+    return _objects(cluster, f"release {identity}", releases.objects(cluster, newest))
+
+
+def _objects(cluster: Cluster, layer: str, declared: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    return [found for one in declared for found in compare(layer, one, cluster.get(one))]
+
+
+def _engine(stack: Stack) -> list[Finding]:
+    """What Pulumi itself calls changed or deleted, and who holds the stack's lock."""
+    found = stacks.printed(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
+    steps = [one for one in found.get("steps") or [] if one["op"] in ("update", "delete")]
+    counts = {op: n for op, n in (found.get("changeSummary") or {}).items() if op != "same"}
+    if len(steps) != sum(counts.values()):
+        raise UnreadableError(f"pulumi refresh counts {counts}, but names {len(steps)}")
+    findings = [Finding("pulumi", "stack", stack.name, str(x)) for x in recover.locks(stack)]
+    for one in steps:
+        old, change = one["oldState"], "deleted" if one["op"] == "delete" else "changed"
+        kind = old["type"].rpartition(":")[2].lower()
+        # Without values, for a release's have passwords.
+        fields = tuple(one.get("detailedDiff") or ())
+        findings.append(Finding("state", kind, old["id"], change, fields))
+    return findings

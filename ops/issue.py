@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 
-from ops.diff import LIMIT, fenced
 from ops.drift import DRIFT
+from ops.releases import recover
 
+LIMIT = 65536
+"""Characters that GitHub takes in an issue or a comment."""
+# How drift begins the line of a run that was cut off.
+UNFINISHED = re.compile(r"^ *(helm|pulumi): ", re.MULTILINE)
 HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
 
 
@@ -42,6 +47,8 @@ def keep(stack: str, table: str) -> str:
     # Less some room for the words and the fences around it.
     table = table.rstrip()[: LIMIT - 500]
     body = HEAD + fenced(table)
+    if UNFINISHED.search(table):
+        body = f"An `up` was cut off: first `{recover(stack)}` (docs/runbook.md).\n\n{body}"
     # Its own alone: anybody may open one of the same title.
     mine = ("--app", "github-actions", "--state", "open", "--limit", "200")
     listed = json.loads(_gh("list", *mine, "--json", "number,title,body"))
@@ -67,3 +74,9 @@ def _gh(*arguments: str, said: str = "") -> str:
     command = ["gh", "issue", *arguments]
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def fenced(text: str) -> str:
+    """Write `text` as a Markdown code block that nothing in it can end."""
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
+    return f"{fence}\n{text}\n{fence}"

@@ -16,12 +16,15 @@ from kubernetes.config import ConfigException, new_client_from_config
 from urllib3.exceptions import HTTPError
 
 from components import CHART_VALUES
+from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
+from config.stack_file import config_of, own
 from ops import stacks
 from ops.cluster import UnreadableError
-from ops.program import stack_config
 
 NAMESPACE = "ollama-stack"
+WRITERS = ("open-webui-restore-", "open-webui-backup-")
+"""How the names of Jobs begin that use the page's data."""
 PAGE = "open-webui"
 TEMPLATE = "open-webui-backup-restore"
 """The suspended CronJob that the program registers; a Job is made of it."""
@@ -93,10 +96,12 @@ class House:
 
     def stop(self) -> None:
         """Scale the page to nothing, and wait until its pod is gone: the data has one writer."""
-        active = self.batch.list_namespaced_job(NAMESPACE).items
-        for job in active:
-            if job.metadata.name.startswith("open-webui-restore-") and job.status.active:
-                raise RestoreError(f"a restore is running already: Job {job.metadata.name}")
+        for job in self.batch.list_namespaced_job(NAMESPACE).items:
+            if job.metadata.name.startswith(WRITERS) and job.status.active:
+                raise RestoreError(f"Job {job.metadata.name} is running: try again when it is over")
+        # An `up` puts the replicas back at once, and the nightly backup has its hour: neither's pod
+        # may find half of the data, so none is scheduled until `start`.
+        self._taint({"key": RESTORE_TAINT, "effect": "NoSchedule"})
         self._scale(0)
         label = f"app.kubernetes.io/name={PAGE}"
 
@@ -114,6 +119,7 @@ class House:
             body = {"spec": {"template": {"spec": {"containers": containers}}}}
             self.apps.patch_namespaced_deployment(PAGE, NAMESPACE, body)
         self._scale(1)
+        self._taint()
 
         def ready() -> bool:
             status = self.apps.read_namespaced_deployment_status(PAGE, NAMESPACE).status
@@ -153,11 +159,12 @@ class House:
         pod, container, code = next((found for found in ended if found[2]), ended[-1])
         try:
             said = self.core.read_namespaced_pod_log(
-                pod, NAMESPACE, container=container, tail_lines=200
+                pod, NAMESPACE, container=container, tail_lines=200, _request_timeout=30
             )
-        except ApiException as error:
+        except (ApiException, HTTPError) as error:
             # How it ended is known, and the page must not stay stopped for want of words.
-            said = f"ended with {code}, but its log cannot be read: {error.reason}"
+            reason = " ".join(str(error).split())
+            said = f"ended with {code}, but its log cannot be read: {reason}"
         return container, code, said.strip()
 
     def _containers(self, job: str) -> list[tuple[str, Any]]:
@@ -184,6 +191,13 @@ class House:
             return not self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
 
         self._until(gone, "the Job is deleted")
+
+    def _taint(self, *taints: dict[str, str]) -> None:
+        for node in self.core.list_node().items:
+            # The API server takes the list as a whole.
+            others = [taint for taint in node.spec.taints or [] if taint.key != RESTORE_TAINT]
+            body = {"spec": {"taints": [*others, *taints]}}
+            self.core.patch_node(node.metadata.name, body)
 
     def _scale(self, replicas: int) -> None:
         body = {"spec": {"replicas": replicas}}
@@ -251,7 +265,8 @@ def run(options: argparse.Namespace) -> int:
         with told():
             stack = stacks.find(options.stack)
             reserved = requested(CHART_VALUES)
-            context = read(stack_config(options.stack), reserved).context
+            keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+            context = read(keys, reserved).context
             file = str(stack.kubeconfig) if stack.kubeconfig else None
             api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]
             house = House(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), patience=7200)

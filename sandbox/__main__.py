@@ -1,4 +1,4 @@
-"""`python -m sandbox up|down|status|output|demo`: the program on a cluster of its own."""
+"""`python -m sandbox up|down|status|output|demo|build`: the program on a cluster of its own."""
 
 import argparse
 import contextlib
@@ -42,8 +42,16 @@ def main() -> int:
     commands.add_parser("demo", help="run the stack's own programs until Ctrl-C").add_argument(
         "--model", help="a model from the internet, instead of one that answers with noise"
     )
+    commands.add_parser("build", help="build all that tests and demo need, and start nothing")
     options = parser.parse_args()
-    actions = {"up": up, "down": down, "status": status, "output": output, "demo": demo}
+    actions = {
+        "up": up,
+        "down": down,
+        "status": status,
+        "output": output,
+        "demo": demo,
+        "build": build_all,
+    }
     try:
         with readable_errors(options.folder):
             return actions[options.command](options)
@@ -57,6 +65,13 @@ def main() -> int:
         print("error: interrupted; the same command takes up where it was", file=sys.stderr)
         return 130
     return 1
+
+
+def build_all(_: argparse.Namespace) -> int:
+    """Build what is missing."""
+    build()
+    install()
+    return 0
 
 
 def up(options: argparse.Namespace) -> int:
@@ -110,6 +125,8 @@ def output(options: argparse.Namespace) -> int:
     if not cluster.running():
         raise SandboxError("the sandbox is not running; start it with: make up")
     outputs = Engine(cluster, build()).outputs()
+    if not outputs:
+        raise SandboxError("the state is empty: nothing was brought up yet; run: make up")
     if options.name not in outputs:
         raise SandboxError(f"output {options.name!r} must be one of {', '.join(sorted(outputs))}")
     value = outputs[options.name][0]
@@ -129,7 +146,7 @@ def demo(options: argparse.Namespace) -> int:
 
     settings = _settings(change)
     with alone(FOLDER / "demo"):
-        # Prometheus is run here as the chart's values say, and not by the chart.
+        # The same on every machine.
         house = Demo(FOLDER / "demo", replace(build(), chart=None), install(), _tell)
         # What a run that was killed left behind.
         house.remove()

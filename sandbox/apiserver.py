@@ -76,17 +76,21 @@ class ApiServer:
             message = f"{path} is not {condition}"
             raise ValueError(message)
 
-    def kubeconfig(self, context: str) -> str:
-        """Give a kubeconfig, valid anywhere on this machine, that has `context` only."""
+    def kubeconfig(self, context: str, account: str = "") -> str:
+        """Give a kubeconfig, valid anywhere on this machine, that has `context` only.
+
+        With an `account`, its owner acts as that one.
+        """
         authority = base64.b64encode(self._certificate.read_bytes()).decode()
         server = f"https://127.0.0.1:{self._port}"
         cluster = {"server": server, "certificate-authority-data": authority}
+        user = {"token": self._token, **({"as": account} if account else {})}
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": context,
             "clusters": [{"name": context, "cluster": cluster}],
-            "users": [{"name": context, "user": {"token": self._token}}],
+            "users": [{"name": context, "user": user}],
             "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
         }
         return json.dumps(content, indent=1)

@@ -22,10 +22,17 @@ SDK = "github.com/pulumi/pulumi-kubernetes/sdk/v4"
 KWOK = "sigs.k8s.io/kwok"
 METALLB = "go.universe.tf/metallb"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator"
+# Where all of Prometheus' family keep their version.
+VERSION = "github.com/prometheus/common/version.Version"
 # Where the manifests go, the folder whose go.mod pins their module, the module, which in it.
 MANIFESTS = (
     ("crds/metallb", "metallb", METALLB, "config/crd/bases/*.yaml"),
-    ("crds/prometheus-operator", "crds", OPERATOR, "example/prometheus-operator-crd/*.yaml"),
+    (
+        "crds/prometheus-operator",
+        "prometheus-operator",
+        OPERATOR,
+        "example/prometheus-operator-crd/*.yaml",
+    ),
     ("stages/node-fast", "cluster", KWOK, "kustomize/stage/node/fast/*.yaml"),
     ("stages/node-heartbeat", "cluster", KWOK, "kustomize/stage/node/heartbeat/*.yaml"),
     ("stages/pod-fast", "cluster", KWOK, "kustomize/stage/pod/fast/*.yaml"),
@@ -61,7 +68,7 @@ class Tools:
     """All that a cluster starts from; neither Go nor its module cache is needed any more."""
 
     folder: Path
-    """Holds the programs `kube`, `kwok` and `metallb-controller` in `bin`."""
+    """Holds in `bin` what runs as a cluster, the program `kube` first."""
     pulumi: Path
     """The CLI."""
     plugins: Mapping[str, Path]
@@ -179,6 +186,13 @@ def _list_tools() -> list[Tool]:
         Tool("kube", MODULES / "cluster", ".", kube),
         Tool("kwok", MODULES / "cluster", f"{KWOK}/cmd/kwok"),
         Tool("metallb-controller", MODULES / "metallb", f"{METALLB}/controller"),
+        # It runs the reloader of its own version beside Prometheus.
+        Tool(
+            "prometheus-operator",
+            MODULES / "prometheus-operator",
+            f"{OPERATOR}/cmd/operator",
+            (f"{VERSION}={pinned('prometheus-operator', OPERATOR)[1:]}",),
+        ),
     ]
 
 

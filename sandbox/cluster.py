@@ -13,7 +13,16 @@ from pathlib import Path
 
 from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
 from sandbox.build import Tools
-from sandbox.objects import CONTROLLER, METALLB, NODES, Node, definition, metallb
+from sandbox.objects import (
+    CONTROLLER,
+    METALLB,
+    NODES,
+    PREVIEWER,
+    Node,
+    definition,
+    metallb,
+    previewer,
+)
 from sandbox.processes import (
     Processes,
     SandboxError,
@@ -26,8 +35,8 @@ from sandbox.processes import (
 __all__ = ["Cluster", "Node"]
 
 # In the order of starting.
-NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "metallb")
-PORTS = ("etcd", "peers", "apiserver", "metrics", "metallb")
+NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "operator", "metallb")
+PORTS = ("etcd", "peers", "apiserver", "operator", "metrics", "metallb")
 ROOM = 512 * 1024**2
 """Bytes that must be free: a stack that has just come up takes 135 MiB, and its history grows."""
 
@@ -37,9 +46,14 @@ class Cluster:
 
     context = "homelab-sandbox"
 
-    def __init__(self, folder: Path, tools: Tools) -> None:
+    def __init__(
+        self, folder: Path, tools: Tools, *, context: str = context, metallb: bool = True
+    ) -> None:
+        """Without `metallb`, its definitions and its controller are left to a release."""
         self.folder = folder.absolute()
+        self.context, self._metallb = context, metallb
         self.kubeconfig = self.folder / "kubeconfig"
+        self.preview_kubeconfig = self.folder / "kubeconfig-preview"
         self._tools = tools
         self._processes = Processes(self.folder)
         self._certificates = self.folder / "certificates"
@@ -99,7 +113,8 @@ class Cluster:
     def status(self) -> dict[str, int | None]:
         """Give the pid of each process by name, None where it does not run."""
         alive = self._processes.alive()
-        return {name: alive[name].pid if name in alive else None for name in NAMES}
+        names = NAMES if self._metallb else NAMES[:-1]
+        return {name: alive[name].pid if name in alive else None for name in names}
 
     def memory(self) -> int:
         """Add up the resident memory of all processes, in bytes."""
@@ -128,6 +143,9 @@ class Cluster:
         self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
         self._processes.retry("apiserver", lambda: self._api().ask("GET", "/readyz"))
         write_private(self.kubeconfig, self._api().kubeconfig(self.context))
+        write_private(self.preview_kubeconfig, self._api().kubeconfig(self.context, PREVIEWER))
+        for path, content in previewer().items():
+            self._processes.retry("apiserver", partial(self._api().apply, path, content))
 
         client = [f"--kubeconfig={self.kubeconfig}"]
         quiet = ["--leader-elect=false", "--secure-port=0"]
@@ -144,10 +162,16 @@ class Cluster:
         simulate = ["--manage-all-nodes=true", "--cidr=10.1.0.0/16", *stages]
         self._run("kwok", [self._tools.program("kwok"), *client, *simulate])
         self._define()
+        # Last, because it looks for the kinds that it acts on when it starts, and not again.
+        listen = f"--web.listen-address=127.0.0.1:{ports['operator']}"
+        self._run("operator", [self._tools.program("prometheus-operator"), listen])
+        self._processes.retry("operator", lambda: probe(ports["operator"], "/healthz"))
         self._balance()
 
     def _balance(self) -> None:
-        """Let MetalLB's controller run, if it does not."""
+        """Let MetalLB's controller run, if it does not and is wanted."""
+        if not self._metallb:
+            return
         # Its pod is placed by the scheduler and run by KWOK, so now all of them work.
         self._processes.retry("kwok", lambda: self._api().expect(CONTROLLER, "Ready"))
         if "metallb" in self._processes.alive():
@@ -169,6 +193,8 @@ class Cluster:
 
     def _define(self) -> None:
         sheets, api = self._tools.crds(), self._api()
+        if not self._metallb:
+            sheets = [sheet for sheet in sheets if "metallb" not in sheet.name]
         made = sha256(b"".join(sheet.read_bytes() for sheet in sheets)).hexdigest()
         # Beside etcd's data, so that both go together. Applying takes longer than all the rest.
         done = self._data / "definitions"
@@ -189,7 +215,7 @@ class Cluster:
         done.write_text(made)
 
     def _place(self, nodes: Sequence[Node]) -> None:
-        """Have exactly these nodes, and MetalLB's pod on one of them."""
+        """Have exactly these nodes, and MetalLB's pod, if wanted, on one of them."""
         api, kept = self._api(), {node.name for node in nodes}
         for node in nodes:
             path = f"{NODES}/{node.name}"
@@ -199,6 +225,8 @@ class Cluster:
         names = {item["metadata"]["name"] for item in api.read(NODES)["items"]}
         for name in names - kept:
             self._processes.retry("apiserver", partial(api.ask, "DELETE", f"{NODES}/{name}"))
+        if not self._metallb:
+            return
         pods = api.read(f"{METALLB}/pods")["items"]
         if any(pod["spec"].get("nodeName", "") not in ("", *kept) for pod in pods):
             # It is lost with its node. What MetalLB says of itself belongs to that pod, so one
@@ -216,7 +244,8 @@ class Cluster:
 
     def _run(self, name: str, command: Sequence[str | Path]) -> None:
         # Nothing of the caller's environment: no proxy, no other kubeconfig.
-        self._processes.start(name, command, {"PATH": os.defpath, "HOME": str(self.folder)})
+        environment = {"HOME": str(self.folder), "KUBECONFIG": str(self.kubeconfig)}
+        self._processes.start(name, command, {"PATH": os.defpath, **environment})
 
     def _stop(self) -> None:
         end_marked(self.folder)

@@ -21,7 +21,7 @@ from sandbox.containers import kill
 from sandbox.engine import PROJECT, Engine
 from sandbox.kubelet import Kubelet
 from sandbox.model_registry import model_registry
-from sandbox.monitoring import NAMES, Monitoring, recorded_release
+from sandbox.monitoring import NAMES, Monitoring, find_release
 from sandbox.pods import Image, Machine, free_port
 from sandbox.processes import Processes, SandboxError, readable_errors
 from sandbox.programs import Programs
@@ -81,8 +81,19 @@ class Demo:
         ports: dict[str, int] = {}
         for name in (*NAMES, "telemetry"):
             ports[name] = free_port(ports.values())
-        self.prometheus = f"http://127.0.0.1:{ports['prometheus']}"
-        release = recorded_release(self.engine.cli("stack", "export").stdout)
+        local = f"127.0.0.1:{ports['prometheus']}"
+        self.prometheus = f"http://{local}"
+        kubeconfig = self.cluster.kubeconfig
+        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            str(kubeconfig), self.cluster.context
+        )
+        # Its own choice is a file in the common folder for temporary ones, which stays.
+        cache = str(self.cluster.folder / "discovery.json")
+        client = DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+        beyond: dict[str, str] = {}
+        self.machine = Machine(client, self._made("pods"), beyond)
+        release = find_release(self.machine.read)
+        beyond[release.address] = local
         self.monitoring = Monitoring(
             release=release,
             processes=self.processes,
@@ -101,16 +112,6 @@ class Demo:
             ports=ports,
             disks=dict.fromkeys(disks, self._made("pods")),
             interval=interval,
-        )
-        kubeconfig = self.cluster.kubeconfig
-        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(kubeconfig), self.cluster.context
-        )
-        # Its own choice is a file in the common folder for temporary ones, which stays.
-        cache = str(self.cluster.folder / "discovery.json")
-        client = DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
-        self.machine = Machine(
-            client, self._made("pods"), {release.address: self.prometheus.removeprefix("http://")}
         )
         self.monitoring.start(kubeconfig, self.rules())
         self._say(f"Prometheus: ready at {self.prometheus}")
@@ -160,7 +161,7 @@ class Demo:
         """What a person needs to know to use it."""
         outputs = {name: value for name, (value, _) in self.engine.outputs().items()}
         page = self.machine.addresses()[outputs["open_webui_urls"][0].removeprefix("http://")]
-        others = ", ".join(["Grafana", "Alertmanager", "their operator", *self.kubelet.not_run()])
+        others = ", ".join(["Grafana", "Alertmanager", *self.kubelet.not_run()])
         lines = [
             f"chat page   http://{page}",
             f"sign in     {outputs['open_webui_email']}  {outputs['open_webui_password']}",

@@ -11,13 +11,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 from pulumi import automation as auto
 
+from ops import cluster as ops_cluster
+from ops import recover
+from ops.cluster import UnreadableError
+from ops.stacks import Stack
 from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
 from sandbox.plugins import CHART
@@ -41,29 +45,44 @@ class Engine:
     """One stack of the program in `project`, applied to `cluster`."""
 
     def __init__(
-        self, cluster: Cluster, tools: Tools, project: Path = PROJECT, stack: str = "sandbox"
+        self,
+        cluster: Cluster,
+        tools: Tools,
+        project: Path = PROJECT,
+        stack: str = "sandbox",
+        config: Mapping[str, Any] | None = None,
     ) -> None:
+        """Take `config`, the keys without their prefix, instead of what the stack's file has."""
         self._cluster, self._tools = cluster, tools
-        self._project, self._stack = project, stack
+        self._project, self._stack, self._config = project, stack, config
         self._folder = cluster.folder / "engine"
-        self._work = self._folder / "project"
+        self.work = self._folder / "project"
+        """Where the CLI and its plugins run."""
 
     def up(self, say: Callable[[str], None]) -> dict[str, int]:
         """Apply the program, telling `say` each line of progress; count resources by operation."""
         with self._opened() as stack:
-            self._repair(stack, say)
+            self._take_up(say)
             result = stack.up(on_output=say, on_error=say, color="never", suppress_outputs=True)
             return {str(op): n for op, n in (result.summary.resource_changes or {}).items()}
 
-    def preview(self) -> dict[str, int]:
-        """Count what an `up` would do, by operation."""
-        with self._opened() as stack:
-            return {str(op): count for op, count in stack.preview().change_summary.items()}
+    def preview(
+        self,
+        say: Callable[[str], None] | None = None,
+        see: Callable[[auto.EngineEvent], object] | None = None,
+    ) -> dict[str, int]:
+        """Count what an `up` would do, by operation; `say` is told each line, `see` each event."""
+        as_previewer = {"KUBECONFIG": str(self._cluster.preview_kubeconfig)}
+        with self._opened() as stack, _only({**self._environment(), **as_previewer}):
+            done = stack.preview(
+                diff=True, color="never", on_output=say, on_error=say, on_event=see
+            )
+            return {str(op): count for op, count in done.change_summary.items()}
 
     def destroy(self, say: Callable[[str], None]) -> None:
         """Delete everything that the stack made."""
         with self._opened() as stack:
-            self._repair(stack, say)
+            self._take_up(say, to_destroy=True)
             stack.destroy(on_output=say, on_error=say, color="never", suppress_outputs=True)
 
     def outputs(self) -> dict[str, tuple[Any, bool]]:
@@ -85,11 +104,10 @@ class Engine:
             return self._run(*arguments)
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(self._tools.pulumi), *arguments, "--stack", self._stack]
         return subprocess.run(
-            [*command, "--non-interactive", "--color=never"],
-            cwd=self._work,
-            env=self._environment(),
+            [str(self._tools.pulumi), *arguments, "--non-interactive", "--color=never"],
+            cwd=self.work,
+            env={**self._environment(), "PULUMI_STACK": self._stack},
             capture_output=True,
             text=True,
             check=False,
@@ -127,7 +145,7 @@ class Engine:
                     project_name=self._settings("Pulumi.yaml")["name"],
                     program=self._program,
                     opts=auto.LocalWorkspaceOptions(
-                        work_dir=str(self._work), pulumi_command=self._command
+                        work_dir=str(self.work), pulumi_command=self._command
                     ),
                 )
 
@@ -143,7 +161,7 @@ class Engine:
     def _prepare(self) -> None:
         (self._folder / "state").mkdir(exist_ok=True)
         self._mend()
-        self._work.mkdir(exist_ok=True)
+        self.work.mkdir(exist_ok=True)
         if not (self._folder / "passphrase").exists():
             if (self._folder / "state" / ".pulumi").exists():
                 lost = f"{self._folder / 'passphrase'}: is gone, and without it the state is lost"
@@ -153,17 +171,19 @@ class Engine:
         project = self._settings("Pulumi.yaml")
         # What is built here is older, and enough for this program.
         project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
-        (self._work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
+        if self._config:
+            # A cluster of its own, in which nobody edits anything: no refresh.
+            project.pop("options", None)
+        (self.work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
         name = f"Pulumi.{self._stack}.yaml"
-        kept = (
-            yaml.safe_load((self._work / name).read_text()) if (self._work / name).exists() else {}
-        )
+        kept = yaml.safe_load((self.work / name).read_text()) if (self.work / name).exists() else {}
         salt = {k: v for k, v in kept.items() if k == "encryptionsalt"}
-        stack = self._settings(name)
+        own = {f"homelab:{key}": value for key, value in (self._config or {}).items()}
+        stack = {"config": own} if own else self._settings(name)
         charts = {CHART: str(self._tools.chart or self._own_chart())}
         charts |= stack["config"].get("homelab:charts", {})
         stack["config"]["homelab:charts"] = charts
-        (self._work / name).write_text(yaml.safe_dump({**stack, **salt}))
+        (self.work / name).write_text(yaml.safe_dump({**stack, **salt}))
         self._place_plugins()
 
     def _place_plugins(self) -> None:
@@ -204,26 +224,28 @@ class Engine:
             sys.path.insert(0, str(self._project))
         runpy.run_path(str(self._project / "__main__.py"), run_name="__main__")
 
-    def _repair(self, stack: auto.Stack, say: Callable[[str], None]) -> None:
-        """Take up what an engine that was killed left: its lock, and objects it was making."""
-        # Whoever held it is gone: this folder is locked for us.
-        for _ in (self._folder / "state").glob(".pulumi/locks/**/*.json"):
-            self._run("cancel", "--yes")
-            break
-        state = stack.export_stack()
-        deployment = dict(state.deployment or {})
-        pending = deployment.pop("pending_operations", None)
-        if not pending:
-            return
-        say(f"an earlier run was cut off in {len(pending)} operations; looking what came of them")
-        # As if they had been made: the refresh that begins every run drops what is not there.
-        deployment["resources"] += [
-            {**started["resource"], "id": identity}
-            for started in pending
-            if started["type"] == "creating" and (identity := _identity(started["resource"]))
-        ]
-        state.deployment = deployment
-        stack.import_stack(state)
+    def _take_up(self, say: Callable[[str], None], *, to_destroy: bool = False) -> None:
+        """Mend what an engine that was killed left: whoever it was, this folder is ours now."""
+        stack = Stack(
+            name=self._stack,
+            cli=self._run,
+            kubeconfig=self._cluster.kubeconfig,
+            simulated=True,
+            folder=self.work,
+        )
+        try:
+            state = recover.exported(stack)
+            live = ops_cluster.Cluster(self._cluster.context, self._cluster.kubeconfig)
+            left = recover.look(stack, state, live)
+            for reason in left.reasons:
+                said = reason.startswith("volume ")  # which a hand may have done as well
+                say(reason if said else f"an earlier run was cut off: {reason}")
+            recover.mend_state(stack, state, left)
+            # What Helm has not finished it can still uninstall.
+            if not to_destroy:
+                recover.mend_cluster(stack, self._cluster.context, left)
+        except UnreadableError as error:
+            raise SandboxError(str(error)) from error
 
 
 def _is_whole(file: Path) -> bool:
@@ -233,14 +255,6 @@ def _is_whole(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _identity(resource: dict[str, Any]) -> str | None:
-    """The id that a Kubernetes object has or would have; None for anything else."""
-    metadata = resource.get("inputs", {}).get("metadata", {})
-    if not resource["type"].startswith("kubernetes:") or not metadata.get("name"):
-        return None
-    return "/".join(filter(None, (metadata.get("namespace"), metadata["name"])))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Prometheus as its operator would run it, and the two exporters that need no kubelet."""
 
-import json
-from collections.abc import Mapping, Sequence
+import base64
+import gzip
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,31 +10,32 @@ from typing import Any
 
 import psutil
 import yaml
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from sandbox.apiserver import probe
-from sandbox.plugins import CHART
-from sandbox.processes import Processes, SandboxError
+from sandbox.processes import Processes
 
 NAMES = ("kube-state-metrics", "node-exporter", "prometheus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A Helm release of kube-prometheus-stack, as it was asked for."""
+    """What the operator has made of a release's Prometheus, and how its exporters are started."""
 
-    name: str
-    namespace: str
-    values: Mapping[str, Any]
-
-    @property
-    def prometheus(self) -> str:
-        """Name of Prometheus' Service, which its own targets carry as their job."""
-        return f"{self.values['fullnameOverride']}-prometheus"
+    arguments: Mapping[str, Sequence[str]]
+    """Of each container, by its name."""
+    config: Mapping[str, Any]
+    """Prometheus' own configuration."""
 
     @property
     def address(self) -> str:
-        """Where pods reach Prometheus."""
-        return f"{self.prometheus}.{self.namespace}:9090"
+        """Where pods reach Prometheus, as `service.namespace:port`."""
+        (url,) = self.chosen("prometheus", "--web.external-url=http://")
+        return url.partition("http://")[2]
+
+    def chosen(self, container: str, *beginnings: str) -> list[str]:
+        """The arguments of a container that begin so."""
+        return [word for word in self.arguments[container] if word.startswith(beginnings)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +57,15 @@ class Monitoring:
     def start(self, kubeconfig: Path, rules: Mapping[str, Any]) -> None:
         """Start all three on the cluster of `kubeconfig`, with PrometheusRule specs by name."""
         at = "127.0.0.1"
-        exporter = self.release.values.get("prometheus-node-exporter", {})
         flags = {
             "kube-state-metrics": [
                 f"--kubeconfig={kubeconfig}",
                 *(f"--host={at}", f"--port={self.ports['kube-state-metrics']}"),
                 *(f"--telemetry-host={at}", f"--telemetry-port={self.ports['telemetry']}"),
-                *self.release.values.get("kube-state-metrics", {}).get("extraArgs", []),
             ],
             "node-exporter": [
                 f"--web.listen-address={at}:{self.ports['node-exporter']}",
-                *exporter.get("extraArgs", []),
+                *self.release.chosen("node-exporter", "--collector"),
             ],
             "prometheus": self._prometheus(rules),
         }
@@ -85,49 +85,35 @@ class Monitoring:
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
 
     def _prometheus(self, rules: Mapping[str, Any]) -> Sequence[str]:
-        """Write configuration and rules, and give the flags, all as the operator makes them."""
+        """Write configuration and rules, and give the flags."""
         self.write_rules(rules)
-        spec = self.release.values["prometheus"]["prometheusSpec"]
-        # The operator's pkg/prometheus/promcfg.go: since 3.11 all of this is in the file.
-        tsdb: dict[str, Any] = {
-            "retention": {
-                written: spec[key]
-                for key, written in (("retention", "time"), ("retentionSize", "size"))
-                if key in spec
-            }
-        }
-        if window := spec.get("tsdb", {}).get("outOfOrderTimeWindow"):
-            tsdb["out_of_order_time_window"] = window
         config = {
             "global": {"scrape_interval": self.interval, "evaluation_interval": self.interval},
             "rule_files": [str(self.folder / "rules" / "*.yaml")],
-            "storage": {"tsdb": tsdb},
+            "storage": self.release.config["storage"],
+            # What the operator makes of the monitors asks the API server, which these are not in.
             "scrape_configs": [
                 self._target("kube-state-metrics", "kube-state-metrics", honor_labels=True),
                 self._target(
                     "node-exporter", "node-exporter", metric_relabel_configs=self._disks()
                 ),
-                self._target(self.release.prometheus, "prometheus"),
+                self._target(self.release.address.partition(".")[0], "prometheus"),
             ],
         }
         file = self.folder / "prometheus.yml"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
-        flags = [
+        return [
             f"--config.file={file}",
             f"--storage.tsdb.path={self.folder / 'prometheus'}",
             f"--web.listen-address=127.0.0.1:{self.ports['prometheus']}",
-            "--web.enable-lifecycle",
+            *self.release.chosen("prometheus", "--web.enable", "--enable-feature"),
         ]
-        if spec.get("enableOTLPReceiver"):
-            flags.append("--web.enable-otlp-receiver")
-        if features := spec.get("enableFeatures"):
-            flags.append(f"--enable-feature={','.join(features)}")
-        return flags
 
     def _target(self, job: str, name: str, **more: Any) -> dict[str, Any]:
         where = {
             "targets": [f"127.0.0.1:{self.ports[name]}"],
-            "labels": {"namespace": self.release.namespace},
+            # As a monitor adds it.
+            "labels": {"namespace": self.release.address.partition(":")[0].partition(".")[2]},
         }
         return {"job_name": job, "static_configs": [where], **more}
 
@@ -144,15 +130,29 @@ class Monitoring:
         ]
 
 
-def recorded_release(state: str) -> Release:
-    """Find the release of the chart in the engine's exported state (JSON)."""
-    for made in json.loads(state)["deployment"]["resources"]:
-        if made["type"] == "kubernetes:helm.sh/v3:Release" and CHART in made["inputs"]["chart"]:
-            inputs = made["inputs"]
-            return Release(
-                name=inputs["name"], namespace=inputs["namespace"], values=inputs["values"]
-            )
-    raise SandboxError(f"the stack has no Helm release of {CHART}")
+@retry(
+    retry=retry_if_exception_type(LookupError),
+    stop=stop_after_delay(60),
+    wait=wait_fixed(0.1),
+    reraise=True,
+)
+def find_release(read: Callable[[str, str], list[dict[str, Any]]]) -> Release:
+    """The release whose objects `read` gives by version and kind; waits for its operator.
+
+    Raises LookupError after a minute.
+    """
+    arguments = {
+        container["name"]: container.get("args", [])
+        for kind in ("StatefulSet", "DaemonSet", "Deployment")
+        for one in read("apps/v1", kind)
+        for container in one["spec"]["template"]["spec"]["containers"]
+    }
+    data = [secret.get("data") or {} for secret in read("v1", "Secret")]
+    packed = [one["prometheus.yaml.gz"] for one in data if "prometheus.yaml.gz" in one]
+    if not packed or "prometheus" not in arguments:
+        raise LookupError("no Prometheus of an operator")
+    config = yaml.safe_load(gzip.decompress(base64.b64decode(packed[0])))
+    return Release(arguments=arguments, config=config)
 
 
 def _mountpoint(folder: Path) -> str:

@@ -8,6 +8,15 @@ from typing import Any
 NODES = "/api/v1/nodes"
 METALLB = "/api/v1/namespaces/metallb-system"
 CONTROLLER = f"{METALLB}/pods/controller"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+PREVIEWER = "sandbox-preview"
+"""The account of a preview."""
+TRIED = (
+    *("configmaps", "cronjobs", "deployments", "ipaddresspools", "jobs", "l2advertisements"),
+    *("namespaces", "networkpolicies", "prometheusrules", "secrets", "serviceaccounts", "services"),
+)
+"""What a preview tries at the API server. Not volumes, claims and bindings: one that is to be
+replaced is refused, because the old one still has the name; what is forbidden is not tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +69,30 @@ def metallb() -> dict[str, dict[str, Any]]:
             **_object("Pod", "controller"),
             # An account of its own: the default one appears a moment after the namespace.
             "spec": {"serviceAccountName": "controller", "containers": [container]},
+        },
+    }
+
+
+def previewer() -> dict[str, dict[str, Any]]:
+    """Give, by path, what lets the account PREVIEWER read everything and try what is TRIED."""
+    reads = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch"]}
+    tries = {"apiGroups": ["*"], "resources": [*TRIED], "verbs": ["*"]}
+    role, user = (
+        {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": PREVIEWER}
+        for kind in ("ClusterRole", "User")
+    )
+    about = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": PREVIEWER}}
+    return {
+        f"{RBAC}/clusterroles/{PREVIEWER}": {
+            **about,
+            "kind": "ClusterRole",
+            "rules": [reads, tries],
+        },
+        f"{RBAC}/clusterrolebindings/{PREVIEWER}": {
+            **about,
+            "kind": "ClusterRoleBinding",
+            "roleRef": role,
+            "subjects": [user],
         },
     }
 

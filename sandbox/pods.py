@@ -80,7 +80,7 @@ class Machine:
         return items
 
     def pods(self) -> list[Pod]:
-        """Give what the Deployments and Jobs at the API server want to run."""
+        """Give what the Deployments and Jobs at the API server want to run, but for releases'."""
         return [
             Pod(
                 kind=kind,
@@ -90,6 +90,7 @@ class Machine:
             )
             for version, kind in (("apps/v1", "Deployment"), ("batch/v1", "Job"))
             for one in self.read(version, kind)
+            if "meta.helm.sh/release-name" not in (one["metadata"].get("annotations") or {})
         ]
 
     def port(self, pod: Pod, port: int) -> int:

@@ -227,18 +227,16 @@ class Processes:
     def end_lost(self, programs: Path) -> None:
         """End what was started from `programs` for this folder, when somebody deleted the record.
 
-        Such a process has a path below the folder in its command.
+        Such a process has the folder as its HOME.
         """
-        below = f"{self._record.parent}/"
-        known = {process.pid for process in self.alive().values()}
-        lost = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if (words := process.info["cmdline"])
-            and words[0].startswith(f"{programs}/")
-            and any(word.rpartition("=")[2].startswith(below) for word in words[1:])
-            and process.pid not in known
-        ]
+        known, below = {process.pid for process in self.alive().values()}, f"{programs}/"
+        lost = []
+        for process in psutil.process_iter():
+            # Another user's process does not tell.
+            with contextlib.suppress(psutil.Error):
+                ours = process.environ().get("HOME") == str(self._record.parent)
+                if ours and process.pid not in known and process.cmdline()[0].startswith(below):
+                    lost.append(process)
         _end(lost, grace=1)
 
     def memory(self) -> int:

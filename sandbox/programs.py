@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from sandbox.build import FOLDER, Tool, build_tool, copy_files
+from sandbox.build import FOLDER, VERSION, Tool, build_tool, copy_files
 from sandbox.processes import SandboxError, locked
 from sandbox.toolchain import MODULES, find_program, pinned, run
 
@@ -23,8 +23,6 @@ PROMETHEUS = "github.com/prometheus/prometheus"
 KUBE_STATE_METRICS = "k8s.io/kube-state-metrics/v2"
 RESTIC = "github.com/restic/restic"
 NODE_EXPORTER = "github.com/prometheus/node_exporter"
-# Where all of Prometheus' family keep their version.
-VERSION = "github.com/prometheus/common/version.Version"
 # Headers that Ollama's repository has in folders named `vendor`, which no Go module can carry:
 # where they go, the module, which in it.
 HEADERS = (

@@ -9,7 +9,8 @@ from kubernetes import client, config
 
 SIMULATED = (
     "Simulated: the node and its containers, so nothing answers at these addresses. Real: engine,"
-    " state, API server, scheduler, volume binding, admission, MetalLB's address assignment."
+    " state, releases, API server, scheduler, volume binding, admission, MetalLB's address"
+    " assignment, Prometheus' operator."
 )
 
 
@@ -36,7 +37,7 @@ def report(
 
 
 def _chart(chart: str) -> str:
-    own = "; the sandbox's own, without pods: the published one cannot be had"
+    own = "; the sandbox's own: the published one cannot be had"
     return chart + (own if "-own." in chart else "")
 
 
@@ -84,7 +85,7 @@ def _metrics(core: Any, custom: Any) -> Iterable[Sequence[str]]:
     for url, names in pushes.items():
         yield "pushed", f"{', '.join(names)} to {url}"
     scraped = [found["metadata"]["name"] for found in _monitoring(custom, "servicemonitors")]
-    yield "scraped", ", ".join(scraped) or "what the chart's monitors name; none is here"
+    yield "scraped", ", ".join(scraped)
     boards = core.list_config_map_for_all_namespaces(label_selector="grafana_dashboard=1").items
     shown = [json.loads(text)["title"] for board in boards for text in board.data.values()]
     yield "dashboards", ", ".join(sorted(shown))

@@ -19,13 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_first_up
 from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 
 import config
 from ops import cluster as ops_cluster
-from ops import doctor, drift, drift_declared
-from ops.changes import Difference, load
-from ops.diff import report
+from ops import doctor, drift, stacks
+from ops.diff import compare
 from ops.stacks import Stack
 from sandbox.build import build
 from sandbox.cluster import Cluster, Node
@@ -36,7 +36,7 @@ SMALL, LARGE = 3, 30
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 PROGRAMS = "components/ollama/programs"
 NO_PROGRAMS = tuple(
-    f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "stack", "workloads")
+    f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "published", "stack", "workloads")
 )
 
 
@@ -75,13 +75,6 @@ def mocked() -> None:
 
         return seconds(lambda: deploy(program))
 
-    with tempfile.TemporaryDirectory() as folder:
-        render = [sys.executable, "-m", "ops", "render", f"{folder}/out"]
-        took = seconds(lambda: subprocess.run(render, cwd=ROOT, check=True, capture_output=True))
-        row("render, Python's start included", f"{took:.2f} s", "2 s")
-        everything = Difference({}, load(Path(folder, "out")))
-    row("longest report of a change", f"{len(report(everything))} characters", "65536")
-
     small, large = scaled(SMALL), scaled(LARGE)
     row(
         f"mocks, {SMALL} and {LARGE} models and volumes",
@@ -115,12 +108,19 @@ def gateway() -> None:
 def tools_from_nothing(folder: Path) -> None:
     """The tools, with no cache of Go's to help."""
     if os.environ.get("BENCH_TOOLS") != "1":
-        row("tools from nothing", "BENCH_TOOLS=1 measures it", "12 min")
+        row("tools from nothing", "BENCH_TOOLS=1 measures it", "15 min")
         return
     os.environ |= {"GOCACHE": str(folder / "cache"), "GOMODCACHE": str(folder / "modules")}
     took = seconds(lambda: build(folder / "tools"))
-    row("tools from nothing", f"{took / 60:.1f} min", "12 min")
+    row("tools from nothing", f"{took / 60:.1f} min", "15 min")
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+
+
+def difference(folder: Path) -> None:
+    """`make diff` of the last commit: the first one, and the next with the same BASE."""
+    for which in ("first", "again"):
+        took = seconds(lambda: compare(ROOT, folder / "diff", build(), "home", "HEAD"))
+        row(f"diff, {which}", f"{took:.1f} s")
 
 
 def on_a_cluster(folder: Path) -> None:
@@ -134,15 +134,15 @@ def on_a_cluster(folder: Path) -> None:
     row("start to everything ready", f"{took:.1f} s")
     try:
         engine = Engine(cluster, tools)
-        row("first up", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "60 s")
+        row("first up", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "45 s")
         row("up without changes", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "15 s")
         row("preview", f"{seconds(engine.preview):.1f} s", "15 s")
         stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
-        took = seconds(lambda: drift.check(stack, drift_declared.state(stack.cli)))
+        took = seconds(lambda: drift.check(stack, stacks.deployment(stack)))
         row("drift check", f"{took:.1f} s", "20 s")
         row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
         row("memory of all processes", f"{cluster.memory() / 1024**2:.0f} MiB", "1229 MiB")
-        engine.destroy(lambda _: None)
+        row("destroy", f"{seconds(lambda: engine.destroy(lambda _: None)):.1f} s", "30 s")
         small, large = (_scaled(cluster, folder, count) for count in (SMALL, LARGE))
         row(
             f"up, {SMALL} and {LARGE} models and volumes",
@@ -151,6 +151,17 @@ def on_a_cluster(folder: Path) -> None:
         )
     finally:
         cluster.remove()
+
+
+def first_ups(folder: Path) -> None:
+    """Whether a first `up` ever hangs: on what is bound too soon, or on pods that come late."""
+    tools, times = replace(build(), chart=None), bench_first_up.TIMES
+    cores = os.cpu_count() or 1
+    for programs, how in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
+        taken = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
+        row(f"{times} first ups, {how}", taken, "0 hang")
+    late = bench_first_up.slow_pods(NODE, tools, folder)
+    row(f"first up, pods ready after {bench_first_up.MINUTES} min each", late, "no error")
 
 
 def _doctor(stack: Stack) -> None:
@@ -182,6 +193,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
+        first_ups(Path(folder))
+        difference(Path(folder))
     gateway()
 
 

@@ -1,7 +1,9 @@
 """How workers share the tests: what takes a minute to come up does so once; and what all need."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +11,19 @@ from kubernetes import config as kubeconfig
 from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
 
+from config.versions import KUBE_PROMETHEUS_STACK, METALLB
+from sandbox import programs as real_programs
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
 
 Connect = Callable[[Cluster], DynamicClient]
 
-TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack")
+CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
+PUBLISHED = "tests/published"
+TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack", PUBLISHED)
 """Folders whose tests share a cluster or a house; every other file is for itself."""
+BUILT = {"tools", "programs", "promtool"}
+"""Fixtures that build programs; a test with one of them, or in those folders, is a built test."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
 """What begins, or one worker would end with it while the others have nothing to do."""
 
@@ -39,8 +47,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
     return Together(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make test` and `make test-all` share the tests between them."""
+    parser.addoption("--built", choices=("yes", "no", "only"), default="yes")
+
+
+def is_built(item: pytest.Item) -> bool:
+    """Say whether a test needs a built program or a cluster."""
+    return group(item.nodeid) in TOGETHER or bool(BUILT & set(getattr(item, "fixturenames", ())))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a built test before its fixtures build anything."""
+    if item.config.getoption("built") == "no" and is_built(item):
+        pytest.skip("needs built programs or a cluster; make test-all runs it")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let what takes longest begin, a group in each worker."""
+    if config.getoption("built") == "only":
+        items[:] = [item for item in items if is_built(item)]
 
     def place(item: pytest.Item) -> int:
         found = [n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)]
@@ -49,10 +76,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say whether the published charts were there to be tested."""
+
+    def count(outcome: str) -> int:
+        reports = terminalreporter.stats.get(outcome, [])
+        return sum(report.nodeid.startswith(PUBLISHED) for report in reports)
+
+    passed, others = count("passed"), count("skipped") + count("failed") + count("error")
+    built = terminalreporter.config.getoption("built") != "no"
+    if built and (passed or others):
+        versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
+        done = f"{passed} passed on {versions}" if passed else "not tested, see HOMELAB_CHARTS"
+        terminalreporter.write_line(f"published charts: {done}")
+
+
+@pytest.fixture(scope="session")
+def published() -> dict[str, str]:
+    """The published charts, as `homelab:charts` names them; a test without them is skipped."""
+    if not (folder := os.environ.get("HOMELAB_CHARTS")):
+        pytest.skip("HOMELAB_CHARTS: not set; it names a folder with the published charts")
+    files = {name: Path(folder, f"{name}-{CHARTS[name]}.tgz").absolute() for name in CHARTS}
+    for file in files.values():
+        if not file.exists():
+            pytest.skip(f"HOMELAB_CHARTS: {file.name} is not in {folder}")
+    return {name: str(file) for name, file in files.items()}
+
+
 @pytest.fixture(scope="session")
 def tools() -> Tools:
     """The project's own tools and chart; they are built once, which takes a quarter of an hour."""
     return replace(build(), chart=None)
+
+
+@pytest.fixture(scope="session")
+def programs() -> real_programs.Programs:
+    """The programs of the pods; they are built once, which takes a quarter of an hour."""
+    return real_programs.install()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Prometheus' own program that checks and tests rules."""
+    return real_programs.promtool()
 
 
 @pytest.fixture(scope="session")

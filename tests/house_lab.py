@@ -23,7 +23,7 @@ def quiet(_: str) -> None:
 def addresses(core: Any) -> dict[str, list[str]]:
     """Give the addresses that MetalLB has assigned, by Service."""
     return {
-        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress]
+        service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress or []]
         for service in core.list_service_for_all_namespaces().items
         if service.spec.type == "LoadBalancer"
     }
@@ -32,18 +32,26 @@ def addresses(core: Any) -> dict[str, list[str]]:
 class House:
     """The stack, up, with a stack file that a test may edit."""
 
-    def __init__(self, folder: Path, tools: Tools) -> None:
+    def __init__(
+        self, folder: Path, tools: Tools, change: Callable[[dict[str, Any]], object] = dict
+    ) -> None:
+        """Make `change` to the configuration first, and again at every `reset`."""
+        self._change = change
         self.project = folder / "project"
         self.project.mkdir()
         (self.project / "Pulumi.yaml").write_text((PROJECT / "Pulumi.yaml").read_text())
         self.write_program()
-        self.cluster = Cluster(folder / "cluster", tools)
+        metallb = self.reset()["homelab:network"]["metallb"]
+        self.cluster = Cluster(folder / "cluster", tools, metallb=metallb == "addon")
         self.cluster.start([NODE])
         self.engine = Engine(self.cluster, tools, self.project)
-        self.reset()
         began = time.monotonic()
         self.up()
         self.first_up = time.monotonic() - began
+        self.connect()
+
+    def connect(self) -> None:
+        """Make the clients anew: a cluster has another certificate after each start."""
         path = str(self.cluster.kubeconfig)
         api = kubeconfig.new_client_from_config(path, "homelab-sandbox")  # type: ignore[no-untyped-call]
         # The client's types say of every field that it may be missing.
@@ -59,18 +67,21 @@ class House:
             f"runpy.run_path({str(PROJECT / '__main__.py')!r}, run_name='__main__')\n"
         )
 
-    def reset(self) -> None:
-        """Go back to the stack file as it is in the project."""
+    def reset(self) -> dict[str, Any]:
+        """Go back to the stack file as it was at first; give the configuration in it."""
         (self.project / "Pulumi.sandbox.yaml").write_text(
             (PROJECT / "Pulumi.sandbox.yaml").read_text()
         )
+        return self.edit(self._change)
 
-    def edit(self, change: Callable[[dict[str, Any]], object]) -> None:
-        """Change the configuration in the stack file."""
+    def edit(self, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """Change the configuration in the stack file; give it as it is now."""
         path = self.project / "Pulumi.sandbox.yaml"
         stack = yaml.safe_load(path.read_text())
-        change(stack["config"])
+        config: dict[str, Any] = stack["config"]
+        change(config)
         path.write_text(yaml.safe_dump(stack))
+        return config
 
     def up(self) -> dict[str, int]:
         """Apply the program; give the operations, less what stayed the same."""
@@ -92,6 +103,11 @@ class House:
             for claim in self.core.list_persistent_volume_claim_for_all_namespaces().items
             if claim.status.phase == "Bound"
         }
+
+    def pods(self, namespace: str) -> list[Any]:
+        """The pods of a namespace."""
+        found: list[Any] = self.core.list_namespaced_pod(namespace).items
+        return found
 
     def jobs(self) -> list[str]:
         """The uids of the model Jobs."""

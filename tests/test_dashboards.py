@@ -12,7 +12,6 @@ from harness import ROOT
 
 from components.observability.alerts import alerts
 from components.observability.dashboards import dashboards
-from sandbox.programs import promtool
 
 RUNBOOK = "docs/runbook.md"
 MADE = dashboards(["/mnt/b", "/mnt/a"], RUNBOOK, backup_hours=24)
@@ -42,12 +41,12 @@ def test_every_panel_has_unit_description_thresholds_and_runbook(panel: dict[str
     assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
 
 
-def test_every_query_is_promql(tmp_path: Path) -> None:
+def test_every_query_is_promql(promtool: Path, tmp_path: Path) -> None:
     rules = [{"record": f"panel:{n}", "expr": plain(query)} for n, query in enumerate(QUERIES)]
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     done = subprocess.run(
-        [str(promtool()), "check", "rules", str(file)], capture_output=True, text=True, check=False
+        [str(promtool), "check", "rules", str(file)], capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr

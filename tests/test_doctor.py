@@ -23,8 +23,10 @@ from aiohttp.test_utils import TestServer
 from doctor_lab import Scripted, problems
 from harness import ROOT, deployed, gpu_config, read, stack_config
 
-from ops import doctor, doctor_server, stacks
+from ops import doctor, doctor_server, recover, stacks
 from ops.doctor_server import Check, Server, Warn
+from ops.recover import Interrupted
+from ops.releases import Revision
 from ops.stacks import Stack
 
 HOME = read(stack_config("home"))
@@ -95,7 +97,7 @@ def test_without_any_answer_it_ends(command: Command) -> None:
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
     assert state.startswith("  fail  state      no answer within 4 s; to do: ")
-    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 11 left out; \d+ s", counts)
+    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 left out; \d+ s", counts)
 
 
 def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Command) -> None:
@@ -184,6 +186,46 @@ def test_the_certificate_of_the_api(
             return await problems(doctor.api, {"cluster": SimpleNamespace(configuration=about)})
 
     assert same(asyncio.run(look()), expected)
+
+
+def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, labels = "sh.helm.release.v1.kube-prom-stack.v1", {"name": "kube-prom-stack"}
+    secret = {"metadata": {"name": name, "namespace": "observability", "labels": labels}}
+    volume = {"metadata": {"name": "ollama-stack-models"}}
+    begun = {
+        "type": "kubernetes:core/v1:PersistentVolume",
+        "urn": "urn:pulumi:home::homelab::x::models",
+        "inputs": volume,
+    }
+    last = Revision("observability", "kube-prom-stack", 1, "pending-install", 1790000000)
+    left = Interrupted(
+        locks=[],
+        pending=[{"type": "creating", "resource": begun}],
+        revisions=[last],
+        volumes=[],
+        reasons=["a release is pending-install"],
+    )
+    monkeypatch.setattr(recover, "look", lambda *_: left)
+    empty: dict[str, Any] = {"items": []}
+    cluster: Any = Scripted(
+        secrets={"items": [secret]},
+        persistentvolumes={"items": [volume]},
+        customresourcedefinitions=empty,
+        storageclasses=empty,
+        namespaces=empty,
+    )
+    stack = Stack(name="home", cli=lambda: None, kubeconfig=None, simulated=False)  # type: ignore[arg-type,return-value]
+
+    async def run(*checks: Any) -> list[str]:
+        given: Any = {"settings": HOME, "stack": stack, "cluster": cluster, "session": None}
+        server = Server(**given)
+        return [problem for one in checks async for problem in one(server)]
+
+    assert asyncio.run(run(doctor.releases, doctor.addons, doctor.names)) == [
+        "a release is pending-install; make recover STACK=home"
+    ]
 
 
 @pytest.mark.parametrize(("cordoned", "ready"), [(True, "True"), (None, "Unknown")])

@@ -7,22 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import drift, drift_declared
+from ops import drift, stacks
 from ops.__main__ import main
 from ops.cluster import UnreadableError
-from ops.drift import Report
-from ops.drift_declared import State
-from ops.drift_release import differences, documents
-from ops.findings import Finding
+from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
 DEPLOYMENT = """
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: one, labels: {app.kubernetes.io/name: one}}
+metadata: {name: one, namespace: ai, labels: {app.kubernetes.io/name: one}}
 spec:
   replicas: 0
-  paused: false
   strategy: {}
   template:
     spec:
@@ -31,10 +27,10 @@ spec:
       nodeSelector: null
       initContainers: []
       containers:
-        - {name: a, image: "x:1", args: [--word=secret], resources: {requests: {cpu: 0.05}}}
+        - {name: a, image: "x:1", args: [--word=secret, -b, -c], resources: {requests: {cpu: 0.05}}}
         - name: b
           image: x:1
-          env: [{name: WORD, value: secret}]
+          env: [{name: WORD, value: secret}, {name: EMPTY, value: ""}]
           resources: {limits: {memory: 1024Mi}}
           ports: [{containerPort: 80}]
 """
@@ -42,7 +38,22 @@ spec:
 LIVE = """
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: one, uid: 1f2e, labels: {app.kubernetes.io/name: one, more: "1"}}
+metadata:
+  name: one
+  namespace: ai
+  uid: 1f2e
+  labels: {app.kubernetes.io/name: one}
+  annotations: {deployment.kubernetes.io/revision: "3"}
+  managedFields:
+    - manager: pulumi-kubernetes-1a2b
+      time: 2026-11-27T16:00:00Z
+      fieldsV1: {f:metadata: {}}
+    - manager: kube-controller-manager
+      time: 2026-11-27T16:00:01Z
+      subresource: status
+      fieldsV1:
+        f:metadata: {f:annotations: {f:deployment.kubernetes.io/revision: {}}}
+        f:status: {f:replicas: {}}
 spec:
   strategy: {type: RollingUpdate}
   template:
@@ -52,18 +63,23 @@ spec:
       containers:
         - name: b
           image: x:1
-          env: [{name: WORD, value: secret}]
+          env: [{name: WORD, value: secret}, {name: EMPTY}]
           resources: {limits: {memory: 1Gi}}
           ports: [{containerPort: 80, protocol: TCP}]
-        - {name: a, image: "x:1", args: [--word=secret], resources: {requests: {cpu: 50m}}}
+        - {name: a, image: "x:1", args: [--word=secret, -b, -c], resources: {requests: {cpu: 50m}}}
 status: {replicas: 0}
 """
 A, B = "spec.template.spec.containers[a]", "spec.template.spec.containers[b]"
 
 
-def edited(old: str, new: str) -> list[str]:
+def edited(old: str, new: str, fields: object = None) -> list[Finding]:
+    """Compare after an edit; with `fields`, the API server says that kubectl did it."""
     assert old in LIVE
-    return differences(yaml.safe_load(DEPLOYMENT), yaml.safe_load(LIVE.replace(old, new)))
+    live = yaml.safe_load(LIVE.replace(old, new))
+    if fields:
+        by = {"manager": "kubectl-edit", "time": "noon", "fieldsV1": fields}
+        live["metadata"]["managedFields"].append(by)
+    return compare("state", yaml.safe_load(DEPLOYMENT), live)
 
 
 def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_difference() -> None:
@@ -71,17 +87,17 @@ def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_differenc
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "fields"),
     [
         ("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy", ["spec.replicas: 0, is 2"]),
-        ("app.kubernetes.io/name: one,", "", ['metadata.labels["app.kubernetes.io/name"]: one,'
+        ("{app.kubernetes.io/name: one}", "{}", ['metadata.labels["app.kubernetes.io/name"]: one,'
          " is not there"]),
         ("{name: a, image: \"x:1\"", "{name: a, image: \"x:2\"", [f"{A}.image: x:1, is x:2"]),
         ("cpu: 50m", "cpu: 60m", [f"{A}.resources.requests.cpu: 0.05, is 60m"]),
         ("memory: 1Gi", "memory: 2Gi", [f"{B}.resources.limits.memory: 1024Mi, is 2Gi"]),
         ("containerPort: 80,", "containerPort: 81,", [f"{B}.ports[0].containerPort: 80, is 81"]),
-        ("- {name: a", "- {name: c", [f"{A}: there, is not there",
-         "spec.template.spec.containers[c]: not there, is there"]),
+        ("- {name: a", "- {name: c", ["spec.template.spec.containers[c]: not there, is there",
+         f"{A}: there, is not there"]),
         ("restartPolicy: Always", "hostNetwork: true",
          ["spec.template.spec.hostNetwork: False, is True"]),
         # Left out means true here: it is no field that the API drops when it is false.
@@ -89,44 +105,99 @@ def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_differenc
          ["spec.template.spec.automountServiceAccountToken: False, is not there"]),
         # Where a password may be, the place is told, and no value.
         ("value: secret", "value: guessed", [f"{B}.env[WORD].value"]),
-        ("--word=secret", "--word=guessed", [f"{A}.args[0]"]),
+        ("--word=secret,", "--word=guessed,", [f"{A}.args[0]"]),
+        # An element more or less moves those behind it.
+        ("[--word=secret, -b, -c]", "[--more, --word=secret, -b, -c]", [f"{A}.args[0]"]),
+        ("[--word=secret, -b, -c]", "[--word=secret, -b]", [f"{A}.args[2]"]),
     ],
 )  # fmt: skip
-def test_what_was_changed_is_told(old: str, new: str, told: list[str]) -> None:
-    assert edited(old, new) == told
+def test_what_was_changed_is_told(old: str, new: str, fields: list[str]) -> None:
+    (found,) = edited(old, new)
+
+    assert (found.layer, found.kind, found.where) == ("state", "deployment.apps", "ai/one")
+    assert (found.change, [*found.fields]) == ("changed", fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "added"),
+    [
+        ({"f:restartPolicy": {}}, ["/spec/template/spec/restartPolicy"]),
+        # The API server adds the protocol, as part of the key, and it is kubectl's as well.
+        (
+            {
+                "f:containers": {
+                    'k:{"name":"b"}': {
+                        "f:ports": {
+                            'k:{"containerPort":80,"protocol":"TCP"}': {".": {}, "f:protocol": {}},
+                            'k:{"containerPort":81,"protocol":"TCP"}': {".": {}, "f:protocol": {}},
+                        }
+                    }
+                }
+            },
+            ["/spec/template/spec/containers/0/ports/0/protocol"],
+        ),
+    ],
+)
+def test_what_nobody_declared_is_told_if_somebody_else_has_set_it(
+    fields: object, added: list[str]
+) -> None:
+    (found,) = edited("uid: 1f2e", "uid: 3d4c", {"f:spec": {"f:template": {"f:spec": fields}}})
+
+    assert [*found.added] == added
+    assert [text.partition(" (")[2] for text in found.fields] == ["kubectl-edit, noon)"]
+
+
+def test_who_scales_is_told_although_no_time_is_kept() -> None:
+    # As kubectl scale leaves it.
+    live = yaml.safe_load(LIVE.replace("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy"))
+    by = {"manager": "kubectl", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    live["metadata"]["managedFields"].append(by)
+
+    (found,) = compare("state", yaml.safe_load(DEPLOYMENT), live)
+
+    assert found.fields == ("spec.replicas: 0, is 2 (kubectl, scale)",)
+
+
+def test_a_restart_is_no_difference_and_what_was_added_beside_it_is() -> None:
+    restarted = "template:\n    metadata: {annotations: {%s: x}}\n    spec:"
+
+    def noted(name: str) -> list[Finding]:
+        owned = {"f:metadata": {"f:annotations": {f"f:{name}": dict[str, Any]()}}}
+        return edited("template:\n    spec:", restarted % name, {"f:spec": {"f:template": owned}})
+
+    assert noted("kubectl.kubernetes.io/restartedAt") == []
+    assert noted("example.org/a~b")[0].added == (
+        "/spec/template/metadata/annotations/example.org~1a~0b",
+    )
+
+
+def test_an_object_that_waits_for_its_finalizers_is_deleted() -> None:
+    (found,) = edited("uid: 1f2e", "deletionTimestamp: now")
+
+    assert (found.change, found.fields) == ("deleted", ())
 
 
 def test_a_secret_is_compared_and_never_shown() -> None:
-    kind = {"apiVersion": "v1", "kind": "Secret"}
-    stated = {**kind, "stringData": {"word": "open"}, "data": {"other": "eA=="}}
-    live = {**kind, "data": {"word": "b3Blbg==", "other": "eA=="}}
+    about = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "one"}}
+    record = [{"manager": "helm", "time": "noon", "fieldsV1": {}}]
+    live = {**about, "metadata": {"name": "one", "managedFields": record}, "type": "x"}
 
-    assert differences(stated, live) == []
-    changed = {**kind, "type": "x", "data": {"word": "Z3Vlc3M=", "other": "eA=="}}
-    assert differences(stated, changed) == ["data.word"]
+    def differing(word: str) -> list[Finding]:
+        return compare("state", {**about, "data": {"word": "a"}}, {**live, "data": {"word": word}})
 
-
-def test_the_certificate_that_metallb_writes_is_its_own() -> None:
-    def hook(kind: str, bundle: str, url: str) -> dict[str, Any]:
-        made = {"name": "x", "clientConfig": {"caBundle": bundle, "url": url}}
-        return {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "webhooks": [made]}
-
-    ours, others = "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"
-    assert differences(hook(ours, "Cg==", "a"), hook(ours, "eA==", "a")) == []
-    assert len(differences(hook(ours, "Cg==", "a"), hook(ours, "eA==", "b"))) == 1
-    assert len(differences(hook(others, "Cg==", "a"), hook(others, "eA==", "a"))) == 1
+    assert differing("a") == []
+    assert differing("b")[0].fields == ("data.word",)
 
 
-def test_a_manifest_is_read_as_kubernetes_reads_it() -> None:
-    text = "{a: 12:30, b: =, c: 2026-01-02, d: 0644, e: true, f: 3, g: '3', h: 1.5}\n---\n# none\n"
+def stack(code: int, text: str, errors: str = "") -> Stack:
+    """Give a stack whose CLI answers this."""
 
-    assert documents(text) == [
-        {"a": "12:30", "b": "=", "c": "2026-01-02", "d": 420, "e": True, "f": 3, "g": "3", "h": 1.5}
-    ]
+    def cli(*words: str) -> CompletedProcess[str]:
+        if words[0] == "whoami":
+            return CompletedProcess([], 0, '{"url": "s3://states"}', "")
+        return CompletedProcess([], code, text, errors)
 
-
-def cli(code: int, text: str, errors: str = "") -> drift_declared.Cli:
-    return lambda *_: CompletedProcess([], code, text, errors)
+    return Stack(name="home", cli=cli, kubeconfig=None, simulated=False)
 
 
 def exported(*resources: dict[str, Any]) -> str:
@@ -134,99 +205,79 @@ def exported(*resources: dict[str, Any]) -> str:
 
 
 PROVIDER = {"type": "pulumi:providers:kubernetes", "id": "x", "inputs": {"context": "homelab"}}
+REFUSED = [
+    {"message": "an old plugin", "severity": "warning"},
+    {"message": "error: no such\n host", "severity": "error"},
+]
 
 
-def test_the_state_tells_what_there_should_be() -> None:
-    release = {"type": "kubernetes:helm.sh/v3:Release", "id": "watch/stack"}
-    text = exported(
-        PROVIDER,
-        {"type": "kubernetes:core/v1:Namespace", "id": "watch"},
-        {"type": "kubernetes:apps/v1:Deployment", "id": "watch/one"},
-        {"type": "kubernetes:apps/v1:Deployment", "id": "watch/replaced", "delete": True},
-        {"type": "random:index/randomPassword:RandomPassword", "id": "none"},
-        release,
-    )
+def test_the_state_is_read_with_its_secrets_and_without_what_was_replaced() -> None:
+    marked = {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": '{"word":"a"}'}
+    made = {"type": "kubernetes:core/v1:Secret", "id": "ai/one", "inputs": {"data": marked}}
 
-    state = drift_declared.state(cli(0, text))
-    assert state == State(
-        context="homelab",
-        objects=frozenset({("", "Namespace", "", "watch"), ("apps", "Deployment", "watch", "one")}),
-        releases=(("watch", "stack"),),
-    )
-
-
-REFUSED = {"message": "error: no such\n host", "severity": "error"}
+    state = stacks.deployment(stack(0, exported(PROVIDER, made, {**made, "delete": True})))
+    assert state["context"] == "homelab"
+    assert state["resources"] == [PROVIDER, {**made, "inputs": {"data": {"word": "a"}}}]
 
 
 @pytest.mark.parametrize(
-    ("done", "why"),
+    ("told", "why"),
     [
-        (cli(0, exported()), "state is empty"),
-        (cli(0, "no JSON"), "exit 0: no JSON"),
-        (cli(255, "", "error: no stack named 'x' found\n"), "exit 255: error: no stack named 'x'"),
-        (cli(1, json.dumps({"diagnostics": [REFUSED]})), "exit 1: error: no such host"),
+        (stack(0, exported()), "state is empty"),
+        (stack(0, "no JSON"), "exit 0: no JSON"),
+        (stack(255, "", "error: no stack named 'x' found\n"), "exit 255: error: no stack named"),
+        (stack(1, json.dumps({"diagnostics": REFUSED})), "exit 1: error: no such host"),
     ],
 )
-def test_a_state_that_cannot_be_read_says_why(done: drift_declared.Cli, why: str) -> None:
+def test_a_state_that_cannot_be_read_says_why(told: Stack, why: str) -> None:
     with pytest.raises(UnreadableError, match=why):
-        drift_declared.state(done)
+        stacks.deployment(told)
 
 
 def test_a_refresh_whose_count_is_not_what_it_names_is_not_believed() -> None:
     with pytest.raises(UnreadableError, match="counts"):
-        drift_declared.refresh(cli(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
+        drift._engine(stack(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
     with pytest.raises(UnreadableError, match="exit 1"):
-        drift_declared.refresh(cli(1, json.dumps({"steps": [], "changeSummary": {"same": 1}})))
-    assert drift_declared.refresh(cli(0, json.dumps({"changeSummary": {"same": 1}}))) == []
+        drift._engine(stack(1, json.dumps({"steps": [], "changeSummary": {"same": 1}})))
+    assert drift._engine(stack(0, json.dumps({"changeSummary": {"same": 1}}))) == []
 
 
 def test_a_release_that_was_upgraded_by_hand_is_told_without_its_values() -> None:
-    old = {"type": "kubernetes:helm.sh/v3:Release", "id": "watch/stack", "inputs": {"version": "1"}}
-    step = {
-        "op": "update",
-        "oldState": old,
-        "newState": {"inputs": {"version": "2"}},
-        "detailedDiff": {"version": {}, "values.word": {}},
-    }
+    old = {"type": "kubernetes:helm.sh/v3:Release", "id": "watch/stack"}
+    step = {"op": "update", "oldState": old, "detailedDiff": {"values.word": {}, "version": {}}}
     text = json.dumps({"steps": [step], "changeSummary": {"update": 1, "same": 3}})
 
-    assert drift_declared.refresh(cli(7, text)) == [
-        Finding("declared", "release", "watch", "stack", "changed", ("values.word", "version"))
+    assert drift._engine(stack(7, text)) == [
+        Finding("state", "release", "watch/stack", "changed", ("values.word", "version"))
     ]
 
 
-FINDINGS = [
-    Finding("declared", "service", "ai", "one", "changed", ("spec.a: 1, is 2", "spec.b: 1, is 2")),
-    Finding("release", "deployment.apps", "watch", "two", "deleted"),
-]
+@pytest.mark.parametrize(
+    ("findings", "unread", "code", "out"),
+    [
+        ([], [], 0, ""),
+        ([Finding("state", "service", "ai/one", "deleted")], [], 7, "ai/one: deleted"),
+        ([Finding("state", "service", "ai/one", "deleted")], ["a kind"], 1, "ai/one: deleted"),
+        ([], ["a kind", "another"], 1, ""),
+    ],
+)
+def test_what_could_not_be_read_outweighs_everything(
+    findings: list[Finding],
+    unread: list[str],
+    code: int,
+    out: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stacks, "find", lambda _: stack(0, exported(PROVIDER)))
+    monkeypatch.setattr(drift, "check", lambda *_: (findings, unread))
 
-
-def test_every_finding_is_a_line_and_every_answer_a_command() -> None:
-    state = State(context="homelab", objects=frozenset(), releases=(("watch", "stack"),))
-    stack = Stack(name="home", cli=cli(0, ""), kubeconfig=None, simulated=False)
-
-    assert drift.table(FINDINGS) == [
-        "  declared: service ai/one: changed",
-        "    spec.a: 1, is 2",
-        "    spec.b: 1, is 2",
-        "  release: deployment.apps watch/two: deleted",
-    ]
-    manifest = (
-        "  helm --kube-context homelab -n watch get manifest stack"
-        " | kubectl --context homelab apply --server-side --force-conflicts -f -"
-    )
-    told = drift.answers(Report("home", FINDINGS), stack, state)
-    assert told[1:3] == [manifest, "  make up STACK=home"]
-    told = drift.answers(Report("home", FINDINGS[1:]), stack, state)
-    assert told[1:2] == [manifest]
-    assert "  make up STACK=home" not in told
-
-
-def test_what_could_not_be_read_outweighs_everything() -> None:
-    assert Report("home").code == 0
-    assert Report("home", FINDINGS).code == 7
-    assert Report("home", FINDINGS, ["one namespace"]).code == 1
-    assert Report("home", [], ["one namespace"]).code == 1
+    assert main(["drift", "--stack", "home"]) == code
+    told = capsys.readouterr()
+    assert out in told.out
+    assert bool(told.out) == bool(findings)
+    assert ("no drift" in told.err) == (code == 0)
+    assert ("error: could not check home: a kind" in told.err) == bool(unread)
 
 
 def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(

@@ -121,9 +121,6 @@ def test_a_declared_model_reaches_the_job_whole() -> None:
     assert house.outputs["models"] == [
         *("llama3.2:3b", "codellama:7b", "my-codellama:16k", "nomic-embed-text:v1.5")
     ]
-    assert house.outputs["model_digests"] == {
-        model["name"]: model["digest"] for model in (pinned, embedding)
-    }
 
 
 def test_a_dry_run_is_one_word_of_the_owner() -> None:

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from harness import backup_config, deploy_program
 from kubernetes.client import ApiClient, ApiException
+from urllib3.exceptions import HTTPError
 
 from ops.restore import House, RestoreError, restore, told
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
 MADE = deploy_program("home", backup_config())[CRON_JOB].inputs
 MADE["metadata"]["uid"] = "of the template"
+STOPPED, STARTED = ["NoSchedule", 0], [1, "untaint"]
 
 
 class _Cluster:
@@ -23,8 +25,8 @@ class _Cluster:
         self,
         *codes: tuple[str, int],
         backups: bool = True,
-        running: bool = False,
-        mute: bool = False,
+        running: str = "",
+        mute: Exception | None = None,
     ):
         """End the containers of a Job with these codes."""
         self.codes, self.backups, self.running, self.mute = codes, backups, running, mute
@@ -38,10 +40,20 @@ class _Cluster:
         return MADE
 
     def list_namespaced_job(self, _: str) -> Any:
-        metadata = SimpleNamespace(name="open-webui-restore-x")
+        metadata = SimpleNamespace(name=self.running)
         status = SimpleNamespace(active=1)
         job = SimpleNamespace(metadata=metadata, status=status)
         return SimpleNamespace(items=[job] if self.running else [])
+
+    def list_node(self) -> Any:
+        other = SimpleNamespace(key="of another", effect="PreferNoSchedule")
+        spec, metadata = SimpleNamespace(taints=[other]), SimpleNamespace(name="evo4t")
+        return SimpleNamespace(items=[SimpleNamespace(spec=spec, metadata=metadata)])
+
+    def patch_node(self, _: str, body: Any) -> None:
+        other, *own = body["spec"]["taints"]
+        assert other.key == "of another"
+        self.noted.append(own[0]["effect"] if own else "untaint")
 
     def patch_namespaced_deployment_scale(self, _: str, __: str, body: Any) -> None:
         self.noted.append(body["spec"]["replicas"])
@@ -81,7 +93,7 @@ class _Cluster:
 
     def read_namespaced_pod_log(self, _: str, __: str, container: str, **___: Any) -> str:
         if self.mute:
-            raise ApiException(500, "Internal Server Error")
+            raise self.mute
         return f"first\n{container} said this"
 
     def house(self) -> House:
@@ -123,7 +135,7 @@ def test_the_page_stops_before_and_starts_after() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
 
     assert restore(cluster.house(), "1a2b3c4d", None) == "restore said this"
-    assert cluster.noted == [0, "job", 1]
+    assert cluster.noted == [*STOPPED, "job", *STARTED]
     variables = {
         one["name"]: one.get("value") for one in container(cluster, "initContainers")["env"]
     }
@@ -135,7 +147,7 @@ def test_an_older_image_checks_the_schema_and_then_runs() -> None:
     old = "ghcr.io/open-webui/open-webui:v0.12.3"
 
     line = restore(cluster.house(), "1a2b3c4d", old)
-    assert cluster.noted == [0, "job", old, 1]
+    assert cluster.noted == [*STOPPED, "job", old, *STARTED]
     assert container(cluster, "containers")["image"] == old
     assert container(cluster, "initContainers")["image"].startswith("restic/restic:")
     assert f"write webui.image: {old} into the stack file" in line
@@ -149,7 +161,7 @@ def test_what_was_not_touched_runs_again_as_it_was(codes: list[tuple[str, int]])
 
     with pytest.raises(RestoreError, match=f"nothing was touched.*: {codes[-1][0]} said this"):
         restore(cluster.house(), "latest", "ghcr.io/open-webui/open-webui:v0.12.3")
-    assert cluster.noted == [0, "job", 1]
+    assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
 def test_what_was_cut_off_is_not_served() -> None:
@@ -157,24 +169,32 @@ def test_what_was_cut_off_is_not_served() -> None:
 
     with pytest.raises(RestoreError, match=r"cut off with code 137.*the page stays stopped"):
         restore(cluster.house(), "latest", None)
-    assert cluster.noted == [0, "job"]
+    assert cluster.noted == [*STOPPED, "job"]
 
 
-def test_without_backups_and_during_another_restore_nothing_is_stopped() -> None:
-    bare, busy = _Cluster(backups=False), _Cluster(running=True)
+def test_without_backups_nothing_is_stopped() -> None:
+    cluster = _Cluster(backups=False)
 
     with pytest.raises(RestoreError, match=r"webui\.backup is not set"):
-        restore(bare.house(), "latest", None)
-    with pytest.raises(RestoreError, match="running already: Job open-webui-restore-x"):
-        restore(busy.house(), "latest", None)
-    assert bare.noted == busy.noted == []
+        restore(cluster.house(), "latest", None)
+    assert cluster.noted == []
 
 
-def test_the_page_starts_also_when_the_log_cannot_be_read() -> None:
-    cluster = _Cluster(("fetch", 0), ("restore", 0), mute=True)
+@pytest.mark.parametrize("job", ["open-webui-restore-x", "open-webui-backup-29412345"])
+def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
+    cluster = _Cluster(running=job)
+
+    with pytest.raises(RestoreError, match=f"Job {job} is running: try again when it is over"):
+        restore(cluster.house(), "latest", None)
+    assert cluster.noted == []
+
+
+@pytest.mark.parametrize("mute", [ApiException(500, "no kubelet"), HTTPError("timed out")])
+def test_the_page_starts_also_when_the_log_cannot_be_read(mute: Exception) -> None:
+    cluster = _Cluster(("fetch", 0), ("restore", 0), mute=mute)
 
     assert "its log cannot be read" in restore(cluster.house(), "latest", None)
-    assert cluster.noted == [0, "job", 1]
+    assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
 def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
@@ -198,7 +218,7 @@ def test_a_restore_that_cannot_begin_is_taken_back() -> None:
 
     with pytest.raises(RestoreError, match="nothing was touched, and the page runs as before"):
         restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
-    assert cluster.noted == [0, "job", "delete j Foreground", 1]
+    assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
 
 
 def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
@@ -208,7 +228,7 @@ def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
 
     with pytest.raises(RestoreError, match=f"runs as before: ImagePullBackOff: {message}"):
         restore(House(cluster, cluster, cluster, patience=60), "latest", "page:typo")
-    assert cluster.noted == [0, "job", "delete j Foreground", 1]
+    assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
 
 
 def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() -> None:
@@ -217,4 +237,4 @@ def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() ->
 
     with pytest.raises(RestoreError, match="given up after"):
         restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
-    assert cluster.noted == [0, "job"]
+    assert cluster.noted == [*STOPPED, "job"]

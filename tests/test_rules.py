@@ -10,7 +10,6 @@ import yaml
 from harness import ROOT
 
 from components.observability.alerts import alerts
-from sandbox.programs import promtool
 
 RUNBOOK = "docs/runbook.md"
 RULES = alerts(["/mnt/data"], RUNBOOK, gpu=True, backup_hours=24)
@@ -35,8 +34,8 @@ def cases(fires: bool) -> set[str]:
     }
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([promtool(), *arguments], capture_output=True, text=True, check=False)
+def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +61,17 @@ def without_advice(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_file_passes_the_check(folder: Path, name: str) -> None:
-    done = run("check", "rules", "--lint=all", "--lint-fatal", folder / f"{name}.full.yaml")
+def test_every_rule_file_passes_the_check(promtool: Path, folder: Path, name: str) -> None:
+    done = run(
+        promtool, "check", "rules", "--lint=all", "--lint-fatal", folder / f"{name}.full.yaml"
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_alert_fires_and_keeps_quiet_as_told(folder: Path, name: str) -> None:
-    done = run("test", "rules", folder / f"{name}.yaml")
+def test_every_alert_fires_and_keeps_quiet_as_told(promtool: Path, folder: Path, name: str) -> None:
+    done = run(promtool, "test", "rules", folder / f"{name}.yaml")
 
     assert done.returncode == 0, done.stdout + done.stderr
 

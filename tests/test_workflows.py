@@ -73,7 +73,7 @@ def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
 
     assert len(pins) > 8
     for action, rest in pins:
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)
+        assert re.fullmatch(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40}", action)
         assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest)
     assert len({action for action, _ in pins}) == len({action.split("@")[0] for action, _ in pins})
 
@@ -102,56 +102,30 @@ def test_numbers_and_addresses_are_those_of_the_program() -> None:
 
 
 def test_what_is_built_is_what_is_cached() -> None:
-    (cached,) = [step["with"]["path"].split() for step in STEPS if "actions/cache@" in str(step)]
+    saved, restored = [step for step in STEPS if "actions/cache" in step.get("uses", "")]
     copied = {f".sandbox/{target.partition('/')[0]}" for target, *_ in MANIFESTS}
 
-    assert set(cached) == {".sandbox/bin", ".sandbox/headers", *copied}
+    assert set(saved["with"]["path"].split()) == {".sandbox/bin", ".sandbox/headers", *copied}
+    # Two jobs that begin together would build and save the same.
+    assert (saved["uses"].split("@")[0], restored["uses"].split("@")[0]) == (
+        "actions/cache",
+        "actions/cache/restore",
+    )
+    assert saved["with"] == restored["with"]
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A clone as a pull request's job has it: a merge, whose first parent is the base."""
+def test_the_summary_has_what_make_prints_and_ends_where_it_fails(tmp_path: Path) -> None:
+    (script,) = [step["run"] for step in STEPS if "make --silent diff" in step.get("run", "")]
+    summary, make = tmp_path / "summary.md", tmp_path / "make"
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_STEP_SUMMARY": str(summary)}
+    for code in (0, 1):
+        make.write_text(f'#!/bin/sh\necho "asked for: $*"\nexit {code}\n')
+        make.chmod(0o755)
+        done = subprocess.run(["bash", "-e", "-c", script], env=environment, check=False)
 
-    def git(*arguments: str) -> None:
-        who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
-        subprocess.run(["git", *who, *arguments], cwd=tree, check=True, capture_output=True)
-
-    tree, venv = tmp_path / "tree", ROOT / ".venv"
-    others = shutil.ignore_patterns(".*", "__pycache__", "docs", "tests")
-    shutil.copytree(ROOT, tree, ignore=others)
-    (tree / ".gitignore").write_text(".sandbox\n.venv\n__pycache__\n")
-    git("init", "--quiet", "--initial-branch=main")
-    git("add", "--all")
-    git("commit", "--quiet", "--message=base")
-    git("switch", "--quiet", "--create=change")
-    home = tree / "Pulumi.home.yaml"
-    home.write_text(home.read_text().replace("- codellama:7b", "- codellama:13b"))
-    git("commit", "--quiet", "--all", "--message=change")
-    git("switch", "--quiet", "main")
-    git("merge", "--quiet", "--no-ff", "--message=merge", "change")
-    (tree / ".venv").mkdir()
-    for name in ("bin", "lib", "pyvenv.cfg"):
-        (tree / ".venv" / name).symlink_to(venv / name)
-    (tree / ".venv/ready").touch()
-    return tree
-
-
-def summary(checkout: Path, target: str) -> tuple[int, str]:
-    """Run the workflows' line with this make target; give its exit code and the job's summary."""
-    (line,) = [line for line in LINES if f"make --silent {target} " in line]
-    file = checkout.parent / "summary.md"
-    environment = {"PATH": "/usr/bin:/bin", "GITHUB_STEP_SUMMARY": str(file)}
-    command = ["bash", "-e", "-c", line]
-    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, check=False)
-    return done.returncode, file.read_text()
-
-
-def test_the_summary_tells_what_a_pull_request_does(checkout: Path) -> None:
-    code, text = summary(checkout, "diff")
-
-    assert code == 0
-    assert text.startswith("**4 changed**\n\n### Restarts\n\n")
-    assert "\n- model `codellama:13b` is downloaded\n" in text
+        assert done.returncode == code
+    asked = "~~~~~diff\nasked for: --silent diff STACK=home BASE=HEAD^1\n"
+    assert summary.read_text() == f"{asked}~~~~~\n{asked}"
 
 
 class GitHub:
@@ -267,6 +241,15 @@ def test_an_issue_is_open_for_as_long_as_there_is_drift(
 
     assert look(monkeypatch, 7, "Service edited\n") == 0
     assert [one["state"] for one in github.issues()] == ["closed", "open"]
+
+
+def test_an_issue_about_a_run_that_was_cut_off_begins_with_the_command(
+    github: GitHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look(monkeypatch, 7, "  helm: secret observability/one: pending-upgrade\n")
+    assert github.issues()[0]["body"].startswith("An `up` was cut off: first `make recover STACK=h")
+    look(monkeypatch, 7, "  release: service observability/one: changed\n")
+    assert "recover" not in github.issues()[0]["body"]
 
 
 def test_what_could_not_be_looked_at_is_no_answer(

@@ -24,6 +24,9 @@ from components._kubernetes import (
 )
 from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restore, secret
 
+RESTORE_TAINT = "homelab/restore"
+"""Taint of the nodes during a restore, which the restore's pods alone tolerate."""
+
 PROGRAMS = texts(Path(__file__).parent / "programs", "backup.py", "repository.sh")
 
 
@@ -79,7 +82,8 @@ class OpenWebUIBackup(ComponentResource):
             job(name, args, backup(kind, args, password), script, scratch, 2, pushes)
             for kind in ("scheduled", "upgrade")
         )
-        on_demand = job(name, args, restore(args, password), script, memory, 1, {})
+        steps = restore(args, password)
+        on_demand = job(name, args, steps, script, memory, 1, {}, RESTORE_TAINT)
         CronJob(
             f"{name}-schedule",
             metadata=about,

@@ -116,8 +116,12 @@ def job(
     scratch: EmptyDirVolumeSourceArgsDict,
     tries: int,
     pod_labels: Mapping[str, str],
+    tolerated: str | None = None,
 ) -> JobSpecArgsDict:
-    """One step after the other; the scratch space is gone with the pod, however it ends."""
+    """One step after the other; the scratch space is gone with the pod, however it ends.
+
+    `tolerated` is the key of a taint on whose nodes its pods run all the same.
+    """
     volumes: list[VolumeArgsDict] = [
         volume("data", args["claims"]["data"]),
         volume("backup", args["claims"]["backup"]),
@@ -132,6 +136,7 @@ def job(
                 **pod(steps[-1], volumes, args.get("node")),
                 "init_containers": steps[:-1],
                 "restart_policy": "Never",
+                "tolerations": [{"key": tolerated, "operator": "Exists"}] if tolerated else None,
             },
         },
     }

@@ -119,7 +119,7 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
     assert {name for name in NAMES if after[name] != before[name]} == {"metallb"}
 
 
-@pytest.mark.parametrize("victim", ["etcd", "kwok"])
+@pytest.mark.parametrize("victim", ["etcd", "kwok", "operator"])
 def test_a_killed_process_is_healed_with_all_objects(
     second: Cluster, victim: str, connect: Connect, home: Node
 ) -> None:

@@ -43,9 +43,9 @@ def test_a_cluster_that_is_ready_passes(
     assert code == 0
     # The sandbox has the definitions before any chart, and is not at home.
     assert {line[1] for line in lines if line[0] == "warn"} == {"addons", "addresses"}
-    well = {"api", "state", "rbac", "marks", "nodes", "names"}
+    well = {"api", "state", "rbac", "marks", "nodes", "releases", "names"}
     assert {line[1] for line in lines if line[0] == "ok"} == well
-    assert lines[-1][:8] == ["0", "fail,", "2", "warn,", "6", "ok,", "5", "left"]
+    assert lines[-1][:8] == ["0", "fail,", "2", "warn,", "7", "ok,", "5", "left"]
 
 
 def test_who_asks(place: Place, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_what_the_record_has_lost_is_ended_too_and_no_other(
     ours, theirs = Processes(folder), Processes(other)
     for processes, at in ((ours, folder), (theirs, other)):
         (at / "log").touch()
-        processes.start("tail", [programs / "tail", "-f", at / "log"], {})
+        processes.start("tail", [programs / "tail", "-f", at / "log"], {"HOME": str(at)})
     (lost,), (kept,) = ours.alive().values(), theirs.alive().values()
     (folder / "pids.json").unlink()
 

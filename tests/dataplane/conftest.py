@@ -8,7 +8,7 @@ from real_house import GATEWAY, House, Person
 from sandbox.build import Tools
 from sandbox.cluster import Node
 from sandbox.demo import Demo
-from sandbox.programs import install
+from sandbox.programs import Programs
 
 HURRY = {
     "GATEWAY_PUSH_SECONDS": "2",
@@ -19,10 +19,12 @@ NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 
 
 @pytest.fixture(scope="package")
-def house(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(
+    tools: Tools, programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[House]:
     """The house, up, its models pulled and its admin signed in."""
     lines: list[str] = []
-    demo = Demo(tmp_path_factory.mktemp("house"), tools, install(), lines.append)
+    demo = Demo(tmp_path_factory.mktemp("house"), tools, programs, lines.append)
     try:
         demo.edit(lambda _: None)
         # The chart's 30 seconds, and the 10 and 15 of the pushers, would make the tests wait.

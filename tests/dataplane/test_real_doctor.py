@@ -86,5 +86,5 @@ def test_the_stack_that_is_up_is_checked_as_a_whole(
     assert doctor.run(argparse.Namespace(stack="sandbox")) == 1
     lines = {line.split()[1]: line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert [lines[name] for name in ("origins", "answer", "names")] == ["ok", "warn", "ok"]
-    # The chart is not rendered that makes the Service of Prometheus, and there are no backups.
+    # Nothing answers at the address of Prometheus' simulated pod, and there are no backups.
     assert [lines[name] for name in ("metrics", "backups")] == ["fail", "warn"]

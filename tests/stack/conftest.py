@@ -26,3 +26,14 @@ def own_address() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
+
+
+@pytest.fixture
+def with_backups(house: House) -> Iterator[None]:
+    """Let the stack have all that it can have."""
+    volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
+    house.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
+    house.up()
+    yield
+    house.reset()
+    house.up()

@@ -3,6 +3,7 @@
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -69,9 +70,14 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
         behind = {"kind": "Pod", "name": where[0], "namespace": where[1]}
         ports = [{"name": "http-web", "port": server.server_port}]
         subset = {"addresses": [{"ip": address, "targetRef": behind}], "ports": ports}
-        core = CoreV1Api(lived_in.kube.client)
-        selector = core.read_namespaced_service(*where).spec.selector  # type: ignore[union-attr]
+        # The client's types say of every field that it may be missing.
+        core: Any = CoreV1Api(lived_in.kube.client)
+        selector = core.read_namespaced_service(*where).spec.selector
         try:
+            # The simulated pod, too, has an address, and nothing answers there.
+            nobody = {**dict.fromkeys(selector), "nobody": "here"}
+            core.patch_namespaced_service(*where, {"spec": {"selector": nobody}})
+            assert eventually(lambda: not has_endpoints(lived_in))
             with pytest.raises(UnreadableError, match="503 no endpoints"):
                 lived_in.problems(doctor_server.metrics)
             with lived_in.planted(pod):
@@ -83,6 +89,7 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
                 eventually(lambda: has_endpoints(lived_in))
                 assert lived_in.problems(doctor_server.metrics) == []
         finally:
-            core.patch_namespaced_service(*where, {"spec": {"selector": selector}})
+            back = {**selector, "nobody": None}
+            core.patch_namespaced_service(*where, {"spec": {"selector": back}})
             server.shutdown()
     assert asked == ['count by (job) ({job=~"ollama-stack/.+"})']

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,6 +63,7 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
     wanted.pop("status", None)
     for key in SET_BY_OTHERS:
         wanted["metadata"].pop(key, None)
+    (wanted["metadata"].get("annotations") or {}).pop("deployment.kubernetes.io/revision", None)
     if live["kind"] == "Job":  # a new one has another uid in all of these
         del wanted["spec"]["selector"], wanted["spec"]["template"]["metadata"]["labels"]
         wanted["metadata"]["labels"] = {
@@ -72,17 +72,6 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
             if not key.endswith("controller-uid")
         }
     return wanted
-
-
-@pytest.fixture
-def with_backups(house: House) -> Iterator[None]:
-    """Let the stack have all that it can have."""
-    volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
-    house.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
-    house.up()
-    yield
-    house.reset()
-    house.up()
 
 
 @pytest.mark.usefixtures("with_backups")

@@ -1,22 +1,22 @@
 """The program itself, applied by the real engine to a real API server."""
 
+import base64
+import gzip
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
-import psutil
 import pytest
+import yaml
 from house_lab import House, addresses, quiet
+from kill_lab import HELM, Run, held
 from kubernetes.client import ApiException
 from pulumi.automation import CommandError
 from waiting import eventually
 
+from components import PROMETHEUS_CLAIM
 from sandbox.build import Tools
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError
@@ -57,6 +57,8 @@ def test_every_claim_is_bound_to_its_own_volume(house: House) -> None:
     assert house.bound() == {
         "ollama-stack/models": ("ollama-stack-models", "/mnt/evo4t/models"),
         "ollama-stack/open-webui": ("ollama-stack-open-webui", "/mnt/evo4t/open-webui"),
+        # The operator has made it, as the release's Prometheus says.
+        f"observability/{PROMETHEUS_CLAIM}": ("observability-prometheus", "/mnt/evo4t/prometheus"),
     }
 
 
@@ -68,11 +70,21 @@ def test_both_addresses_are_exactly_as_configured(house: House) -> None:
 
 
 def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
-    pods = house.core.list_namespaced_pod("ollama-stack").items
+    pods = [pod for name in ("ollama-stack", "observability") for pod in house.pods(name)]
 
     assert {pod.spec.node_name for pod in pods} == {"evo4t"}
     assert {pod.status.phase for pod in pods} == {"Running", "Succeeded"}
-    assert len(pods) == 3
+    assert sorted(pod.metadata.labels["app.kubernetes.io/name"] for pod in pods) == [
+        "alertmanager",
+        "grafana",
+        "kube-prometheus-stack-prometheus-operator",
+        "kube-state-metrics",
+        "ollama",
+        "ollama-models",
+        "open-webui",
+        "prometheus",
+        "prometheus-node-exporter",
+    ]
     (node,) = house.core.list_node().items
     assert node.status.capacity["cpu"] == "24"
 
@@ -132,7 +144,9 @@ def test_the_closing_table_shows_the_way_of_the_metrics(house: House) -> None:
     assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
     assert rows["dashboards"] == "AI performance, House, Usage"
     assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
-    assert "none is here" in rows["scraped"]  # the chart is not rendered
+    assert "kube-prom-stack-prometheus" in rows["scraped"].split(", ")
+    (release,) = re.findall(r"^  kube-prom-stack +(.+)$", table, re.MULTILINE)
+    assert re.fullmatch(r"kube-prometheus-stack 0.0.0-own\.h\w+; the sandbox's own: .*", release)
 
 
 def test_no_password_lies_in_the_open(house: House) -> None:
@@ -174,32 +188,28 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
 
 
-def test_the_operators_claim_binds_to_the_volume_that_waits_for_it(house: House) -> None:
-    (waiting,) = [
-        volume
-        for volume in house.core.list_persistent_volume().items
-        if volume.spec.claim_ref.namespace == "observability"
-    ]
-    name = waiting.spec.claim_ref.name
-    # As Prometheus' operator makes it, but for the volume's name: that it binds without is the
-    # stronger proof.
-    house.core.create_namespaced_persistent_volume_claim(
-        "observability",
-        {
-            "metadata": {"name": name},
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "local-path",
-                "resources": {"requests": {"storage": "50Gi"}},
-            },
-        },
-    )
+def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(house: House) -> None:
+    name, namespace = "prometheus-kube-prom-stack", "observability"
+    before = house.bound()
 
-    assert eventually(lambda: f"observability/{name}" in house.bound())
-    assert house.bound()[f"observability/{name}"] == (
-        waiting.metadata.name,
-        "/mnt/evo4t/prometheus",
-    )
+    def made() -> tuple[str, str]:
+        packed = house.core.read_namespaced_secret(name, namespace).data["prometheus.yaml.gz"]
+        config = yaml.safe_load(gzip.decompress(base64.b64decode(packed)))
+        spec = house.apps.read_namespaced_stateful_set(name, namespace).spec
+        (claim,) = spec.volume_claim_templates
+        return (
+            claim.spec.resources.requests["storage"],
+            config["storage"]["tsdb"]["retention"]["size"],
+        )
+
+    assert made() == ("50Gi", "40960MiB")
+    house.edit(lambda keys: keys["homelab:observability"]["volume"].update(size="60Gi"))
+
+    assert house.up() == {"update": len(("volume", "release"))}
+    assert eventually(lambda: made() == ("60Gi", "49152MiB")), made()
+    assert house.bound() == before
+    house.reset()
+    assert house.up() == {"update": 2}
 
 
 def test_bad_input_is_a_line_for_each_key_and_touches_nothing(house: House) -> None:
@@ -287,44 +297,41 @@ def test_a_job_that_fails_says_why(house: House) -> None:
     house.up()
 
 
-KILLED = """
-import sys
-from pathlib import Path, PosixPath
-sys.path.insert(0, {project!r})
-from sandbox.build import Tools
-from sandbox.cluster import Cluster
-from sandbox.engine import Engine
-tools = {tools}
-Engine(Cluster(Path({cluster!r}), tools), tools, Path({work!r})).up(lambda line: None)
-"""
-
-
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
     house: House, tools: Tools
 ) -> None:
-    before = {at for at in house.bound().items() if at[0].startswith("ollama-stack/")}
-    assert len(before) == 2
+    before = house.bound()
+    assert len(before) == 3
 
     house.engine.destroy(quiet)
     assert house.core.list_persistent_volume().items == []
     assert "ollama-stack" not in {n.metadata.name for n in house.core.list_namespace().items}
 
-    paths = {"project": PROJECT, "cluster": house.cluster.folder, "work": house.project}
-    # Not built again: another worker may be installing programs, which takes minutes.
-    script = KILLED.format(tools=tools, **{name: str(path) for name, path in paths.items()})
-    with subprocess.Popen([sys.executable, "-c", script]) as launcher:
-        # Some objects are made, and others are not yet.
-        assert eventually(lambda: house.core.list_persistent_volume().items)
-        family = psutil.Process(launcher.pid).children(recursive=True)
-        for process in family:
-            if process.name() == "pulumi":
-                process.kill()
-        os.kill(launcher.pid, signal.SIGKILL)
+    with held(house, "CREATE", "secrets", HELM) as hold:
+        run = Run(house, tools)
+        hold.reached()
+        plugins = run.kill(plugins=False)
 
     # The CLI is dead; its plugins, whose programs are elsewhere, are not.
     house.up()
-    assert [one.name() for one in family if one.is_running()] == []
-    assert set(house.bound().items()) == before
+    assert plugins
+    assert [one.name() for one in plugins if one.is_running()] == []
+    assert eventually(lambda: house.bound() == before), house.bound()
+    assert house.up() == {}
+
+
+def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(house: House) -> None:
+    before = house.bound()
+    house.core.delete_namespace("ollama-stack")
+    assert eventually(
+        lambda: (
+            "ollama-stack" not in {one.metadata.name for one in house.core.list_namespace().items}
+        )
+    )
+
+    house.up()
+
+    assert eventually(lambda: house.bound() == before), house.bound()
     assert house.up() == {}
 
 

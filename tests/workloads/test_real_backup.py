@@ -17,7 +17,7 @@ from real_house import ask
 from waiting import eventually
 
 from sandbox.pods import free_port
-from sandbox.programs import install
+from sandbox.programs import Programs
 
 ADMIN = ("admin@homelab.home.arpa", "first of all 1")
 GUEST = ("guest@homelab.home.arpa", "second of all 2")
@@ -25,9 +25,8 @@ FILE = b"what a person has uploaded\n" * 4000
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def box(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A box with Open WebUI running, a first install behind it, and a Prometheus."""
-    programs = install()
     box = Box(tmp_path_factory.mktemp("box"), programs)
     port = free_port([])
     (box.folder / "prometheus.yml").write_text("{}")

@@ -21,7 +21,7 @@ from waiting import eventually
 
 from sandbox.model_registry import model_registry
 from sandbox.pods import free_port
-from sandbox.programs import install
+from sandbox.programs import Programs
 
 Model = str | dict[str, Any]
 VARIANT = {
@@ -38,6 +38,8 @@ class Lab:
     """A server, the registry that it asks, and the ledger beside its models."""
 
     folder: Path
+    ollama: Path
+    """The program."""
     contents: dict[str, str] = field(default_factory=dict)
     """What the registry has under a name, where it is not the name's own content."""
     before: Callable[[BaseHTTPRequestHandler], bool] = lambda _: False
@@ -49,7 +51,7 @@ class Lab:
         self.host = f"127.0.0.1:{free_port(())}"
         self.environment |= {"OLLAMA_HOST": self.host, "HOME": str(self.folder)}
         with (self.folder / "log").open("ab") as log:
-            command = [str(install().ollama), "serve"]
+            command = [str(self.ollama), "serve"]
             self.process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -74,7 +76,7 @@ class Lab:
 
     def by_hand(self, *arguments: str) -> None:
         """Run Ollama's own command, as a person in its pod would."""
-        command = [str(install().ollama), *arguments]
+        command = [str(self.ollama), *arguments]
         subprocess.run(command, env=self.environment, check=True, capture_output=True)
 
     def digests(self) -> dict[str, str]:
@@ -107,9 +109,13 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(tmp_path: Path, programs: Programs) -> Iterator[Lab]:
     """A server without models."""
-    lab = Lab(tmp_path, environment={"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": "2048"})
+    lab = Lab(
+        tmp_path,
+        programs.ollama,
+        environment={"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": "2048"},
+    )
     registry = model_registry(
         tmp_path, contents=lab.contents, before=lambda request: lab.before(request)
     )

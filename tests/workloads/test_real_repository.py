@@ -8,18 +8,18 @@ import pytest
 from harness import ROOT
 from waiting import eventually
 
-from sandbox.programs import install
+from sandbox.programs import Programs
 
 
 class Repository:
     """A repository as the Jobs have it, each run with a scratch folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, restic: Path) -> None:
         self.folder, self.runs = folder, 0
         self.backup = folder / "backup"
         self.backup.mkdir()
         (self.backup / "image").write_text("page:1")
-        self.restic = install().restic
+        self.restic = restic
         self.environment = {
             "PATH": f"{self.restic.parent}:{os.defpath}",
             "HOME": str(folder),
@@ -64,9 +64,9 @@ class Repository:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def repository(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """One for both tests: each run of restic takes most of a second to open it."""
-    return Repository(tmp_path_factory.mktemp("repository"))
+    return Repository(tmp_path_factory.mktemp("repository"), programs.restic)
 
 
 def test_what_is_forgotten_takes_no_room(repository: Repository) -> None:
@@ -112,8 +112,8 @@ def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository) -> No
     repository.run(1000)
 
 
-def test_a_disk_that_is_not_mounted_gets_no_repository(tmp_path: Path) -> None:
-    bare = Repository(tmp_path)
+def test_a_disk_that_is_not_mounted_gets_no_repository(programs: Programs, tmp_path: Path) -> None:
+    bare = Repository(tmp_path, programs.restic)
     (bare.backup / "image").unlink()
 
     done = bare.step("store", bare.taken(1000))

@@ -1,0 +1,27 @@
+"""The stack, up on the published charts, with MetalLB from its addon and from its release."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from house_lab import House
+
+from sandbox.build import Tools
+
+
+@pytest.fixture(scope="package", params=["addon", "helm"])
+def house(
+    request: pytest.FixtureRequest,
+    published: dict[str, str],
+    tools: Tools,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[House]:
+    """The stack on a cluster of its own, with the published charts."""
+
+    def change(keys: dict[str, Any]) -> None:
+        keys["homelab:network"]["metallb"] = request.param
+        keys["homelab:charts"] = published
+
+    house = House(tmp_path_factory.mktemp("published"), tools, change)
+    yield house
+    house.cluster.remove()

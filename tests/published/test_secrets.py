@@ -1,0 +1,69 @@
+"""Who may read Secrets, asked of the API server."""
+
+from typing import Any
+
+import pytest
+from house_lab import House
+from kubernetes import client
+
+SYSTEM = {"default", "kube-node-lease", "kube-public", "kube-system"}
+EVERYWHERE = ""
+OWN = {"grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"}
+
+
+def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bool:
+    """Ask whether an account, as `namespace:name`, may read these Secrets."""
+    asked = {"verb": verb, "resource": "secrets", "namespace": namespace, "name": name}
+    spec = {
+        "user": f"system:serviceaccount:{account}",
+        "groups": ["system:serviceaccounts", "system:authenticated"],
+        "resourceAttributes": asked,
+    }
+    answer: Any = api.create_subject_access_review({"spec": spec})
+    return bool(answer.status.allowed)
+
+
+def accounts(house: House) -> set[str]:
+    """The ServiceAccounts that the stack and its releases have, as `namespace:name`."""
+    found = [item.metadata for item in house.core.list_service_account_for_all_namespaces().items]
+    return {f"{item.namespace}:{item.name}" for item in found if item.namespace not in SYSTEM}
+
+
+@pytest.mark.parametrize("house", ["helm"], indirect=True)
+def test_who_may_read_every_secret_of_a_namespace(house: House) -> None:
+    api = client.AuthorizationV1Api(house.core.api_client)
+    namespaces = {item.metadata.name for item in house.core.list_namespace().items}
+
+    readable = {
+        account: {
+            namespace
+            for namespace in {EVERYWHERE, *namespaces}
+            if may(api, account, "list", namespace) or may(api, account, "get", namespace)
+        }
+        for account in accounts(house)
+    }
+
+    assert {account: where for account, where in readable.items() if where} == {
+        "observability:kube-prom-stack-operator": {EVERYWHERE, *namespaces},
+        "observability:kube-prom-stack-grafana": {"observability"},
+        "observability:homelab-reader": {"observability", "metallb-system"},
+        "metallb-system:metallb-controller": {"metallb-system"},
+        "metallb-system:metallb-speaker": {"metallb-system"},
+    }
+
+
+@pytest.mark.parametrize("house", ["helm"], indirect=True)
+def test_who_may_read_a_secret_by_its_name(house: House) -> None:
+    api = client.AuthorizationV1Api(house.core.api_client)
+
+    readable = {
+        (account, name)
+        for account in accounts(house)
+        for name in {*OWN, "of-somebody-else"}
+        if may(api, account, "get", "ollama-stack", name)
+    }
+
+    operator = {
+        ("observability:kube-prom-stack-operator", name) for name in {*OWN, "of-somebody-else"}
+    }
+    assert readable == operator | {("observability:homelab-reader", name) for name in OWN}

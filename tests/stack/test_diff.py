@@ -1,0 +1,272 @@
+"""`make diff` on the real engine: planted changes, each with exactly its lines."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import ROOT
+from waiting import eventually
+
+from config import SettingsError
+from ops.diff import compare
+from sandbox.build import Tools
+from sandbox.processes import MARK, SandboxError
+
+HOME = "Pulumi.home.yaml"
+MODEL, PAGE = "ollama-stack/ollama", "ollama-stack/open-webui"
+NOT_HAD = [
+    f"not compared: what is in {chart}, which cannot be had"
+    for chart in ("kube-prometheus-stack", "metallb")
+]
+Edit = tuple[str, str, str]
+"""File, text in it, and what is there instead."""
+
+PATH: list[Edit] = [(HOME, "path: /mnt/evo4t/models", "path: /mnt/evo4t/other")]
+IMAGE_ADDRESS_MODEL: list[Edit] = [
+    (HOME, "    task_model:", "    image: ghcr.io/open-webui/open-webui:v0.12.5\n    task_model:"),
+    (HOME, "pool: 192.168.1.101-192.168.1.102", "pool: 192.168.1.101-192.168.1.103"),
+    (HOME, "lan_address: 192.168.1.101", "lan_address: 192.168.1.103"),
+    (HOME, "- gemma3:4b", "- llama3.2:1b"),
+]
+RENAMED_VOLUME: list[Edit] = [
+    ("__main__.py", '"models": volume(', '"weights": volume('),
+    ("__main__.py", 'storage.claims["models"]', 'storage.claims["weights"]'),
+]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone of the project, and where its cluster is kept."""
+
+    path: Path
+    folder: Path
+    tools: Tools
+
+    def edit(self, edits: list[Edit]) -> None:
+        """Change files of the working tree; each text must be there."""
+        for name, old, new in edits:
+            text = (self.path / name).read_text()
+            assert old in text
+            (self.path / name).write_text(text.replace(old, new))
+
+    def git(self, *arguments: str) -> None:
+        """Run git in it."""
+        who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+        subprocess.run(["git", *who, *arguments], cwd=self.path, check=True, capture_output=True)
+
+    def compare(self, base: str = "main", stack: str = "home") -> tuple[list[str], str]:
+        """The lines, and what the engine printed."""
+        lines, _, printed = compare(self.path, self.folder, self.tools, stack, base).partition(
+            "\n\n"
+        )
+        return lines.splitlines(), printed
+
+
+def new_job(printed: str) -> str:
+    """The model Job's name after the change: it has a hash of all that it does."""
+    (name,) = re.findall(r'=> "(ollama-models-\w+)"\n', printed)
+    return f"ollama-stack/{name}"
+
+
+def same_job(printed: str) -> str:
+    """The model Job's name before the change."""
+    return str(re.findall(r"id=(ollama-stack/ollama-models-\w+)]", printed)[0])
+
+
+def left_running(folder: Path) -> list[str]:
+    """The programs that were started for the cluster in `folder` and run."""
+    found = []
+    for process in psutil.process_iter(["name", "cmdline", "environ"]):
+        words = [*(process.info["cmdline"] or []), (process.info["environ"] or {}).get(MARK, "")]
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            found.append(process.info["name"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def clone(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project as it is, committed to main."""
+    path = tmp_path_factory.mktemp("clone")
+    for name in ("components", "config"):
+        shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__main__.py", "Pulumi.yaml", HOME, "requirements.txt"):
+        shutil.copyfile(ROOT / name, path / name)
+    project = Project(path, tmp_path_factory.mktemp("diff"), tools)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("add", "requirements.txt")
+    project.git("commit", "--quiet", "--message=packages alone")
+    project.git("tag", "early")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=program")
+    return project
+
+
+@pytest.fixture
+def project(clone: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The clone, without uncommitted edits, and no charts but the sandbox's own."""
+    monkeypatch.delenv("HOMELAB_CHARTS", raising=False)
+    yield clone
+    clone.git("checkout", "--quiet", "--force", "main")
+    assert left_running(clone.folder) == []
+
+
+def test_without_an_edit_nothing_changes_and_the_next_one_finds_the_base_applied(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, printed = project.compare()
+    capsys.readouterr()
+    again = project.compare()
+
+    assert lines == NOT_HAD
+    assert re.search(r"^Resources:\n +\d+ unchanged$", printed, re.MULTILINE)
+    assert again[0] == lines
+    assert "applying" not in capsys.readouterr().out
+
+
+def test_another_path_replaces_the_volume_which_up_would_refuse(project: Project) -> None:
+    project.edit(PATH)
+
+    lines, printed = project.compare()
+
+    assert lines == [
+        "data: PersistentVolume ollama-stack-models is replaced because of spec.local.path:"
+        " /mnt/evo4t/models -> /mnt/evo4t/other; refused, it is protected",
+        "data: PersistentVolumeClaim ollama-stack/models is replaced; refused, it is protected",
+        f"restarts: Deployment {MODEL}",
+        f"restarts: Job {same_job(printed)}",
+        *NOT_HAD,
+    ]
+    assert '~ path: "/mnt/evo4t/models" => "/mnt/evo4t/other"' in printed
+
+
+def test_an_image_an_address_and_a_model(project: Project) -> None:
+    project.edit(IMAGE_ADDRESS_MODEL)
+
+    lines, printed = project.compare()
+
+    assert lines == [
+        "deleted: model gemma3:4b",
+        "reachable: IPAddressPool metallb-system/homelab, spec.addresses[0]:"
+        " 192.168.1.101-192.168.1.102 -> 192.168.1.101-192.168.1.103",
+        "reachable: Service ollama-stack/open-webui-service-local,"
+        ' metadata.annotations["metallb.io/loadBalancerIPs"]: 192.168.1.101 -> 192.168.1.103',
+        f"restarts: Deployment {MODEL}",
+        f"restarts: Deployment {PAGE}",
+        f"restarts: Job {new_job(printed)}",
+        "downloaded: image ghcr.io/open-webui/open-webui:v0.12.5",
+        "downloaded: model llama3.2:1b",
+        *NOT_HAD,
+    ]
+
+
+def test_a_renamed_volume_and_an_encrypted_value(project: Project) -> None:
+    project.edit(RENAMED_VOLUME)
+    project.edit([(HOME, "admin@homelab.home.arpa", "{secure: v1:AAAA:BBBB}")])
+
+    lines, printed = project.compare()
+
+    assert lines == [
+        "data: PersistentVolume ollama-stack-models is deleted; refused, it is protected",
+        "data: PersistentVolumeClaim ollama-stack/models is deleted; refused, it is protected",
+        f"restarts: Deployment {MODEL}",
+        f"restarts: Deployment {PAGE}",
+        # Replaced with what it mounts, and not another one.
+        f"restarts: Job {same_job(printed)}",
+        "not compared: webui.admin_email, which is encrypted",
+        *NOT_HAD,
+    ]
+    assert "AAAA" not in printed
+
+
+def test_what_the_api_server_refuses_is_one_line(project: Project) -> None:
+    project.edit([("__main__.py", "[settings.network.pool]", "[7]")])
+
+    with pytest.raises(SandboxError) as refused:
+        project.compare()
+
+    reason = str(refused.value)
+    assert reason.startswith("home cannot be previewed: error: ")
+    assert "the Kubernetes API server reported" in reason
+    assert ".spec.addresses[0]: expected string" in reason
+    assert "\n" not in reason
+
+
+def test_a_stack_that_is_new_is_compared_with_nothing(project: Project) -> None:
+    (project.path / "Pulumi.new.yaml").write_text((project.path / HOME).read_text())
+    project.edit([("Pulumi.new.yaml", "context: homelab", "context: other")])
+
+    lines, printed = project.compare(stack="new")
+    (project.path / "Pulumi.new.yaml").unlink()
+
+    assert len(lines) == 10
+    assert re.fullmatch(r"and \d+ more", lines[6])
+    assert lines[7:] == ["main has no Pulumi.new.yaml: all is new", *NOT_HAD]
+    assert re.search(r"^Resources:\n +\+ \d+ to create$", printed, re.MULTILINE)
+
+
+def test_a_base_that_fails_is_one_line(project: Project) -> None:
+    project.edit([("__main__.py", "\nreserved =", '\nraise ValueError("not today")\nreserved =')])
+    project.git("checkout", "--quiet", "-b", "broken")
+    project.git("commit", "--quiet", "--all", "--message=broken")
+
+    with pytest.raises(SandboxError) as refused:
+        project.compare("broken")
+
+    assert str(refused.value).startswith("BASE: broken cannot be brought up: ")
+    assert "not today" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ("nowhere", "BASE: got 'nowhere', want a commit, a branch or a tag, such as main"),
+        ("--help", "BASE: got '--help', want a commit, a branch or a tag, such as main"),
+        ("early", "BASE: early has no config/versions.py; want a newer commit"),
+    ],
+)
+def test_a_base_that_is_none_is_one_line(project: Project, base: str, reason: str) -> None:
+    with pytest.raises(SandboxError) as refused:
+        project.compare(base)
+
+    assert str(refused.value) == reason
+
+
+def test_a_wrong_setting_is_told_before_anything_is_started(project: Project) -> None:
+    project.edit([(HOME, "- codellama:7b", "- codellama:77b")])
+
+    with pytest.raises(SettingsError, match=r"^homelab:ollama\.models\[1\]: got "):
+        project.compare()
+
+
+INTERRUPTED = """
+from pathlib import Path, PosixPath
+from ops.diff import Tools, compare
+compare(Path({path!r}), Path({folder!r}), {tools!r}, "home", "main")
+"""
+
+
+def test_an_interrupt_leaves_nothing_running(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "interrupted"
+    script = INTERRUPTED.format(path=project.path, folder=folder, tools=project.tools)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as asked:
+        # Some of BASE is made, by a program that has a child of its own.
+        assert eventually(lambda: "pulumi" in left_running(folder))
+        family = psutil.Process(asked.pid)
+        for process in (family, *family.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child may have ended by itself
+                process.send_signal(signal.SIGINT)
+        _, error = asked.communicate()
+
+    assert "KeyboardInterrupt" in error
+    assert eventually(lambda: left_running(folder) == [])

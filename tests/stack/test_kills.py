@@ -1,0 +1,180 @@
+"""An `up` or a `destroy` that is killed, and `recover`; more moments: tests/bench_kills.py."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from doctor_lab import Place
+from house_lab import House, quiet
+from kill_lab import HELM, IN_RELEASE, Run, end, held, objects, running, stack_of
+from pulumi.automation import CommandError
+from waiting import eventually
+
+from ops import doctor, releases, stacks
+from ops import recover as recovery
+from ops.__main__ import main
+from ops.cluster import Cluster as Live
+from ops.recover import exported
+from sandbox.build import Tools
+from sandbox.engine import OWN_CHART, Engine
+
+Recover = Callable[[], tuple[int, str, str]]
+DELETED = IN_RELEASE.replace("object.", "oldObject.")
+
+
+@pytest.fixture(autouse=True)
+def as_in_the_project(house: House) -> Iterator[None]:
+    """Leave the stack file as it was found."""
+    yield
+    house.reset()
+
+
+@pytest.fixture
+def recover(
+    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Recover:
+    """Runs the command; gives its exit code, its output and its errors."""
+    monkeypatch.setattr(stacks, "find", lambda _: stack_of(house))
+
+    def run() -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["recover", "--stack", "sandbox", "--yes"])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def statuses(house: House) -> list[str]:
+    """The status of each of Helm's revisions, the oldest first."""
+    live = Live(house.cluster.context, house.cluster.kubeconfig)
+    return [one.status for one in releases.revisions(live, "observability", "kube-prom-stack")]
+
+
+def up_as_if_never_killed(house: House, before: set[str], pods: dict[str, str]) -> None:
+    """Run `up`, and see that it has nothing to mend, and that all is as without a kill."""
+    lines: list[str] = []
+    house.engine.up(lines.append)
+
+    assert [line for line in lines if "cut off" in line] == []
+    # Controllers follow in their own time.
+    assert eventually(lambda: objects(house) == before), objects(house) ^ before
+    assert pods.items() <= running(house).items()
+    assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
+    assert "pending_operations" not in exported(stack_of(house))["deployment"]
+    assert statuses(house)[-1] == "deployed"
+
+
+def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_installs(
+    house: House, tools: Tools, recover: Recover
+) -> None:
+    before = objects(house)
+    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
+        run = Run(house, tools, "destroy")
+        hold.reached()
+        run.kill(plugins=True)
+    assert statuses(house)[-1] == "uninstalling"
+    house.engine.destroy(quiet)
+    assert [one for one in objects(house) if "kube-prom-stack" in one] == []
+
+    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
+        run = Run(house, tools)
+        hold.reached()
+        run.kill(plugins=True)
+    pods = running(house)
+    assert statuses(house) == ["pending-install"]
+    problems = "; ".join(Place(house.cluster, house.engine).problems(doctor.releases))
+    assert "revision 1 is pending-install: an up was cut off; make recover" in problems
+    assert "pending in the state: creating Release monitoring-release; make recover" in problems
+
+    code, out, err = recover()
+
+    assert (code, err) == (0, "")
+    assert "kube-prom-stack: revision 1 is pending-install: an up was cut off" in out
+    assert "pending in the state: creating Release monitoring-release" in out
+    assert out.splitlines()[-1] == "now make up"
+    up_as_if_never_killed(house, before, pods)
+    assert recover()[:2] == (
+        0,
+        "nothing to recover: no lock, nothing pending in the state, every release finished\n",
+    )
+
+
+def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
+    house: House, tools: Tools, recover: Recover
+) -> None:
+    before = objects(house)
+    house.engine.destroy(quiet)
+    with held(house, "UPDATE", "secrets", HELM) as hold:
+        run = Run(house, tools)
+        hold.reached()
+        plugins = run.kill(plugins=False)
+    assert eventually(lambda: statuses(house) == ["deployed"])
+    pods = running(house)
+
+    code, out, err = recover()
+    assert code == 1
+    assert "observability/kube-prom-stack: it is deployed, but not in the state" in out
+    assert "pulumi-resource-kubernetes still runs: wait, or end it with: kill " in err
+    assert statuses(house) == ["deployed"]
+
+    end(plugins)
+    assert recover()[0] == 0
+    assert statuses(house) == []
+    up_as_if_never_killed(house, before, pods)
+
+
+def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
+    house: House,
+    tools: Tools,
+    recover: Recover,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chart = shutil.copytree(OWN_CHART, tmp_path / "chart")
+    sheet = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump({**sheet, "version": "99.0.0"}))
+    (chart / "templates/more.yaml").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: from-the-upgrade}\n"
+    )
+    house.edit(lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}}))
+    wanted = objects(house) | {"ConfigMap. observability/from-the-upgrade"}
+    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
+        run = Run(house, tools)
+        hold.reached()
+        run.kill(plugins=True)
+    pods = running(house)
+    assert statuses(house)[-2:] == ["deployed", "pending-upgrade"]
+    with monkeypatch.context() as by_hand:
+        # What `pulumi cancel` and `pulumi up` do: the lock, which tells who it was, is gone.
+        by_hand.setattr(Engine, "_take_up", lambda self, *_: self._run("cancel", "--yes"))
+        with pytest.raises(CommandError, match=r"another operation .* is in progress"):
+            house.up()
+    assert "Helm may be at work, it wrote " in recover()[2]
+    monkeypatch.setattr(recovery, "AGE", 0)
+
+    code, out, err = recover()
+
+    assert (code, err) == (0, "")
+    assert "is pending-upgrade: an up was cut off" in out
+    assert statuses(house)[-1] == "deployed"
+    up_as_if_never_killed(house, wanted, pods)
+
+
+def test_a_destroy_killed_while_helm_uninstalls(
+    house: House, tools: Tools, recover: Recover
+) -> None:
+    before = objects(house)
+    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
+        run = Run(house, tools, "destroy")
+        hold.reached()
+        run.kill(plugins=True)
+    assert statuses(house)[-1] == "uninstalling"
+
+    code, out, err = recover()
+
+    assert (code, err) == (0, "")
+    assert "is uninstalling: a destroy was cut off" in out
+    assert statuses(house) == []
+    up_as_if_never_killed(house, before, {})

@@ -1,0 +1,80 @@
+"""What Helm keeps of its releases, without a cluster."""
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import pytest
+from doctor_lab import Scripted
+
+from ops import releases
+from ops.cluster import UnreadableError
+from ops.releases import Revision
+
+NAMES = {"namespace": "observability", "name": "kube-prom-stack"}
+SECRET = "sh.helm.release.v1.kube-prom-stack.v{}"
+
+
+def metadata(number: str, status: str, **labels: str) -> dict[str, Any]:
+    about = {"owner": "helm", "name": "kube-prom-stack", "version": number, "status": status}
+    place = {"name": SECRET.format(number), "namespace": "observability"}
+    return {"metadata": {**place, "labels": {**about, "createdAt": "1790000000", **labels}}}
+
+
+def kept(*items: dict[str, Any]) -> list[Revision]:
+    cluster: Any = Scripted(secrets={"items": list(items)})
+    return releases.revisions(cluster)
+
+
+def revision(number: int = 2, status: str = "deployed") -> Revision:
+    return Revision(**NAMES, number=number, status=status, changed=1790000000)
+
+
+def test_revisions_are_read_by_their_labels_and_sorted_by_number() -> None:
+    found = kept(
+        metadata("10", "pending-upgrade"),
+        metadata("9", "deployed", modifiedAt="1790000005"),
+    )
+    assert [(one.number, one.status, one.changed, one.secret) for one in found] == [
+        (9, "deployed", 1790000005, SECRET.format(9)),
+        (10, "pending-upgrade", 1790000000, SECRET.format(10)),
+    ]
+
+
+def test_a_secret_with_the_label_of_somebody_else_is_no_release() -> None:
+    with pytest.raises(UnreadableError, match=r"observability/sh.helm.*vone: not a release"):
+        kept(metadata("one", "deployed"))
+    nothing: Any = Scripted()
+    assert releases.revisions(nothing, "no-such-namespace") == []
+
+
+@pytest.mark.parametrize("status", releases.UNFINISHED)
+def test_only_the_newest_revision_can_be_unfinished(status: str) -> None:
+    assert releases.unfinished([revision(2, status), revision(1)]) == revision(2, status)
+    assert releases.unfinished([revision(1, status), revision(2)]) is None
+    assert releases.unfinished([]) is None
+
+
+def test_the_problem_names_the_command() -> None:
+    assert releases.problem(revision(2, "pending-upgrade"), "home") == (
+        "release observability/kube-prom-stack: revision 2 is pending-upgrade: "
+        "an up was cut off; make recover STACK=home"
+    )
+    assert releases.problem(revision(1, "failed"), "sandbox").endswith("; make recover")
+
+
+def test_the_manifest_is_what_helm_packed() -> None:
+    packed = gzip.compress(json.dumps({"manifest": "kind: Service\n"}).encode())
+    data = base64.b64encode(base64.b64encode(packed)).decode()
+    cluster: Any = Scripted(**{SECRET.format(2): {"data": {"release": data}}})
+    assert releases.manifest_text(cluster, revision()) == "kind: Service\n"
+
+
+@pytest.mark.parametrize(
+    "secret", [None, {}, {"data": {"release": "?"}}, {"data": {"release": ""}}]
+)
+def test_a_manifest_that_cannot_be_read_is_one_line(secret: dict[str, Any] | None) -> None:
+    cluster: Any = Scripted(**{SECRET.format(2): secret})
+    with pytest.raises(UnreadableError, match=r"secrets/sh.helm.release.v1.kube-prom-stack.v2: "):
+        releases.manifest_text(cluster, revision())
