@@ -39,6 +39,10 @@ class Cluster(Protocol):
     """Where its state lies, and the stack's."""
     kubeconfig: Path
     """How it is reached."""
+    context: str
+    """Its context in there."""
+    preview_kubeconfig: Path
+    """How a preview reaches it."""
 
 
 class Engine:

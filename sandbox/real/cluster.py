@@ -59,7 +59,7 @@ class Cluster:
 
     def __init__(self, folder: Path, programs: Mapping[str, Path], addons: Sequence[Path]) -> None:
         self.folder = folder.absolute()
-        self.kubeconfig = self.folder / "kubeconfig"
+        self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
         self.holders: dict[str, int] = {}
         """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""

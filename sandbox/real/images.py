@@ -25,7 +25,7 @@ PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
 # What the chart of the version in config/versions.py asks for, by the program that is in it.
 MONITORING = {
-    "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "operator",
+    "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
     "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
     "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus-in-cluster",
     "quay.io/prometheus/alertmanager:v0.34.0": "alertmanager",

@@ -4,13 +4,21 @@ import json
 import shutil
 from pathlib import Path
 
-from sandbox.build import FOLDER, MANIFESTS, METALLB, OPERATOR, Tool, build_tool, copy_files
+from sandbox.build import (
+    FOLDER,
+    MANIFESTS,
+    METALLB,
+    OPERATOR,
+    VERSION,
+    Tool,
+    build_tool,
+    copy_files,
+)
 from sandbox.processes import locked
 from sandbox.programs import (
     KUBE_STATE_METRICS,
     NODE_EXPORTER,
     PROMETHEUS,
-    VERSION,
     exporter,
     install_ollama,
     install_restic,
@@ -28,10 +36,9 @@ TOOLS = (
     Tool("coredns", MODULES / "coredns", "."),
     Tool("metallb-speaker", MODULES / "metallb", f"{METALLB}/speaker"),
     Tool("network-policies", MODULES / "network-policies", "."),
-    Tool("operator", MODULES / "operator", f"{OPERATOR}/cmd/operator"),
     Tool(
         "prometheus-config-reloader",
-        MODULES / "operator",
+        MODULES / "prometheus-operator",
         f"{OPERATOR}/cmd/prometheus-config-reloader",
     ),
     Tool(
@@ -43,7 +50,7 @@ TOOLS = (
         tags="remove_all_sd,enable_kubernetes_sd",
     ),
 )
-BUILT = ("kube", "metallb-controller")
+BUILT = ("kube", "metallb-controller", "prometheus-operator")
 """What `make up` builds, too."""
 
 
