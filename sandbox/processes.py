@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -96,13 +97,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def free_ports(number: int) -> list[int]:
+    """Give so many ports of 127.0.0.1 on which nothing listens."""
+    # Below 30000 lie neither node ports nor those that Linux and macOS give to clients.
+    candidates = random.sample(range(20000, 30000), 1000)
+    return list(itertools.islice(filter(is_free, candidates), number))
+
+
 def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
     """Give each name the port of 127.0.0.1 that `file` keeps, all of them new if one is taken."""
     ports: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     if ports.keys() != set(names) or not all(map(is_free, ports.values())):
-        # Below 30000 lie neither node ports nor those that Linux and macOS give to clients.
-        candidates = random.sample(range(20000, 30000), 1000)
-        ports = dict(zip(names, filter(is_free, candidates), strict=False))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         write_private(file, json.dumps(ports))
     return ports
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox.build import METALLB
 from sandbox.processes import locked
-from sandbox.programs import BEYOND_SLIM, OPEN_WEBUI
-from sandbox.real import placeholder
+from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
 from sandbox.real.oci import Image
 from sandbox.toolchain import pinned, run
 
@@ -27,7 +26,7 @@ PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
 MONITORING = {
     "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
     "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
-    "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus-in-cluster",
+    "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus",
     "quay.io/prometheus/alertmanager:v0.34.0": "alertmanager",
     "quay.io/prometheus/node-exporter:v1.12.1-distroless": "node_exporter",
     "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0": "kube-state-metrics",
@@ -36,10 +35,10 @@ PLACEHOLDERS = {
     "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
     "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
 }
-# $1 the base, $2 a folder to work in, $3 the layer to make, then Open WebUI and other packages.
-# An overlay on the base has as its upper folder just what the installation adds.
-INSTALL = r"""
-base=$1 work=$2 layer=$3 page=$4; shift 4
+# $1 the base, $2 a folder to work in, $3 the layer to make, $4 how Open WebUI is installed, then
+# what INSTALL wants. An overlay on the base has as its upper folder just what that adds.
+IN_BASE = r"""
+base=$1 work=$2 layer=$3 install=$4; shift 4
 rm -rf "$work"; mkdir -p "$work/base" "$work/upper" "$work/work" "$work/root"
 tar -xf "$base" -C "$work/base"
 cd "$work"
@@ -51,14 +50,8 @@ for file in resolv.conf pip.conf ssl/certs; do
   fi
 done
 mount -t proc proc root/proc
-inside() { PATH=/opt/open-webui/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp chroot root "$@"; }
-inside python3 -m venv /opt/open-webui
-inside pip install --no-cache-dir --no-deps "$page"
-# The full requirements are four times as large, for what no test here uses.
-slim=/opt/open-webui/lib/python3.11/site-packages/requirements-slim.txt
-sed -nE 's/^Requires-Dist: ([A-Za-z0-9_.-]+)(\\[.*\\])?(==[^ ]+)$/\1\3/p' \
-  root/opt/open-webui/lib/python3.11/site-packages/open_webui-*/METADATA >root/tmp/constraints
-inside pip install --no-cache-dir --requirement "$slim" --constraint /tmp/constraints "$@"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp PIP_NO_CACHE_DIR=1
+chroot root sh -euc "$install" sh "$@"
 tar --numeric-owner -C upper -cf "$layer" opt
 cd /; umount -R "$work/root"; rm -rf "$work"
 """
@@ -101,10 +94,10 @@ def open_webui(folder: Path) -> Path:
         work = folder / "images" / "open-webui"
         log = folder / "logs" / "build-open-webui-image.log"
         # Nothing of it is mounted where the machine sees it, so nothing is left by a kill.
-        alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", INSTALL, "sh"]
-        packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+        alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
         partial = layer.with_suffix(".partial")
-        run("Open WebUI", [*alone, base(folder), work, partial, *packages], log, folder)
+        install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+        run("Open WebUI", [*alone, base(folder), work, partial, *install], log, folder)
         partial.rename(layer)
     return layer
 
@@ -116,6 +109,18 @@ def prepare(folder: Path) -> None:
         open_webui(folder)
 
 
+def every_image(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Give all, of what is built into `folder`, programs by name.
+
+    `authority` is the file with the certificate that the model registry's is signed with.
+    """
+    return [
+        *system(folder, programs),
+        *stack(folder, programs, authority),
+        *monitoring(folder, programs),
+    ]
+
+
 def certificate(file: Path) -> Path:
     """Give a layer, beside `file`, that has it as /etc/registry.pem."""
     layer = file.with_suffix(".tar")
@@ -125,7 +130,7 @@ def certificate(file: Path) -> Path:
 
 
 def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
-    """Give those of the cluster's own pods, of what is built into `folder`, programs by name."""
+    """Give those of the cluster's own pods."""
     debian, metallb = base(folder), pinned("metallb", METALLB)
     pause = [program(folder, programs["pause"], "pause")]
     return [
@@ -143,16 +148,13 @@ def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
 
 
 def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Give those of the stack's pods.
-
-    `authority` is the file with the certificate that the model registry's is signed with.
-    """
+    """Give those of the stack's pods; Ollama trusts the `authority`."""
     trusting = {"Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"]}
     ollama = _built(OLLAMA_IMAGE, folder, programs["ollama"])
     page = {
         "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
-        # ENV is the image's own; slim, or it wants what is not installed here.
-        "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "USE_SLIM_DOCKER=true", "HOME=/tmp"],
+        # ENV is the image's own.
+        "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
     }
     return [
         replace(
@@ -176,7 +178,7 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
 
 def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
     """Give those of the chart kube-prometheus-stack, under the names that its version has."""
-    script = program(folder, Path(placeholder.__file__), "placeholder.py")
+    script = program(folder, Path(__file__).with_name("placeholder.py"), "placeholder.py")
     run_by = ["python3", "/placeholder.py"]
     return [
         *(_built(name, folder, programs[file]) for name, file in MONITORING.items()),

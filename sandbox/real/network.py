@@ -1,10 +1,23 @@
-"""A home network of network namespaces: a switch, the node, a client on it, and the tailnet.
+"""A home network of network namespaces, the ways into it, and the policies on it.
 
 A namespace lives as long as the process that holds it, so nothing has to be taken down.
+
+Run as a module: python -m sandbox.real.network PID PORT ADDRESS:PORT leads a port of 127.0.0.1 into
+the network namespace of a process.
 """
 
+import asyncio
+import ctypes
+import os
+import socket
 import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from sandbox.real.node import Node
 
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
@@ -12,6 +25,9 @@ NODE = "192.168.1.100"
 REGISTRY = "203.0.113.10"
 """For documentation (RFC 5737), so it is nobody's, and no private one, which policies refuse."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
+PODS = "10.1.0.0/16"
+QUEUE = "100"
+"""What `network-policies` listens to."""
 
 
 def connect(holders: Mapping[str, int]) -> None:
@@ -43,5 +59,70 @@ def connect(holders: Mapping[str, int]) -> None:
     subprocess.run(["nsenter", "-t", str(node), "-n", *forward], check=True)
 
 
+def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
+    """Put each new connection of a pod to `network-policies`; where it is not, none gets through.
+
+    The program's own rules are for nftables' `queue`, which not every kernel has.
+    """
+    for rule in (
+        "-N POLICIES",
+        "-A POLICIES -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
+        f"-A POLICIES -s {PODS} -j NFQUEUE --queue-num {QUEUE}",
+        f"-A POLICIES -d {PODS} -j NFQUEUE --queue-num {QUEUE}",
+        # A kubelet's probes are never refused.
+        "-A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
+        "-A POSTROUTING -j POLICIES",
+        # What a pod sends to the node itself, the API server included, passes no POSTROUTING.
+        f"-A INPUT -s {PODS} -j POLICIES",
+    ):
+        node.run("iptables", "-w", "-t", "mangle", *rule.split())
+    node.service("network-policies", [program, kubeconfig, node.name])
+
+
+def enter(pid: str) -> None:
+    """Make this thread's next sockets in the network namespace of a process; raises OSError."""
+    with Path(f"/proc/{pid}/ns/net").open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+async def relay(pid: str, port: str, target: str) -> None:
+    """Listen at `port` here, and connect to `target` there, until this process is ended."""
+    listener = socket.create_server(("127.0.0.1", int(port)))
+    # A socket stays in the namespace that it was made in.
+    enter(pid)
+    await asyncio.start_server(partial(forward, target), sock=listener)
+    await asyncio.Event().wait()
+
+
+async def forward(
+    target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b""
+) -> None:
+    """Carry a connection to `target`, a host and port, where it begins with `first`.
+
+    What `target` answers to `first`, up to an empty line, is kept back.
+    """
+    host, _, port = target.rpartition(":")
+    with suppress(OSError, asyncio.IncompleteReadError):
+        back, there = await asyncio.open_connection(host, int(port))
+        if first:
+            there.write(first)
+            await back.readuntil(b"\r\n\r\n")
+        await asyncio.gather(_pump(reader, there), _pump(back, writer))
+    writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 def _ip(pid: int, command: str) -> None:
     subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(relay(*sys.argv[1:]))

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sandbox.model_registry import HOST, model_registry
-from sandbox.real.network import REGISTRY
-from sandbox.real.relay import enter, forward
+from sandbox.real.network import REGISTRY, enter, forward
 
 
 async def serve(proxy: str) -> None:

@@ -13,18 +13,16 @@ from sandbox.real.cgroup import Group
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
-from sandbox.build import FOLDER
+from sandbox.build import FOLDER, build
+from sandbox.programs import install_all
 from sandbox.real import images
 from sandbox.real.cluster import Cluster
-from sandbox.real.programs import addons, collect
-programs = collect()
-cluster = Cluster(Path(sys.argv[1]), programs, addons())
-cluster.start(lambda _: images.system(FOLDER, programs), [])
+programs = install_all()
+cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
+cluster.start(images.system(FOLDER, programs))
 print("READY", flush=True)
 signal.pause()
 """
-
-
 READY = "READY"
 
 
@@ -41,7 +39,7 @@ def launch(folder: Path, until: str) -> subprocess.Popen[str]:
     raise AssertionError(f"{until}: never printed")
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("real_programs")
 @pytest.mark.parametrize("moment", ["control plane", "images", "DNS and load balancer", READY])
 def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str) -> None:
     launcher, group = launch(tmp_path, moment), Group(tmp_path)
@@ -59,7 +57,7 @@ def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str
     assert not group.exists()
 
 
-@pytest.mark.usefixtures("programs")
+@pytest.mark.usefixtures("real_programs")
 def test_two_clusters_run_side_by_side_and_one_starts_again(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "other"]
     launchers = [launch(folder, READY) for folder in folders]

@@ -1,17 +1,16 @@
 """The real node, from outside and from the home network."""
 
-import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from kubernetes import config
 from kubernetes.client import CoreV1Api
 from kubernetes.stream import stream
-from real_house import ask, sign_in
+from real_lab import Server
 from waiting import eventually
 
 from sandbox.real.cluster import Cluster
@@ -49,8 +48,9 @@ def runs(cluster: Cluster, *command: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stranger(cluster: Cluster) -> Iterator[Cluster]:
+def stranger(server: Server) -> Iterator[Cluster]:
     """The cluster, with a pod that has nothing to do with the stack."""
+    cluster = server.cluster
     pods = cluster.client().resources.get(api_version="v1", kind="Pod")
     pods.create(body=STRANGER, namespace="default")
 
@@ -63,32 +63,13 @@ def stranger(cluster: Cluster) -> Iterator[Cluster]:
     pods.delete(name="stranger", namespace="default")
 
 
-def chats(cluster: Cluster, email: str, password: str) -> list[str]:
-    """Sign in at the page, ask its first model, and give the lines of the answer."""
-    page = f"http://127.0.0.1:{cluster.ports['page']}"
-    token = sign_in(page, email, password)
-    status, text = ask("GET", f"{page}/api/models", token=token)
-    assert status == 200, text
-    model = json.loads(text)["data"][0]["id"]
-    wanted = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    status, text = ask("POST", f"{page}/api/chat/completions", wanted, token, timeout=300)
-    assert status == 200, text
-    return [line for line in text.splitlines() if line]
+def test_page_answers_at_its_address(server: Server) -> None:
+    assert reads(server.cluster, "client", "http://192.168.1.101:8080/health") == "200"
 
 
-def test_page_answers_at_its_address(cluster: Cluster) -> None:
-    assert reads(cluster, "client", "http://192.168.1.101:8080/health") == "200"
-
-
-def test_chat_streams(cluster: Cluster, admin: tuple[str, str]) -> None:
-    *pieces, last = chats(cluster, *admin)
-    assert len(pieces) > 2
-    assert last == "data: [DONE]"
-
-
-def test_host_port_answers_on_the_tailnet_only(cluster: Cluster) -> None:
-    assert reads(cluster, "tailnet", "http://100.102.114.95:8080/health") == "200"
-    assert reads(cluster, "client", "http://192.168.1.100:8080/health") == "000"
+def test_host_port_answers_on_the_tailnet_only(server: Server) -> None:
+    assert reads(server.cluster, "tailnet", "http://100.102.114.95:8080/health") == "200"
+    assert reads(server.cluster, "client", "http://192.168.1.100:8080/health") == "000"
 
 
 @pytest.mark.parametrize(
@@ -106,11 +87,13 @@ def test_stranger_reaches_dns_but_neither_ollama_nor_the_page(
     assert runs(stranger, "python3", "-c", connect) == open_
 
 
-def test_power_cut_takes_nothing_with_it(
-    cluster: Cluster, admin: tuple[str, str], restart: Callable[[Cluster], None]
-) -> None:
+def test_power_cut_takes_nothing_with_it(server: Server) -> None:
+    cluster, token = server.cluster, server.token()
     os.kill(cluster.holders["node"], signal.SIGKILL)
     assert eventually(lambda: "kubelet" not in cluster.node.processes.alive())
-    restart(cluster)
+    cluster.start()
     cluster.wait_for_page()
-    assert chats(cluster, *admin)[-1] == "data: [DONE]"
+    server.connect()
+    # Whoever had signed in still is.
+    assert eventually(lambda: server.models(token))
+    assert server.chat("llama3.2:3b", "Still there?", token)["text"]
