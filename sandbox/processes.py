@@ -200,14 +200,24 @@ class Processes:
                     found[name] = process
         return found
 
-    def retry(self, name: str, step: Callable[[], object], seconds: float = 60) -> None:
+    def retry(
+        self,
+        name: str,
+        step: Callable[[], object],
+        seconds: float = 60,
+        beside: Sequence[str] = (),
+    ) -> None:
         """Take `step`, that asks the process `name`, again while it raises one of FAILURES.
 
-        Raises SandboxError when the process has ended, or after `seconds`.
+        Raises SandboxError when it, or one that it needs `beside` it, has ended, or after
+        `seconds`.
         """
+
+        def ended() -> list[str]:
+            return [one for one in (*beside, name) if one not in self.alive()]
+
         waiting = Retrying(
-            retry=retry_if_exception_type(FAILURES)
-            & retry_if_exception(lambda _: name in self.alive()),
+            retry=retry_if_exception_type(FAILURES) & retry_if_exception(lambda _: not ended()),
             stop=stop_after_delay(seconds),
             wait=wait_fixed(0.1),
             reraise=True,
@@ -215,7 +225,8 @@ class Processes:
         try:
             waiting(step)
         except FAILURES as error:
-            what = f"did not get ready ({error})" if name in self.alive() else "ended"
+            name, *_ = (left := ended()) or [name]
+            what = "ended" if left else f"did not get ready ({error})"
             hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
             message = f"{name} {what}; {self.log(name)} ends with: {self.last_line(name)}{hint}"
             raise SandboxError(message) from error

@@ -11,14 +11,16 @@ from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 
 from sandbox.apiserver import probe
-from sandbox.processes import free_ports, kept_ports, locked
+from sandbox.control_plane import ControlPlane
+from sandbox.processes import free_ports, kept_ports, locked, write_private
 from sandbox.real import addons, network, oci, registry
 from sandbox.real.addons import MANIFESTS
-from sandbox.real.control_plane import PORT, ControlPlane
 from sandbox.real.images import every_image
 from sandbox.real.node import Node
 
 PAGE = "192.168.1.101:8080"
+CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}
+"""Its ports in the node."""
 DIRECTORIES = ("models", "open-webui", "prometheus")
 """The directories that docs/house.md has people make on the data disk."""
 
@@ -48,7 +50,10 @@ class Cluster:
         self.folder = folder.absolute()
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
-        self.plane = ControlPlane(self.node, programs["kube"])
+        start, etcd = self.node.service, self.folder / "disk" / "etcd"
+        self.plane = ControlPlane(
+            self.folder, self.node.processes, start, programs["kube"], etcd, self.node.name
+        )
         self.holders: dict[str, int] = {}
         """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
         self.ports: dict[str, int] = {}
@@ -135,11 +140,11 @@ class Cluster:
             # The same ones after each start: the page's is in its list of origins.
             file = self.folder / "ports.json"
             self.ports = kept_ports(file, ("api", "page", "prometheus"))
-            self.lead("api", "node", f"{node.address}:{PORT}")
+            self.lead("api", "node", f"{node.address}:{CONTROL_PLANE['apiserver']}")
             self.lead("page", "client", PAGE)
-            self.plane.start(self.ports["api"])
+            self.plane.start(node.address, CONTROL_PLANE, self.ports["api"])
             at = f"127.0.0.1:{self.ports['api']}"
-            self.plane.write_kubeconfig(self.kubeconfig, at, "admin", self.context)
+            write_private(self.kubeconfig, self.plane.describe(at, self.context))
             applied = self.folder / "disk" / "applied"
             applied.mkdir(exist_ok=True)
             addons.apply(self.client(), [MANIFESTS / "capacity.yaml"], applied / "capacity")

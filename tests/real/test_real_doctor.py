@@ -11,7 +11,7 @@ from ops import doctor
 from ops.cluster import Cluster
 from ops.stacks import Stack
 from sandbox.real import network
-from sandbox.real.control_plane import PORT
+from sandbox.real.cluster import CONTROL_PLANE
 
 
 def test_the_stack_is_checked_as_a_whole_from_the_home_network(
@@ -19,8 +19,8 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
 ) -> None:
     cluster, engine = metrics.cluster, metrics.engine
     kubeconfig = cluster.folder / "kubeconfig-at-home"
-    at = f"{network.NODE}:{PORT}"
-    cluster.plane.write_kubeconfig(kubeconfig, at, "admin", cluster.context)
+    at = f"{network.NODE}:{CONTROL_PLANE['apiserver']}"
+    kubeconfig.write_text(cluster.plane.describe(at, cluster.context))
     stack = Stack(
         name="sandbox", cli=engine.cli, kubeconfig=kubeconfig, simulated=False, folder=engine.work
     )

@@ -16,7 +16,8 @@ def pods(server: Server) -> set[str]:
     """The names of the pods of Ollama's Deployment."""
     resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
     items = resource.get(namespace="ollama-stack").to_dict()["items"]
-    return {item["metadata"]["name"] for item in items if len(item["spec"]["containers"]) == 2}
+    names = {item["metadata"]["name"] for item in items}
+    return {name for name in names if name.startswith("ollama-") and "-models-" not in name}
 
 
 def test_ollama_killed_comes_back_and_its_gauges_end_at_once(metrics: Server) -> None:
