@@ -54,6 +54,12 @@ class Server:
         self.engine.up(lambda _: None)
         self.cluster.wait_for_page()
 
+    def start(self) -> None:
+        """Start the cluster again, and wait until the page answers."""
+        self.cluster.start()
+        self.cluster.wait_for_page()
+        self.connect()
+
     def connect(self) -> None:
         """Make the ways to what has no address on the home network; again after a start."""
         lead = self.cluster.lead_to_service

@@ -58,6 +58,8 @@ class Cluster:
         """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
         self.ports: dict[str, int] = {}
         """The ports of 127.0.0.1 that lead into the network: `api`, `page`, `prometheus` …"""
+        self.disks = {"/mnt/evo4t": self.folder / "evo4t"}
+        """Folders that the node has as disks, by where they are mounted at its start."""
         self.authority = self.folder / "registry" / "registry.pem"
         """The certificate of who vouches for the model registry."""
         self._programs, self._manifests, self._cache = programs, manifests, cache
@@ -128,7 +130,7 @@ class Cluster:
             for name in ("lan", "client", "tailnet"):
                 self.holders[name] = node.hold(name, "--net")
             self.holders["node"] = node.start(
-                {"/mnt/evo4t": self.folder / "evo4t"},
+                self.disks,
                 {
                     "containerd/config.toml": (MANIFESTS / "containerd.toml").read_text(),
                     "cni/net.d/10-pods.conflist": (MANIFESTS / "pods.conflist").read_text(),

@@ -1,7 +1,5 @@
 """The real node, from outside and from the home network."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -85,15 +83,3 @@ def test_stranger_reaches_dns_but_neither_ollama_nor_the_page(
 ) -> None:
     connect = f"import socket; socket.create_connection(({address}), timeout=5)"
     assert runs(stranger, "python3", "-c", connect) == open_
-
-
-def test_power_cut_takes_nothing_with_it(server: Server) -> None:
-    cluster, token = server.cluster, server.token()
-    os.kill(cluster.holders["node"], signal.SIGKILL)
-    assert eventually(lambda: "kubelet" not in cluster.node.processes.alive())
-    cluster.start()
-    cluster.wait_for_page()
-    server.connect()
-    # Whoever had signed in still is.
-    assert eventually(lambda: server.models(token))
-    assert server.chat("llama3.2:3b", "Still there?", token)["text"]
