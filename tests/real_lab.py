@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,12 @@ class Server:
         _, text = ask("GET", f"{self.gateway}/api/ps")
         models: list[dict[str, Any]] = json.loads(text)["models"]
         return models
+
+    def measures(self) -> bool:
+        """Say whether Prometheus is ready."""
+        with suppress(OSError):
+            return ask("GET", f"{self.prometheus}/-/ready")[0] == 200
+        return False
 
     def query(self, path: str) -> Any:
         """The data of an answer of Prometheus' API."""

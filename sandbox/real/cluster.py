@@ -13,7 +13,7 @@ from kubernetes.dynamic import DynamicClient
 from sandbox.apiserver import probe
 from sandbox.control_plane import ControlPlane
 from sandbox.processes import free_ports, kept_ports, locked, write_private
-from sandbox.real import addons, network, oci, registry
+from sandbox.real import addons, network, oci
 from sandbox.real.addons import MANIFESTS
 from sandbox.real.images import every_image
 from sandbox.real.node import Node
@@ -171,9 +171,8 @@ class Cluster:
     def _start_registry(self) -> None:
         self.authority.parent.mkdir(exist_ok=True)
         self.authority.unlink(missing_ok=True)
-        module = [sys.executable, "-m", registry.__name__]
-        folder = str(self.authority.parent)
-        self.node.bound("registry", [*module, str(self.holders["lan"]), folder])
+        words = [str(self.holders["lan"]), str(self.authority.parent)]
+        self.node.bound("registry", [sys.executable, "-m", "sandbox.model_registry", *words])
 
     def _start_kubelet(self) -> None:
         kube, node, plane = self._programs["kube"], self.node, self.plane

@@ -91,23 +91,14 @@ async def relay(pid: str, port: str, target: str) -> None:
     listener = socket.create_server(("127.0.0.1", int(port)))
     # A socket stays in the namespace that it was made in.
     enter(pid)
-    await asyncio.start_server(partial(forward, target), sock=listener)
+    await asyncio.start_server(partial(_forward, target), sock=listener)
     await asyncio.Event().wait()
 
 
-async def forward(
-    target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes = b""
-) -> None:
-    """Carry a connection to `target`, a host and port, where it begins with `first`.
-
-    What `target` answers to `first`, up to an empty line, is kept back.
-    """
+async def _forward(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     host, _, port = target.rpartition(":")
-    with suppress(OSError, asyncio.IncompleteReadError):
+    with suppress(OSError):
         back, there = await asyncio.open_connection(host, int(port))
-        if first:
-            there.write(first)
-            await back.readuntil(b"\r\n\r\n")
         await asyncio.gather(_pump(reader, there), _pump(back, writer))
     writer.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from real_lab import Person, Server
+from waiting import eventually
 
 from sandbox.build import FOLDER, Tools, build
 from sandbox.processes import SandboxError
@@ -80,6 +81,7 @@ def metrics(server: Server) -> Server:
     """The same; a test without the published chart, which runs Prometheus, is skipped."""
     if not server.has_metrics:
         pytest.skip("HOMELAB_CHARTS: the published chart is not there, so there are no metrics")
+    assert eventually(server.measures)
     return server
 
 
