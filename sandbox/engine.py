@@ -55,9 +55,14 @@ class Engine:
         project: Path = PROJECT,
         stack: str = "sandbox",
         config: Mapping[str, Any] | None = None,
+        *,
+        refresh: bool = True,
     ) -> None:
-        """Take `config`, the keys without their prefix, instead of what the stack's file has."""
-        self._cluster, self._tools = cluster, tools
+        """Take `config`, the keys without their prefix, instead of what the stack's file has.
+
+        Without `refresh` nobody else changes the cluster.
+        """
+        self._cluster, self._tools, self._refresh = cluster, tools, refresh
         self._project, self._stack, self._config = project, stack, config
         self._folder = cluster.folder / "engine"
         self.work = self._folder / "project"
@@ -175,8 +180,7 @@ class Engine:
         project = self._settings("Pulumi.yaml")
         # What is built here is older, and enough for this program.
         project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
-        if self._config:
-            # A cluster of its own, in which nobody edits anything: no refresh.
+        if not self._refresh:
             project.pop("options", None)
         (self.work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
         name = f"Pulumi.{self._stack}.yaml"

@@ -62,7 +62,7 @@ class Hurried(Cluster):
         return [hurried(image) for image in super().images()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     real_programs: dict[str, Path], real_tools: Tools, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
