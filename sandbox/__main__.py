@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
 from sandbox.programs import install, install_all
+from sandbox.real import images, requirements
 from sandbox.report import report
 
 
@@ -65,6 +67,8 @@ def build_all(_: argparse.Namespace) -> int:
     build()
     install()
     install_all()
+    if os.geteuid() == 0 and not requirements.missing():
+        images.prepare(FOLDER)
     return 0
 
 

@@ -29,12 +29,12 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
     Raises KeyboardInterrupt, also for SIGTERM and SIGHUP.
     """
     began = time.monotonic()
-    requirements.install(FOLDER)
-    requirements.check_kernel()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     cluster = None
     try:
+        requirements.install(FOLDER)
+        requirements.check_kernel()
         tools, programs = build(), install_all()
         images.prepare(FOLDER)
         cluster = Cluster(folder, programs, tools.addons(), FOLDER)
@@ -53,8 +53,6 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if cluster:
-            # An engine that was at work.
-            end_marked(folder)
             cluster.stop()
         give_back(folder)
 

@@ -107,10 +107,12 @@ class Server:
         return {"text": "".join(pieces), "pieces": len([p for p in pieces if p]), "usage": usage}
 
     def loaded(self) -> list[dict[str, Any]]:
-        """The models that are in Ollama's memory."""
-        _, text = ask("GET", f"{self.gateway}/api/ps")
-        models: list[dict[str, Any]] = json.loads(text)["models"]
-        return models
+        """The models that are in Ollama's memory; none while it does not answer."""
+        with suppress(OSError):
+            status, text = ask("GET", f"{self.gateway}/api/ps")
+            models: list[dict[str, Any]] = json.loads(text)["models"] if status == 200 else []
+            return models
+        return []
 
     def measures(self) -> bool:
         """Say whether Prometheus is ready."""

@@ -12,7 +12,7 @@ from kubernetes.dynamic import DynamicClient
 
 from sandbox.apiserver import probe
 from sandbox.control_plane import ControlPlane
-from sandbox.processes import free_ports, kept_ports, locked, write_private
+from sandbox.processes import end_marked, free_ports, kept_ports, locked, write_private
 from sandbox.real import addons, network, oci
 from sandbox.real.addons import MANIFESTS
 from sandbox.real.images import every_image
@@ -63,7 +63,7 @@ class Cluster:
         self.authority = self.folder / "registry" / "registry.pem"
         """The certificate of who vouches for the model registry."""
         self._programs, self._manifests, self._cache = programs, manifests, cache
-        self._held = contextlib.ExitStack()
+        self._held, self._started = contextlib.ExitStack(), False
 
     def start(self, images: Sequence[oci.Image] | None = None) -> None:
         """Start everything; return when node and addons are ready.
@@ -72,6 +72,7 @@ class Cluster:
         """
         self._held.close()
         self._held.enter_context(locked(self.folder))
+        self._started = True
         for name in DIRECTORIES:
             (self.folder / "evo4t" / name).mkdir(parents=True, exist_ok=True)
         try:
@@ -82,8 +83,14 @@ class Cluster:
             raise
 
     def stop(self) -> None:
-        """End everything; what it held is there again after the next start."""
-        self.node.end()
+        """End everything, an engine too; what it held is there again after the next start.
+
+        What another process has started in this folder, or does, goes on.
+        """
+        if self._started:
+            end_marked(self.folder)
+            self.node.end()
+            self._started = False
         self._held.close()
 
     def images(self) -> list[oci.Image]:

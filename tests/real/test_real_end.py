@@ -19,9 +19,12 @@ from sandbox.real import images
 from sandbox.real.cluster import Cluster
 programs = install_all()
 cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
-cluster.start(images.system(FOLDER, programs))
-print("READY", flush=True)
-signal.pause()
+try:
+    cluster.start(images.system(FOLDER, programs))
+    print("READY", flush=True)
+    signal.pause()
+finally:
+    cluster.stop()
 """
 READY = "READY"
 
@@ -63,6 +66,11 @@ def test_two_clusters_run_side_by_side_and_one_starts_again(tmp_path: Path) -> N
     launchers = [launch(folder, READY) for folder in folders]
     try:
         others = Group(folders[1]).members()
+        # A second one in the same folder waits, and ends nothing when it is told to give up.
+        waiting = launch(folders[1], f"works in {folders[1]}")
+        waiting.send_signal(signal.SIGINT)
+        waiting.wait()
+        assert others <= Group(folders[1]).members()
         launchers[0].kill()
         # It clears what the killed one left, and leaves the other alone.
         launchers.append(launch(folders[0], READY))

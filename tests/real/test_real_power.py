@@ -14,7 +14,7 @@ from page import ask
 from real_lab import Server
 from waiting import eventually
 
-MODEL = "llama3.2:3b"
+MODEL = "gemma3:4b"
 
 
 def cut(server: Server) -> None:

@@ -20,7 +20,7 @@ kubeconfig = folder / "kubeconfig"
 cluster = SimpleNamespace(folder=folder, kubeconfig=kubeconfig, context="homelab-sandbox")
 Engine(cluster, build(), config=json.loads(sys.argv[2])).up(lambda line: print(line, flush=True))
 """
-MODEL = "llama3.2:3b"
+MODEL = "gemma3:4b"
 
 
 def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
