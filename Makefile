@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: init up down status output preview diff drift doctor recover backups restore demo test test-all lint bench
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -63,8 +63,12 @@ diff: .venv/ready
 drift: .venv/ready
 	@$(RUN) -m ops drift --stack $(STACK)
 
+# A real node, which root makes: sudo make demo (docs/sandbox.md).
 demo: .venv/ready
-	@$(RUN) -m sandbox demo $(if $(MODEL),--model "$(MODEL)")
+	@$(RUN) -m sandbox --folder .sandbox/demo demo
+
+demo-clean: .venv/ready
+	@$(RUN) -m sandbox --folder .sandbox/demo demo-clean
 
 lint: .venv/ready
 	@.venv/bin/ruff format --check --quiet .
@@ -90,3 +94,4 @@ bench: .venv/ready
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
+	@test -z "$$SUDO_UID" || chown -R "$$SUDO_UID:$$SUDO_GID" .venv

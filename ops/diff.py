@@ -40,7 +40,9 @@ OPENS = re.compile("host(Port|Network|PID)|pod-security|service.type|ingress|ano
 NOISE = re.compile(r"warning: (using|resource plugin)|Retry #\d+; .* is forbidden: ")
 APPLY = """
 from pathlib import Path, PosixPath
-from sandbox.engine import Cluster, Engine, Tools
+from sandbox.build import Tools
+from sandbox.cluster import Cluster
+from sandbox.engine import Engine
 Engine(Cluster({0!r}, {1!r}, context={2!r}), {1!r}, Path.cwd(), {3!r}, {4!r}).up(print)
 """
 
@@ -93,7 +95,7 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
         cluster = Cluster(folder / "cluster", tools, context=context, metallb=metallb)
         # Protected, the engine would end at the first refusal and show nothing of the rest.
         after |= {"context": context, "protect": False}
-        engine = Engine(cluster, tools, project, stack, after)
+        engine = Engine(cluster, tools, project, stack, after, refresh=False)
         kept, key = cluster.folder / "applied.json", f"{commit} {stack} {before}"
         protected = json.loads(kept.read_text()).get(key) if kept.exists() else None
         events, printed = list[EngineEvent](), list[str]()

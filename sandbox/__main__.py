@@ -1,31 +1,27 @@
-"""`python -m sandbox up|down|status|output|demo|build`: the program on a cluster of its own."""
+"""`python -m sandbox up|down|…`: the program on a cluster of its own."""
 
 import argparse
-import contextlib
 import json
+import os
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pulumi.automation import CommandError
 from urllib3.exceptions import HTTPError
 
 from config import Request, Settings, SettingsError, read
 from config.stack_file import config_of, own
+from sandbox import demo
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
-from sandbox.demo import Demo, alone, removed
-from sandbox.engine import PROJECT, Engine
+from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
-from sandbox.programs import install
+from sandbox.programs import install, install_all
+from sandbox.real import images, requirements
 from sandbox.report import report
 
-STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
 NOTHING = "sandbox: the state is empty, nothing was brought up yet; run: make up"
 
 
@@ -40,9 +36,8 @@ def main() -> int:
     commands.add_parser("output", help="print one output of the stack, secret or not").add_argument(
         "name"
     )
-    commands.add_parser("demo", help="run the stack's own programs until Ctrl-C").add_argument(
-        "--model", help="a model from the internet, instead of one that answers with noise"
-    )
+    commands.add_parser("demo", help="run the stack on a real node until Ctrl-C; needs root")
+    commands.add_parser("demo-clean", help="end what is left of the demo, and delete its data")
     commands.add_parser("build", help="build all that tests and demo need, and start nothing")
     options = parser.parse_args()
     actions = {
@@ -50,7 +45,8 @@ def main() -> int:
         "down": down,
         "status": status,
         "output": output,
-        "demo": demo,
+        "demo": run_demo,
+        "demo-clean": clean_demo,
         "build": build_all,
     }
     try:
@@ -72,6 +68,9 @@ def build_all(_: argparse.Namespace) -> int:
     """Build what is missing."""
     build()
     install()
+    install_all()
+    if os.geteuid() == 0 and not requirements.missing():
+        images.prepare(FOLDER)
     return 0
 
 
@@ -139,33 +138,20 @@ def output(options: argparse.Namespace) -> int:
     return 0
 
 
-def demo(options: argparse.Namespace) -> int:
-    """Run the programs of the stack in a house of its own, and wait for Ctrl-C."""
-    # As it is in the file, before anything in it is changed.
+def run_demo(options: argparse.Namespace) -> int:
+    """Run the stack on a cluster with a real node, and wait for Ctrl-C."""
     _settings()
+    try:
+        demo.run(options.folder.absolute(), _say)
+    except KeyboardInterrupt:
+        print("\ndemo: stopped; the same command starts it again, with its data", file=sys.stderr)
+    return 0
 
-    def change(keys: dict[str, Any]) -> None:
-        if options.model:
-            keys["homelab:ollama"]["models"] = [options.model]
-            keys["homelab:webui"]["task_model"] = options.model
 
-    settings = _settings(change)
-    with alone(FOLDER / "demo"):
-        # The same on every machine.
-        house = Demo(FOLDER / "demo", replace(build(), chart=None), install(), _tell)
-        # What a run that was killed left behind.
-        house.remove()
-        with removed(house):
-            house.edit(change)
-            disks = [node.disk.path for node in settings.nodes.values()]
-            house.start(_nodes(settings), disks, local_models=not options.model)
-            for name, job in house.kubelet.run_jobs().items():
-                if job.code():
-                    raise SandboxError(f"{name}: failed; it says above why")
-            print(f"\n{house.report()}\n", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
-    print("demo: stopped, and nothing of it is left")
+def clean_demo(options: argparse.Namespace) -> int:
+    """Delete the demo's state."""
+    demo.clean(options.folder.absolute())
+    print("demo: nothing is left of it")
     return 0
 
 
@@ -178,10 +164,6 @@ def _why(error: CommandError) -> str:
     return f"stopped{why}; mend that, and run the same command again"
 
 
-def _tell(line: str) -> None:
-    print(f"  {line}", flush=True)
-
-
 def _nodes(settings: Settings) -> list[Node]:
     return [
         Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
@@ -189,10 +171,8 @@ def _nodes(settings: Settings) -> list[Node]:
     ]
 
 
-def _settings(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Settings:
-    keys = config_of(STACK_FILE)
-    change(keys)
-    settings = read(own(keys), Request(0, 0))
+def _settings() -> Settings:
+    settings = read(own(config_of(demo.STACK_FILE)), Request(0, 0))
     if settings.context != Cluster.context:
         message = (
             f"homelab:context: got {settings.context!r}, want {Cluster.context} in the sandbox"

@@ -1,6 +1,5 @@
-"""The few requests that starting a cluster takes, checked against the server's own certificate."""
+"""The few requests that starting a cluster takes, checked against its authority's certificate."""
 
-import base64
 import contextlib
 import http.client
 import json
@@ -13,45 +12,28 @@ FAILURES = (OSError, http.client.HTTPException, ValueError)
 """What a request raises when there is no good answer."""
 
 
-def arguments(certificates: Path) -> list[str]:
-    """Give the flags that every server here has, with `certificates` as the folder for its own."""
-    # It makes this key for its certificate before it looks for the one that signs accounts.
-    key = certificates / "apiserver.key"
-    return [
-        "--bind-address=127.0.0.1",
-        f"--cert-dir={certificates}",
-        "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
-        "--allow-privileged",
-        "--service-account-issuer=https://kubernetes.default.svc",
-        f"--service-account-key-file={key}",
-        f"--service-account-signing-key-file={key}",
-        # MicroK8s' own range.
-        "--service-cluster-ip-range=10.152.183.0/24",
-    ]
-
-
 class ApiServer:
-    """The API server on `port` of 127.0.0.1, asked as the owner of `token`."""
+    """The API server on `port` of 127.0.0.1, asked as the owner of the keys in a file.
 
-    def __init__(self, port: int, certificate: Path, token: str) -> None:
-        self._port = port
-        self._certificate = certificate
-        self._token = token
+    `authority` is the file with the certificate of who has signed its own.
+    """
+
+    def __init__(self, port: int, authority: Path, keys: Path) -> None:
+        self._port, self._authority, self._keys = port, authority, keys
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, kind: str = "application/json"
     ) -> bytes:
         """Give the answer to one request; raise ConnectionError with status and text if refused."""
-        verified = ssl.create_default_context(cafile=str(self._certificate))
-        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
+        verified = ssl.create_default_context(cafile=str(self._authority))
+        verified.load_cert_chain(self._keys)
         # Not urllib: it would go through a proxy that the environment names. Ten seconds: the
         # first answers of a busy machine take two.
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self._port, timeout=10, context=verified
         )
         with contextlib.closing(connection):
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, {"Content-Type": kind})
             answer = connection.getresponse()
             text = answer.read()
         if answer.status >= 300:
@@ -75,25 +57,6 @@ class ApiServer:
         if not any(one["type"] == condition and one["status"] == "True" for one in conditions):
             message = f"{path} is not {condition}"
             raise ValueError(message)
-
-    def kubeconfig(self, context: str, account: str = "") -> str:
-        """Give a kubeconfig, valid anywhere on this machine, that has `context` only.
-
-        With an `account`, its owner acts as that one.
-        """
-        authority = base64.b64encode(self._certificate.read_bytes()).decode()
-        server = f"https://127.0.0.1:{self._port}"
-        cluster = {"server": server, "certificate-authority-data": authority}
-        user = {"token": self._token, **({"as": account} if account else {})}
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": context,
-            "clusters": [{"name": context, "cluster": cluster}],
-            "users": [{"name": context, "user": user}],
-            "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
-        }
-        return json.dumps(content, indent=1)
 
 
 def probe(port: int, path: str) -> None:

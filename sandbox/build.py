@@ -27,6 +27,7 @@ VERSION = "github.com/prometheus/common/version.Version"
 # Where the manifests go, the folder whose go.mod pins their module, the module, which in it.
 MANIFESTS = (
     ("crds/metallb", "metallb", METALLB, "config/crd/bases/*.yaml"),
+    ("manifests/metallb", "metallb", METALLB, "config/manifests/metallb-native.yaml"),
     (
         "crds/prometheus-operator",
         "prometheus-operator",
@@ -83,6 +84,11 @@ class Tools:
     def crds(self) -> list[Path]:
         """Give the definitions of MetalLB and the Prometheus Operator, as `group_plural.yaml`."""
         return sorted(self.folder.glob("crds/*/*.yaml"))
+
+    def addons(self) -> list[Path]:
+        """Give the files with MetalLB's own objects and the operator's definitions."""
+        kinds = self.folder.glob("crds/prometheus-operator/*.yaml")
+        return [self.folder / "manifests" / "metallb" / "metallb-native.yaml", *sorted(kinds)]
 
     def stages(self) -> list[Path]:
         """Give the files that tell KWOK how nodes and pods behave."""

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,9 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from sandbox.apiserver import FAILURES, ApiServer, arguments, probe
+from sandbox.apiserver import FAILURES, ApiServer, probe
 from sandbox.build import Tools
+from sandbox.control_plane import ControlPlane
 from sandbox.objects import (
     CONTROLLER,
     METALLB,
@@ -56,8 +56,9 @@ class Cluster:
         self.preview_kubeconfig = self.folder / "kubeconfig-preview"
         self._tools = tools
         self._processes = Processes(self.folder)
-        self._certificates = self.folder / "certificates"
         self._data = self.folder / "data"
+        kube, etcd = tools.program("kube"), self._data / "etcd"
+        self._plane = ControlPlane(self.folder, self._processes, self._run, kube, etcd)
         # Written when a start is complete: from then on what etcd holds is worth keeping.
         self._ready = self.folder / "ready.json"
 
@@ -122,40 +123,18 @@ class Cluster:
 
     def _start(self, nodes: Sequence[Node]) -> None:
         ports = kept_ports(self.folder / "ports.json", PORTS)
-        etcd = f"http://127.0.0.1:{ports['etcd']}"
-        kube = self._tools.program("kube")
-        peers = f"http://127.0.0.1:{ports['peers']}"
+        # After a suspend KWOK brings back the node, but not the pods that were given up with it.
+        patient = ["--node-monitor-grace-period=24h"]
+        asked = ports["apiserver"]
         self._data.mkdir(exist_ok=True)
-        self._run("etcd", [kube, "etcd", self._data / "etcd", etcd, peers])
-        self._processes.retry("etcd", lambda: probe(ports["etcd"], "/health"))
-
-        # Made anew each time: the server's own certificate is good for one year.
-        shutil.rmtree(self._certificates, ignore_errors=True)
-        token = secrets.token_hex(32)
-        write_private(self.folder / "token", f'{token},admin,admin,"system:masters"\n')
-        serve = [
-            f"--etcd-servers={etcd}",
-            f"--secure-port={ports['apiserver']}",
-            # Asked for none, it looks for a default route, and ends without one.
-            f"--advertise-address={nodes[0].address}",
-            f"--token-auth-file={self.folder / 'token'}",
-        ]
-        self._run("apiserver", [kube, "apiserver", *serve, *arguments(self._certificates)])
-        self._processes.retry("apiserver", lambda: self._api().ask("GET", "/readyz"))
-        write_private(self.kubeconfig, self._api().kubeconfig(self.context))
-        write_private(self.preview_kubeconfig, self._api().kubeconfig(self.context, PREVIEWER))
+        self._plane.start(nodes[0].address, ports, asked, "127.0.0.1", patient)
+        at = f"127.0.0.1:{asked}"
+        write_private(self.kubeconfig, self._plane.describe(at, self.context))
+        as_previewer = self._plane.describe(at, self.context, account=PREVIEWER)
+        write_private(self.preview_kubeconfig, as_previewer)
         for path, content in previewer().items():
             self._processes.retry("apiserver", partial(self._api().apply, path, content))
-
         client = [f"--kubeconfig={self.kubeconfig}"]
-        quiet = ["--leader-elect=false", "--secure-port=0"]
-        authority = f"--root-ca-file={self._certificates / 'apiserver.crt'}"
-        signing = f"--service-account-private-key-file={self._certificates / 'apiserver.key'}"
-        # After a suspend KWOK brings back the node, but not the pods that were given up with it.
-        patient = "--node-monitor-grace-period=24h"
-        watching = [*client, *quiet, patient]
-        self._run("controllers", [kube, "controllers", *watching, authority, signing])
-        self._run("scheduler", [kube, "scheduler", *client, *quiet])
         self._place(nodes)
         stages = [f"--config={stage}" for stage in self._tools.stages()]
         # MicroK8s' own range, too.
@@ -239,8 +218,7 @@ class Cluster:
 
     def _api(self) -> ApiServer:
         ports = json.loads((self.folder / "ports.json").read_text())
-        token = (self.folder / "token").read_text().partition(",")[0]
-        return ApiServer(ports["apiserver"], self._certificates / "apiserver.crt", token)
+        return self._plane.api(ports["apiserver"])
 
     def _run(self, name: str, command: Sequence[str | Path]) -> None:
         # Nothing of the caller's environment: no proxy, no other kubeconfig.

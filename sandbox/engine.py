@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from pulumi import automation as auto
@@ -24,13 +24,25 @@ from ops.cluster import UnreadableError
 from ops.stacks import Stack
 from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
-from sandbox.cluster import Cluster
 from sandbox.plugins import CHART
 from sandbox.processes import MARK, SandboxError, end_marked, locked, write_private
 from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 OWN_CHART = Path(__file__).parent / "chart"
+
+
+class Cluster(Protocol):
+    """What the engine knows of a cluster."""
+
+    folder: Path
+    """Where its state lies, and the stack's."""
+    kubeconfig: Path
+    """How it is reached."""
+    context: str
+    """Its context in there."""
+    preview_kubeconfig: Path
+    """How a preview reaches it."""
 
 
 class Engine:
@@ -43,9 +55,14 @@ class Engine:
         project: Path = PROJECT,
         stack: str = "sandbox",
         config: Mapping[str, Any] | None = None,
+        *,
+        refresh: bool = True,
     ) -> None:
-        """Take `config`, the keys without their prefix, instead of what the stack's file has."""
-        self._cluster, self._tools = cluster, tools
+        """Take `config`, the keys without their prefix, instead of what the stack's file has.
+
+        Without `refresh` nobody else changes the cluster.
+        """
+        self._cluster, self._tools, self._refresh = cluster, tools, refresh
         self._project, self._stack, self._config = project, stack, config
         self._folder = cluster.folder / "engine"
         self.work = self._folder / "project"
@@ -163,8 +180,7 @@ class Engine:
         project = self._settings("Pulumi.yaml")
         # What is built here is older, and enough for this program.
         project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
-        if self._config:
-            # A cluster of its own, in which nobody edits anything: no refresh.
+        if not self._refresh:
             project.pop("options", None)
         (self.work / "Pulumi.yaml").write_text(yaml.safe_dump(project))
         name = f"Pulumi.{self._stack}.yaml"

@@ -1,9 +1,15 @@
-"""Answers as registry.ollama.ai, on this machine, with one model for every name."""
+"""Answers as registry.ollama.ai, on this machine, with one model for every name.
+
+Run as a module: python -m sandbox.model_registry PID FOLDER is at 203.0.113.10 in the network
+namespace of a process; FOLDER gets the certificate of its authority, registry.pem.
+"""
 
 import hashlib
 import json
 import re
+import signal
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +20,7 @@ from typing import Any
 import trustme
 
 from sandbox import tiny_model
+from sandbox.real.network import REGISTRY, enter
 
 HOST = "registry.ollama.ai"
 # As with the real one, the files lie on another host, to which the registry sends its clients.
@@ -37,12 +44,14 @@ def model_registry(
     missing: str = "missing",
     contents: Mapping[str, str] | None = None,
     before: Callable[[BaseHTTPRequestHandler], bool] = lambda _: False,
+    at: str = "",
 ) -> Iterator[dict[str, str]]:
     """Serve a tiny model of its own under every name but those that contain `missing`.
 
     Gives the environment with which a Go program comes here instead: a proxy, and whom to trust.
     `contents` are names that stand for another content than a model's own name does; `before`
-    sees each request, and says whether it has answered it.
+    sees each request, and says whether it has answered it. With an address `at` it is the host
+    itself, not behind a proxy.
     """
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -108,7 +117,12 @@ def model_registry(
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((at, 443) if at else ("127.0.0.1", 0), Handler)
+    if at:
+        # Each connection's thread shakes hands, not the one that takes them all.
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -119,3 +133,9 @@ def model_registry(
     finally:
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":
+    enter(sys.argv[1])
+    with model_registry(Path(sys.argv[2]), at=REGISTRY):
+        signal.pause()

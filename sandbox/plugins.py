@@ -61,8 +61,10 @@ def find(folder: Path, pulumi: Path) -> dict[str, Path]:
 
 
 def find_chart(folder: Path) -> Path | None:
-    """Give the published chart of kube-prometheus-stack, downloaded into `folder`."""
+    """Give the published chart of kube-prometheus-stack: in HOMELAB_CHARTS, or downloaded."""
     name = f"{CHART}-{KUBE_PROMETHEUS_STACK}"
+    if (given := Path(os.environ.get("HOMELAB_CHARTS", ""), f"{name}.tgz").absolute()).exists():
+        return given
     file = folder / "charts" / f"{name}.tgz"
     if not file.exists() and _is_worth_a_try(folder, CHART, KUBE_PROMETHEUS_STACK):
         file.parent.mkdir(exist_ok=True)

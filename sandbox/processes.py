@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -96,13 +97,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def free_ports(number: int) -> list[int]:
+    """Give so many ports of 127.0.0.1 on which nothing listens."""
+    # Below 30000 lie neither node ports nor those that Linux and macOS give to clients.
+    candidates = random.sample(range(20000, 30000), 1000)
+    return list(itertools.islice(filter(is_free, candidates), number))
+
+
 def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
     """Give each name the port of 127.0.0.1 that `file` keeps, all of them new if one is taken."""
     ports: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     if ports.keys() != set(names) or not all(map(is_free, ports.values())):
-        # Below 30000 lie neither node ports nor those that Linux and macOS give to clients.
-        candidates = random.sample(range(20000, 30000), 1000)
-        ports = dict(zip(names, filter(is_free, candidates), strict=False))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         write_private(file, json.dumps(ports))
     return ports
 
@@ -194,14 +200,24 @@ class Processes:
                     found[name] = process
         return found
 
-    def retry(self, name: str, step: Callable[[], object], seconds: float = 60) -> None:
+    def retry(
+        self,
+        name: str,
+        step: Callable[[], object],
+        seconds: float = 60,
+        beside: Sequence[str] = (),
+    ) -> None:
         """Take `step`, that asks the process `name`, again while it raises one of FAILURES.
 
-        Raises SandboxError when the process has ended, or after `seconds`.
+        Raises SandboxError when it, or one that it needs `beside` it, has ended, or after
+        `seconds`.
         """
+
+        def ended() -> list[str]:
+            return [one for one in (*beside, name) if one not in self.alive()]
+
         waiting = Retrying(
-            retry=retry_if_exception_type(FAILURES)
-            & retry_if_exception(lambda _: name in self.alive()),
+            retry=retry_if_exception_type(FAILURES) & retry_if_exception(lambda _: not ended()),
             stop=stop_after_delay(seconds),
             wait=wait_fixed(0.1),
             reraise=True,
@@ -209,7 +225,8 @@ class Processes:
         try:
             waiting(step)
         except FAILURES as error:
-            what = f"did not get ready ({error})" if name in self.alive() else "ended"
+            name, *_ = (left := ended()) or [name]
+            what = "ended" if left else f"did not get ready ({error})"
             hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
             message = f"{name} {what}; {self.log(name)} ends with: {self.last_line(name)}{hint}"
             raise SandboxError(message) from error

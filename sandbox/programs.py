@@ -1,17 +1,18 @@
-"""Installs the programs that the pods of the house run, as plain programs of this machine."""
+"""The programs of the node and of the pods on it, built from Go modules; Open WebUI from PyPI."""
 
 import json
-import re
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
-from sandbox.build import FOLDER, VERSION, Tool, build_tool, copy_files
+from sandbox import build
+from sandbox.build import FOLDER, METALLB, OPERATOR, VERSION, Tool, build_tool, copy_files
 from sandbox.processes import SandboxError, locked
-from sandbox.toolchain import MODULES, find_go, find_program, pinned, run
+from sandbox.toolchain import MODULES, find_go, pinned, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -19,13 +20,25 @@ OPEN_WEBUI = "0.12.4"
 BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
 # What Open WebUI asks for.
 PYTHONS = ((3, 11), (3, 12))
+# $1 a Python, $2 the environment to make, $3 Open WebUI, then other packages.
+# The full requirements are four times as large, for what no test here uses.
+INSTALL = r"""
+python=$1 environment=$2 page=$3; shift 3
+"$python" -m venv "$environment"
+pip() { "$environment/bin/python" -m pip install --disable-pip-version-check "$@"; }
+pip --no-deps "$page"
+sed -nE 's/^Requires-Dist: ([A-Za-z0-9_.-]+)(\[.*\])?(==[^ ]+)$/\1\3/p' \
+  "$environment"/lib/python3*/site-packages/open_webui-*/METADATA >"$environment/constraints.txt"
+pip --requirement "$environment"/lib/python3*/site-packages/requirements-slim.txt \
+  --constraint "$environment/constraints.txt" "$@"
+"""
 OLLAMA = "github.com/ollama/ollama"
 PROMETHEUS = "github.com/prometheus/prometheus"
 KUBE_STATE_METRICS = "k8s.io/kube-state-metrics/v2"
-# The version that the chart pins.
-ALERTMANAGER = "github.com/prometheus/alertmanager@v0.34.0"
 RESTIC = "github.com/restic/restic"
 NODE_EXPORTER = "github.com/prometheus/node_exporter"
+# Pinned by the chart, whose image has the same version.
+ALERTMANAGER = "github.com/prometheus/alertmanager@v0.34.0"
 # Headers that Ollama's repository has in folders named `vendor`, which no Go module can carry:
 # where they go, the module, which in it.
 HEADERS = (
@@ -37,20 +50,57 @@ HEADERS = (
 CGO = ("CGO_ENABLED=1", "CGO_CPPFLAGS='-I{folder}/headers' '-ffile-prefix-map={folder}=.'")
 
 
+def prometheus_version() -> str:
+    """Give Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
+    module = Version(pinned("monitoring", PROMETHEUS))
+    return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
+
+
+def _list_tools() -> list[Tool]:
+    ollama = f"{OLLAMA}/version.Version={pinned('ollama', OLLAMA)[1:]}"
+    prometheus = f"{VERSION}={prometheus_version()}"
+    # Of all that it can discover, pods: each cloud would bring a module of its own.
+    found = "remove_all_sd,enable_kubernetes_sd"
+    state = f"{VERSION}={pinned('kube-state-metrics', KUBE_STATE_METRICS)[1:]}"
+    node = f"{VERSION}={pinned('monitoring', NODE_EXPORTER)[1:]}"
+    return [
+        Tool("ollama", MODULES / "ollama", OLLAMA, (ollama,), environment=CGO),
+        Tool(
+            "prometheus",
+            MODULES / "monitoring",
+            f"{PROMETHEUS}/cmd/prometheus",
+            (prometheus,),
+            found,
+        ),
+        Tool(
+            "promtool", MODULES / "monitoring", f"{PROMETHEUS}/cmd/promtool", (prometheus,), found
+        ),
+        Tool("restic", MODULES / "restic", f"{RESTIC}/cmd/restic"),
+        Tool("pause", MODULES / "pause", "."),
+        Tool("coredns", MODULES / "coredns", "."),
+        Tool("metallb-speaker", MODULES / "metallb", f"{METALLB}/speaker"),
+        Tool("network-policies", MODULES / "network-policies", "."),
+        Tool(
+            "prometheus-config-reloader",
+            MODULES / "prometheus-operator",
+            f"{OPERATOR}/cmd/prometheus-config-reloader",
+        ),
+        Tool("kube-state-metrics", MODULES / "kube-state-metrics", KUBE_STATE_METRICS, (state,)),
+        Tool("node_exporter", MODULES / "monitoring", NODE_EXPORTER, (node,)),
+    ]
+
+
+TOOLS = {tool.name: tool for tool in [*build.TOOLS, *_list_tools()]}
+
+
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """The paths of all that the sandbox runs in place of containers."""
+    """The paths of what the tests of the pods' programs run as plain processes."""
 
     ollama: Path
     """Ollama with its engine for the CPU."""
     prometheus: Path
-    """Prometheus, without service discovery: it scrapes what files and its settings name."""
-    promtool: Path
-    """Checks and tests rules, and asks a Prometheus."""
-    kube_state_metrics: Path
-    """kube-state-metrics."""
-    node_exporter: Path
-    """node_exporter."""
+    """Prometheus, which discovers in Kubernetes only."""
     restic: Path
     """restic, which keeps the backups."""
     python: Path
@@ -63,89 +113,54 @@ def install(folder: Path = FOLDER) -> Programs:
     if sys.version_info[:2] not in PYTHONS:
         ours = "{}.{}".format(*sys.version_info)
         raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
+    built = install_tools(("ollama", "prometheus", "restic"), folder)
     with locked(folder):
-        return Programs(
-            ollama=_install_ollama(folder),
-            prometheus=_install_prometheus("prometheus", folder),
-            promtool=_install_prometheus("promtool", folder),
-            kube_state_metrics=build_tool(
-                _exporter("kube-state-metrics", "kube-state-metrics", KUBE_STATE_METRICS), folder
-            ),
-            node_exporter=build_tool(
-                _exporter("node_exporter", "monitoring", NODE_EXPORTER), folder
-            ),
-            restic=_install_restic(folder),
-            python=_install_open_webui(folder),
-        )
+        return Programs(**built, python=_install_open_webui(folder))
 
 
-def promtool(folder: Path = FOLDER) -> Path:
-    """Install only promtool into `folder`, and give its path; raise SandboxError if that fails."""
+def install_tools(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Path]:
+    """Build some of TOOLS into `folder`, where needed, and give their paths by name."""
     folder = folder.absolute()
     with locked(folder):
-        return _install_prometheus("promtool", folder)
+        for name, module, pattern in HEADERS if "ollama" in names else ():
+            copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
+        return {name: build_tool(TOOLS[name], folder) for name in names}
+
+
+def install_all(folder: Path = FOLDER) -> dict[str, Path]:
+    """Build all that runs on a real node, but Open WebUI; give the paths by name."""
+    built = install_tools([name for name in TOOLS if name not in ("kwok", "promtool")], folder)
+    with locked(folder):
+        return {**built, "alertmanager": _build_alertmanager(folder.absolute())}
 
 
 def alertmanager(folder: Path = FOLDER) -> Path:
-    """Build only Alertmanager into `folder`, from a copy of its module without its page."""
+    """Build only Alertmanager into `folder`, and give its path."""
     folder = folder.absolute()
-    copy = folder / "alertmanager"
     with locked(folder):
-        if not copy.exists():
-            log = folder / "logs" / "build-alertmanager-module.log"
-            command: list[str | Path] = [find_go(folder), "mod", "download", "-json", ALERTMANAGER]
-            run("alertmanager", command, log, folder)
-            found = json.loads(log.read_text()[log.read_text().index("{") :])
-            partial = folder / "alertmanager.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            # The module cache is read-only.
-            shutil.copytree(found["Dir"], partial, copy_function=shutil.copyfile)
-            for directory in (partial, *partial.rglob("*/")):
-                directory.chmod(0o755)
-            page = partial / "ui" / "app" / "dist"
-            (page / "assets").mkdir(parents=True)
-            (page / "assets" / "none.txt").write_text("")
-            (page / "index.html").write_text("<p>Alertmanager, built without its page.</p>\n")
-            partial.rename(copy)
-        return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
+        return _build_alertmanager(folder)
 
 
-def prometheus_version() -> str:
-    """Give Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
-    module = Version(pinned("monitoring", PROMETHEUS))
-    return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
-
-
-def _install_ollama(folder: Path) -> Path:
-    version = pinned("ollama", OLLAMA).removeprefix("v")
-    if found := find_program("ollama", version, "--version"):
-        return found
-    for name, module, pattern in HEADERS:
-        copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
-    stamps = (f"{OLLAMA}/version.Version={version}",)
-    return build_tool(Tool("ollama", MODULES / "ollama", OLLAMA, stamps, environment=CGO), folder)
-
-
-def _install_prometheus(name: str, folder: Path) -> Path:
-    version = prometheus_version()
-    if found := find_program(name, version, "--version"):
-        return found
-    stamps = (f"{VERSION}={version}",)
-    package = f"{PROMETHEUS}/cmd/{name}"
-    # Service discovery would bring a module of each cloud.
-    tool = Tool(name, MODULES / "monitoring", package, stamps, tags="remove_all_sd")
-    return build_tool(tool, folder)
-
-
-def _install_restic(folder: Path) -> Path:
-    if found := find_program("restic", pinned("restic", RESTIC).removeprefix("v"), "version"):
-        return found
-    return build_tool(Tool("restic", MODULES / "restic", f"{RESTIC}/cmd/restic"), folder)
-
-
-def _exporter(name: str, pinned_in: str, module: str) -> Tool:
-    version = pinned(pinned_in, module).removeprefix("v")
-    return Tool(name, MODULES / pinned_in, module, (f"{VERSION}={version}",))
+def _build_alertmanager(folder: Path) -> Path:
+    """Build Alertmanager from a copy of its module, which lacks the page that it embeds."""
+    copy = folder / "alertmanager"
+    if not copy.exists():
+        log = folder / "logs" / "build-alertmanager-module.log"
+        download: list[str | Path] = [find_go(folder), "mod", "download", "-json", ALERTMANAGER]
+        run("alertmanager", download, log, folder)
+        found = json.loads(log.read_text()[log.read_text().index("{") :])
+        partial = folder / "alertmanager.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        # The module cache is read-only.
+        shutil.copytree(found["Dir"], partial, copy_function=shutil.copyfile)
+        for directory in (partial, *partial.rglob("*/")):
+            directory.chmod(0o755)
+        page = partial / "ui" / "app" / "dist"
+        (page / "assets").mkdir(parents=True)
+        (page / "assets" / "none.txt").write_text("")
+        (page / "index.html").write_text("<p>Alertmanager, built without its page.</p>\n")
+        partial.rename(copy)
+    return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
 
 
 def _install_open_webui(folder: Path) -> Path:
@@ -157,17 +172,8 @@ def _install_open_webui(folder: Path) -> Path:
     # It has its own path in its scripts, so it cannot be made elsewhere and moved: the stamp,
     # written last, says that it is whole.
     shutil.rmtree(environment, ignore_errors=True)
-    log = folder / "logs" / "build-open-webui.log"
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    run("environment", [sys.executable, "-m", "venv", environment], log, folder)
-    run("open-webui", [*pip, "--no-deps", f"open-webui=={OPEN_WEBUI}"], log, folder)
-    # The full requirements are four times as large, for what no test here uses.
-    (slim,) = environment.glob("lib/python*/site-packages/requirements-slim.txt")
-    (metadata,) = environment.glob("lib/python*/site-packages/open_webui-*.dist-info/METADATA")
-    pins = re.findall(r"^Requires-Dist: ([\w.-]+)(?:\[.*\])?(==\S+)$", metadata.read_text(), re.M)
-    constraints = environment / "constraints.txt"
-    constraints.write_text("".join(f"{name}{version}\n" for name, version in pins))
-    pip += ["--requirement", slim, "--constraint", constraints, *BEYOND_SLIM]
-    run("its packages", pip, log, folder)
+    packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    command: list[str | Path] = ["sh", "-euc", INSTALL, "sh", sys.executable, environment]
+    run("open-webui", [*command, *packages], folder / "logs" / "build-open-webui.log", folder)
     stamp.write_text(key)
     return python

@@ -36,7 +36,7 @@ SMALL, LARGE = 3, 30
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 PROGRAMS = "components/ollama/programs"
 NO_PROGRAMS = tuple(
-    f"--ignore=tests/{name}" for name in ("cluster", "dataplane", "published", "stack", "workloads")
+    f"--ignore=tests/{name}" for name in ("cluster", "published", "real", "stack", "workloads")
 )
 
 

@@ -25,8 +25,9 @@ Connect = Callable[[Cluster], DynamicClient]
 
 CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
 PUBLISHED = "tests/published"
-TOGETHER = ("tests/dataplane", "tests/cluster", "tests/stack", PUBLISHED)
-"""Folders whose tests share a cluster or a house; every other file is for itself."""
+REAL = "tests/real"
+TOGETHER = (REAL, "tests/cluster", "tests/stack", PUBLISHED)
+"""Folders whose tests share a cluster; every other file is for itself."""
 BUILT = {"tools", "programs", "promtool", "alertmanager"}
 """Fixtures that build programs; a test with one of them, or in those folders, is a built test."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
@@ -82,18 +83,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say whether the published charts were there to be tested."""
+    """Say whether the published charts and the real node were there to be tested."""
 
-    def count(outcome: str) -> int:
-        reports = terminalreporter.stats.get(outcome, [])
-        return sum(report.nodeid.startswith(PUBLISHED) for report in reports)
+    def count(folder: str, *outcomes: str) -> int:
+        reports = [report for name in outcomes for report in terminalreporter.stats.get(name, [])]
+        return sum(report.nodeid.startswith(folder) for report in reports)
 
-    passed, others = count("passed"), count("skipped") + count("failed") + count("error")
-    built = terminalreporter.config.getoption("built") != "no"
-    if built and (passed or others):
-        versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
-        done = f"{passed} passed on {versions}" if passed else "not tested, see HOMELAB_CHARTS"
-        terminalreporter.write_line(f"published charts: {done}")
+    versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
+    for what, folder, hint in (
+        (f"published charts ({versions})", PUBLISHED, "HOMELAB_CHARTS"),
+        ("real node", REAL, "docs/sandbox.md"),
+    ):
+        passed, others = count(folder, "passed"), count(folder, "skipped", "failed", "error")
+        if terminalreporter.config.getoption("built") != "no" and (passed or others):
+            rest = f"{others} not, see {hint}" if others else "all"
+            terminalreporter.write_line(f"{what}: {passed} passed, {rest}")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +127,7 @@ def programs() -> real_programs.Programs:
 @pytest.fixture(scope="session")
 def promtool() -> Path:
     """Prometheus' own program that checks and tests rules."""
-    return real_programs.promtool()
+    return real_programs.install_tools(["promtool"])["promtool"]
 
 
 @pytest.fixture(scope="session")

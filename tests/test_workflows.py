@@ -30,6 +30,9 @@ SHELL = ("umask", "printf")
 def missing(line: str) -> str | None:
     """What a line of a workflow names that is not there."""
     words = shlex.split(line.partition(">")[0])
+    if words[0] == "sudo":
+        # After its own words and the environment.
+        words = words[-1:]
     if words[0] in SHELL:
         return None
     if words[0] == "make":

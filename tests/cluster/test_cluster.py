@@ -31,7 +31,7 @@ def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 def test_the_kubeconfig_is_private_and_the_server_is_verified(
     cluster: Cluster, connect: Connect
 ) -> None:
-    secrets = [cluster.kubeconfig, cluster.folder / "token"]
+    secrets = [cluster.kubeconfig, cluster.folder / "certificates" / "admin.key"]
     assert [oct(path.stat().st_mode & 0o777) for path in secrets] == ["0o600", "0o600"]
 
     loaded = connect(cluster).client.configuration

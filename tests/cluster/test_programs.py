@@ -12,7 +12,7 @@ from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox import programs
 from sandbox.build import Tool, build_tool
 from sandbox.processes import SandboxError
-from sandbox.programs import CGO, Programs, install, prometheus_version
+from sandbox.programs import CGO, Programs, install, install_tools, prometheus_version
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
 ROOT = Path(programs.__file__).parent.parent
@@ -72,19 +72,18 @@ def say(program: Path) -> str:
 
 def test_the_programs_have_the_pinned_versions(installed: Programs) -> None:
     prometheus = Version(prometheus_version())
-    # One of these on PATH may be newer.
-    assert ask_version(str(installed.prometheus), "--version") >= prometheus
-    assert ask_version(str(installed.promtool), "--version") >= prometheus
+    assert ask_version(str(installed.prometheus), "--version") == prometheus
     ollama = Version(pinned("ollama", programs.OLLAMA))
-    assert ask_version(str(installed.ollama), "--version") >= ollama
-
+    assert ask_version(str(installed.ollama), "--version") == ollama
     restic = Version(pinned("restic", programs.RESTIC))
-    assert ask_version(str(installed.restic), "version") >= restic
+    assert ask_version(str(installed.restic), "version") == restic
 
+    built = install_tools(("promtool", "kube-state-metrics", "node_exporter"))
+    assert ask_version(str(built["promtool"]), "--version") == prometheus
     state = Version(pinned("kube-state-metrics", programs.KUBE_STATE_METRICS))
-    assert ask_version(str(installed.kube_state_metrics), "version") == state
+    assert ask_version(str(built["kube-state-metrics"]), "version") == state
     node = Version(pinned("monitoring", programs.NODE_EXPORTER))
-    assert ask_version(str(installed.node_exporter), "--version") == node
+    assert ask_version(str(built["node_exporter"]), "--version") == node
 
 
 def test_open_webui_is_the_one_of_the_house() -> None:
@@ -155,31 +154,6 @@ def test_another_python_is_refused_before_anything_is_installed(
     ours = f"{version[0]}.{version[1]}"
     assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "answer", "used"),
-    [
-        ("promtool", "promtool, version 3.16.0 (branch: HEAD)", True),
-        ("promtool", "promtool, version 4.0.1", True),
-        ("promtool", "promtool, version 3.15.9", False),
-        ("promtool", "no version", False),
-        ("ollama", "ollama version is 0.24.0", True),
-        # So when no server runs.
-        ("ollama", "Warning: client version is 0.40.16", True),
-        ("ollama", "Warning: client version is 0.23.4", False),
-    ],
-)
-def test_what_is_on_path_is_used_when_it_is_new_enough(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, answer: str, used: bool
-) -> None:
-    built = tmp_path / "built"
-    monkeypatch.setattr(programs, "build_tool", lambda _tool, _folder: built)
-    monkeypatch.setattr(programs, "copy_files", lambda *_: None)
-    find = {"promtool": programs.promtool, "ollama": programs._install_ollama}[name]
-    found = put(path, name, answer)
-
-    assert find(tmp_path) == (found if used else built)
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import Deployment, backup_config, deploy_program
-from real_house import ask, sign_in
+from page import ask, sign_in
 from waiting import eventually
 
-from sandbox.pods import free_port
+from sandbox.processes import free_ports
 from sandbox.programs import Programs
 
 PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" * 48}
@@ -108,7 +108,7 @@ class Box:
         """Start Open WebUI as its Deployment has it, without a model server and metrics."""
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        port = free_port([])
+        port = free_ports(1)[0]
         nowhere = "http://127.0.0.1:9"
         environment = self.environment(container) | {
             "ENV": "prod",

@@ -6,17 +6,15 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing
-from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 from backup_box import Box, before, cron, kill, program, steps
-from real_house import ask
+from page import ask, upload
 from waiting import eventually
 
-from sandbox.pods import free_port
+from sandbox.processes import free_ports
 from sandbox.programs import Programs
 
 ADMIN = ("admin@homelab.home.arpa", "first of all 1")
@@ -28,7 +26,7 @@ FILE = b"what a person has uploaded\n" * 4000
 def box(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A box with Open WebUI running, a first install behind it, and a Prometheus."""
     box = Box(tmp_path_factory.mktemp("box"), programs)
-    port = free_port([])
+    port = free_ports(1)[0]
     (box.folder / "prometheus.yml").write_text("{}")
     flags = [
         f"--config.file={box.folder / 'prometheus.yml'}",
@@ -54,28 +52,6 @@ def box(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         prometheus.wait(30)
 
 
-def upload(box: Box, token: str) -> str:
-    """Upload a file and give its id."""
-    parts = urlsplit(box.page)
-    boundary = "x-boundary-x"
-    body = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="notes.txt"\r\n'
-        "Content-Type: text/plain\r\n\r\n"
-    ).encode() + FILE
-    body += f"\r\n--{boundary}--\r\n".encode()
-    with closing(HTTPConnection(parts.netloc, timeout=60)) as connection:
-        headers = {
-            "Authorization": f"Bearer {token}",
-            "Content-Type": f"multipart/form-data; boundary={boundary}",
-        }
-        connection.request("POST", "/api/v1/files/?process=false", body, headers)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        assert answer.status == 200, text
-        identity: str = json.loads(text)["id"]
-        return identity
-
-
 def value(box: Box, query: str) -> list[str]:
     """What the Prometheus that got the pushes answers, value by value."""
     base = box.otlp.partition("/api/")[0]
@@ -94,7 +70,7 @@ def test_the_drill(box: Box) -> None:
         for who, token in (("admin", admin), ("guest", guest))
         for number in range(5)
     }
-    file = upload(box, guest)
+    file = upload(box.page, guest, "notes.txt", FILE, "?process=false")
 
     # 1. A backup, while somebody goes on writing.
     stop = threading.Event()

@@ -20,7 +20,7 @@ import sync_models
 from waiting import eventually
 
 from sandbox.model_registry import model_registry
-from sandbox.pods import free_port
+from sandbox.processes import free_ports
 from sandbox.programs import Programs
 
 Model = str | dict[str, Any]
@@ -48,7 +48,7 @@ class Lab:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        self.host = f"127.0.0.1:{free_port(())}"
+        self.host = f"127.0.0.1:{free_ports(1)[0]}"
         self.environment |= {"OLLAMA_HOST": self.host, "HOME": str(self.folder)}
         with (self.folder / "log").open("ab") as log:
             command = [str(self.ollama), "serve"]

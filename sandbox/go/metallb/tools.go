@@ -1,6 +1,9 @@
 //go:build tools
 
-// Package tools keeps the MetalLB controller pinned in go.mod.
+// Package tools keeps MetalLB's controller and speaker pinned in go.mod.
 package tools
 
-import _ "go.universe.tf/metallb/controller"
+import (
+	_ "go.universe.tf/metallb/controller"
+	_ "go.universe.tf/metallb/speaker"
+)

@@ -1,6 +1,9 @@
 //go:build tools
 
-// Package tools keeps the Prometheus operator pinned in go.mod.
+// Package tools keeps the Prometheus operator and its config reloader pinned in go.mod.
 package tools
 
-import _ "github.com/prometheus-operator/prometheus-operator/cmd/operator"
+import (
+	_ "github.com/prometheus-operator/prometheus-operator/cmd/operator"
+	_ "github.com/prometheus-operator/prometheus-operator/cmd/prometheus-config-reloader"
+)

@@ -6,27 +6,28 @@ from typing import Any
 
 import pytest
 import yaml
-from real_house import House, ask
+from page import ask
+from real_lab import Server
 
 
 @pytest.fixture(scope="module")
-def key(house: House) -> Iterator[str]:
+def key(server: Server) -> Iterator[str]:
     """An API key of the admin's, made as the page makes it."""
-    path = f"{house.page}/api/v1/auths/api_key"
-    status, text = ask("POST", path, {}, house.token)
+    path, token = f"{server.page}/api/v1/auths/api_key", server.token()
+    status, text = ask("POST", path, {}, token)
     assert status == 200, text
     yield json.loads(text)["api_key"]
-    ask("DELETE", path, token=house.token)
+    ask("DELETE", path, token=token)
 
 
 @pytest.fixture(scope="module")
-def model(house: House) -> dict[str, Any]:
-    """The one model of the output, its page reached here."""
-    told, _ = house.demo.engine.outputs()["ide_config"]
-    (model,) = yaml.safe_load(told)["models"]
+def model(server: Server) -> dict[str, Any]:
+    """The model of the output, its page reached from this machine."""
+    outputs = server.engine.outputs()
+    (model,) = yaml.safe_load(outputs["ide_config"][0])["models"]
     page, below, rest = model["apiBase"].partition("/ollama")
-    assert page.removeprefix("http://") in house.demo.machine.addresses()
-    return {**model, "apiBase": house.page + below + rest}
+    assert page in outputs["open_webui_urls"][0]
+    return {**model, "apiBase": server.page + below + rest}
 
 
 def asked(model: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def asked(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_editor_gets_a_completion_in_pieces(
-    house: House, key: str, model: dict[str, Any]
+    server: Server, key: str, model: dict[str, Any]
 ) -> None:
     status, text = ask("POST", f"{model['apiBase']}/api/show", {"name": model["model"]}, key)
     assert status == 200, text
@@ -63,8 +64,7 @@ def test_an_editor_gets_a_completion_in_pieces(
     assert events[-1]["done"] is True
     assert events[-1]["prompt_eval_count"] > 0
     # It stayed loaded with the server's own context.
-    _, text = ask("GET", f"{house.gateway}/api/ps")
-    contexts = {one["name"]: one["context_length"] for one in json.loads(text)["models"]}
+    contexts = {loaded["name"]: loaded["context_length"] for loaded in server.loaded()}
     assert contexts[model["model"]] == model["defaultCompletionOptions"]["contextLength"]
 
 
@@ -78,16 +78,16 @@ def test_an_editor_gets_a_completion_in_pieces(
         ("GET", "/api/v1/auths/api_key"),
     ],
 )
-def test_the_key_is_good_for_nothing_else(house: House, key: str, method: str, path: str) -> None:
-    status, _ = ask(method, house.page + path, {} if method == "POST" else None, key)
+def test_the_key_is_good_for_nothing_else(server: Server, key: str, method: str, path: str) -> None:
+    status, _ = ask(method, server.page + path, {} if method == "POST" else None, key)
 
     assert status == 403
 
 
 @pytest.mark.parametrize("wrong", ["", "sk-0000"])
 def test_without_the_key_there_is_no_completion(
-    house: House, model: dict[str, Any], wrong: str
+    server: Server, model: dict[str, Any], wrong: str
 ) -> None:
-    status, _ = ask("POST", f"{house.page}/ollama/api/generate", asked(model), wrong)
+    status, _ = ask("POST", f"{server.page}/ollama/api/generate", asked(model), wrong)
 
     assert status in (401, 403)

@@ -1,0 +1,3 @@
+module homelab.example/sandbox/pause
+
+go 1.26.0

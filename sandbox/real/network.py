@@ -1,0 +1,119 @@
+"""A home network of network namespaces, the ways into it, and the policies on it.
+
+A namespace lives as long as the process that holds it, so nothing has to be taken down.
+
+Run as a module: python -m sandbox.real.network PID PORT ADDRESS:PORT leads a port of 127.0.0.1 into
+the network namespace of a process.
+"""
+
+import asyncio
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from sandbox.real.node import Node
+
+ROUTER = "192.168.1.1"
+CLIENT = "192.168.1.50"
+NODE = "192.168.1.100"
+REGISTRY = "203.0.113.10"
+"""For documentation (RFC 5737), so it is nobody's, and no private one, which policies refuse."""
+TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
+PODS = "10.1.0.0/16"
+QUEUE = "100"
+"""What `network-policies` listens to."""
+
+
+def connect(holders: Mapping[str, int]) -> None:
+    """Connect the namespaces of these processes: `lan`, `node`, `client` and `tailnet`."""
+    for pid in holders.values():
+        _ip(pid, "link set lo up")
+    lan = holders["lan"]
+    _ip(lan, "link add br0 type bridge")
+    _ip(lan, f"address add {ROUTER}/24 dev br0")
+    _ip(lan, "link set br0 up")
+    _ip(lan, f"address add {REGISTRY}/32 dev lo")
+    for name, address in {"node": NODE, "client": CLIENT}.items():
+        pid = holders[name]
+        _ip(lan, f"link add {name} type veth peer name eth0 netns {pid}")
+        _ip(lan, f"link set {name} master br0 up")
+        _ip(pid, f"address add {address}/24 dev eth0")
+        _ip(pid, "link set eth0 up")
+        # Without it the node's own connections to addresses of Services have no route either.
+        _ip(pid, f"route add default via {ROUTER}")
+    tailnet, node = holders["tailnet"], holders["node"]
+    _ip(tailnet, f"link add eth0 type veth peer name tailscale0 netns {node}")
+    for pid, device, address in (
+        (tailnet, "eth0", TAILNET),
+        (node, "tailscale0", NODE_ON_TAILNET),
+    ):
+        _ip(pid, f"address add {address}/10 dev {device}")
+        _ip(pid, f"link set {device} up")
+    forward = ["sysctl", "-qw", "net.ipv4.ip_forward=1"]
+    subprocess.run(["nsenter", "-t", str(node), "-n", *forward], check=True)
+
+
+def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
+    """Put each new connection of a pod to `network-policies`; where it is not, none gets through.
+
+    The program's own rules are for nftables' `queue`, which not every kernel has.
+    """
+    for rule in (
+        "-N POLICIES",
+        "-A POLICIES -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
+        f"-A POLICIES -s {PODS} -j NFQUEUE --queue-num {QUEUE}",
+        f"-A POLICIES -d {PODS} -j NFQUEUE --queue-num {QUEUE}",
+        # A kubelet's probes are never refused.
+        "-A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
+        "-A POSTROUTING -j POLICIES",
+        # What a pod sends to the node itself, the API server included, passes no POSTROUTING.
+        f"-A INPUT -s {PODS} -j POLICIES",
+    ):
+        node.run("iptables", "-w", "-t", "mangle", *rule.split())
+    node.service("network-policies", [program, kubeconfig, node.name])
+
+
+def enter(pid: str) -> None:
+    """Make this thread's next sockets in the network namespace of a process; raises OSError."""
+    with Path(f"/proc/{pid}/ns/net").open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+async def relay(pid: str, port: str, target: str) -> None:
+    """Listen at `port` here, and connect to `target` there, until this process is ended."""
+    listener = socket.create_server(("127.0.0.1", int(port)))
+    # A socket stays in the namespace that it was made in.
+    enter(pid)
+    await asyncio.start_server(partial(_forward, target), sock=listener)
+    await asyncio.Event().wait()
+
+
+async def _forward(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    host, _, port = target.rpartition(":")
+    with suppress(OSError):
+        back, there = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(_pump(reader, there), _pump(back, writer))
+    writer.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+def _ip(pid: int, command: str) -> None:
+    subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(relay(*sys.argv[1:]))

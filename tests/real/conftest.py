@@ -1,0 +1,91 @@
+"""One cluster with a real node, and the stack on it, for all tests here."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from real_lab import Person, Server
+from waiting import eventually
+
+from sandbox.build import FOLDER, Tools, build
+from sandbox.processes import SandboxError
+from sandbox.programs import install_all
+from sandbox.real import images, oci, requirements
+from sandbox.real.cluster import Cluster
+
+# The gateway's 10 seconds and Open WebUI's 15 would make the tests wait.
+HURRY = ["GATEWAY_PUSH_SECONDS=2", "GATEWAY_POLL_SECONDS=2", "OTEL_METRIC_EXPORT_INTERVAL=2000"]
+
+
+def obstacle() -> str:
+    """Say why no node can be made here; empty where one can."""
+    try:
+        if missing := requirements.missing():
+            return f"packages are missing: {' '.join(missing)}"
+        requirements.check_kernel()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="session")
+def real_tools() -> Tools:
+    """The project's tools, with the published chart where there is one."""
+    if reason := obstacle():
+        # In CI as root they must run.
+        (pytest.fail if os.environ.get("HOMELAB_REAL_NODE") == "1" else pytest.skip)(reason)
+    return build()
+
+
+@pytest.fixture(scope="session")
+def real_programs(real_tools: Tools) -> dict[str, Path]:
+    """What runs on the node, built, and its images."""
+    del real_tools
+    built = install_all()
+    images.prepare(FOLDER)
+    return built
+
+
+class Hurried(Cluster):
+    """A cluster whose page and gateway push what they measure every two seconds."""
+
+    def images(self) -> list[oci.Image]:
+        """Give all images, those of the page with another environment."""
+
+        def hurried(image: oci.Image) -> oci.Image:
+            if "open-webui" not in image.name:
+                return image
+            return replace(image, config={**image.config, "Env": [*image.config["Env"], *HURRY]})
+
+        return [hurried(image) for image in super().images()]
+
+
+@pytest.fixture(scope="package")
+def server(
+    real_programs: dict[str, Path], real_tools: Tools, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The stack, up, whose page answers."""
+    folder = tmp_path_factory.mktemp("real")
+    cluster = Hurried(folder, real_programs, real_tools.addons(), FOLDER)
+    try:
+        cluster.start()
+        yield Server(cluster, real_tools)
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def metrics(server: Server) -> Server:
+    """The same; a test without the published chart, which runs Prometheus, is skipped."""
+    if not server.has_metrics:
+        pytest.skip("HOMELAB_CHARTS: the published chart is not there, so there are no metrics")
+    assert eventually(server.measures)
+    return server
+
+
+@pytest.fixture(params=["admin", "user"])
+def person(server: Server, request: pytest.FixtureRequest) -> Person:
+    """Whoever uses the page: what works for the admin alone does not work."""
+    return server.person(request.param)

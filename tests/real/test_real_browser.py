@@ -1,0 +1,77 @@
+"""A person at the chat page: the real Open WebUI in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, WebSocket, sync_playwright
+from real_lab import ARTEFACTS, Server
+from waiting import eventually
+
+CHROMIUM = shutil.which("chromium")
+# How Open WebUI says that an answer is whole.
+END = '"done":true'
+
+
+@pytest.fixture(params=["admin", "user"])
+def window(
+    request: pytest.FixtureRequest, server: Server, tmp_path: Path
+) -> Iterator[tuple[Page, list[str]]]:
+    """Who is about to sign in, the admin on this machine, the user at the client on the LAN.
+
+    Gives the page, and what it receives over its websocket.
+    """
+    if not CHROMIUM:
+        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
+    person, address, program = server.person(request.param), server.page, CHROMIUM
+    if request.param == "user":
+        address, program = "http://192.168.1.101:8080", str(tmp_path / "chromium")
+        enter = " ".join(server.cluster.command("client", CHROMIUM))
+        Path(program).write_text(f'#!/bin/sh\nexec {enter} "$@"\n')
+        Path(program).chmod(0o755)
+    with sync_playwright() as playwright:
+        # Its own sandbox needs rights that a container and root do not have.
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        frames: list[str] = []
+
+        def listen(socket: WebSocket) -> None:
+            socket.on("framereceived", lambda frame: frames.append(str(frame)))
+
+        page.on("websocket", listen)
+        page.goto(address)
+        page.fill("#email", person.email)
+        page.fill("#password", person.password)
+        yield page, frames
+        browser.close()
+
+
+def test_an_answer_arrives_over_the_websocket(window: tuple[Page, list[str]]) -> None:
+    page, frames = window
+    page.get_by_role("button", name="Sign in").click()
+    news = page.get_by_role("button", name="Okay, Let's Go!")  # what is new, to the admin alone
+    page.locator("#chat-input").or_(news).first.wait_for()
+    if news.is_visible():
+        news.click()
+    page.locator("#chat-input").click()
+    page.keyboard.type("Say something.")
+    page.keyboard.press("Enter")
+
+    answer = page.locator(".chat-assistant").first
+    answer.wait_for(timeout=60_000)
+
+    def ended() -> bool:
+        page.wait_for_timeout(200)  # frames arrive while Playwright waits
+        return any(END in frame for frame in frames)
+
+    complete = eventually(ended)
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    picture = ARTEFACTS / f"chat-{page.url.split('/')[2].partition(':')[0]}.png"
+    page.screenshot(path=picture)
+    print(f"written: {picture}")
+
+    assert complete
+    deltas = [frame for frame in frames if "chat:completion" in frame]
+    assert len(deltas) > 1
+    assert answer.inner_text().strip()

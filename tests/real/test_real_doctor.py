@@ -1,0 +1,42 @@
+"""The doctor's look at the running stack, from a laptop on the home network."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from harness import read
+from real_lab import Server
+
+from ops import doctor
+from ops.cluster import Cluster
+from ops.stacks import Stack
+from sandbox.real import network
+from sandbox.real.cluster import CONTROL_PLANE
+
+
+def test_the_stack_is_checked_as_a_whole_from_the_home_network(
+    metrics: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster, engine = metrics.cluster, metrics.engine
+    kubeconfig = cluster.folder / "kubeconfig-at-home"
+    at = f"{network.NODE}:{CONTROL_PLANE['apiserver']}"
+    kubeconfig.write_text(cluster.plane.describe(at, cluster.context))
+    stack = Stack(
+        name="sandbox", cli=engine.cli, kubeconfig=kubeconfig, simulated=False, folder=engine.work
+    )
+
+    def check() -> int:
+        # Only this thread goes there, and those that it starts.
+        network.enter(str(cluster.holders["client"]))
+        live = Cluster(cluster.context, kubeconfig)
+        return asyncio.run(doctor.report(read(metrics.config), stack, live))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(check).result() == 1
+    *lines, _ = capsys.readouterr().out.splitlines()
+    unwell = {line.split()[1]: line for line in lines if line.split()[0] != "ok"}
+    # There are no backups, the models have random weights and cannot count, and this laptop is not
+    # on the tailnet.
+    assert unwell.keys() == {"answer", "backups", "page"}
+    assert "1, 2, 3, 4, 5, 6, 7, 8," in unwell["answer"]
+    assert unwell["page"].split("; to do")[0].endswith("http://100.102.114.95:8080: no answer:")

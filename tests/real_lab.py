@@ -1,0 +1,179 @@
+"""The stack on the real node as its users see it: the page, the gateway, Prometheus, by HTTP."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from page import ask, sign_in
+
+from sandbox.build import Tools
+from sandbox.demo import settings
+from sandbox.engine import Engine
+from sandbox.real.cluster import Cluster
+
+ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
+
+
+@dataclass(frozen=True)
+class Person:
+    """An account of the page that has signed in."""
+
+    email: str
+    password: str
+    token: str
+
+
+class Server:
+    """The stack, up on a cluster with a real node, and the ways to it from this machine."""
+
+    def __init__(self, cluster: Cluster, tools: Tools) -> None:
+        self.cluster, self.tools = cluster, tools
+        self.config = settings(cluster)
+        self.has_metrics = tools.chart is not None
+        """Whether the release is the published one, whose programs run."""
+        self.page = f"http://127.0.0.1:{cluster.ports['page']}"
+        """As the client on the home network asks it."""
+        self.up()
+        outputs = self.engine.outputs()
+        self.email, self.password = (
+            outputs[f"open_webui_{name}"][0] for name in ("email", "password")
+        )
+        self.connect()
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, with the configuration as it is now."""
+        return Engine(self.cluster, self.tools, config=self.config)
+
+    def up(self) -> None:
+        """Apply the configuration, and wait until the page answers."""
+        self.engine.up(lambda _: None)
+        self.cluster.wait_for_page()
+
+    def start(self) -> None:
+        """Start the cluster again, and wait until the page answers."""
+        self.cluster.start()
+        self.cluster.wait_for_page()
+        self.connect()
+
+    def connect(self) -> None:
+        """Make the ways to what has no address on the home network; again after a start."""
+        lead = self.cluster.lead_to_service
+        self.gateway = lead("gateway", "ollama-stack", "ollama-service", 11434)
+        if self.has_metrics:
+            name = "kube-prom-stack-prometheus"
+            self.prometheus = lead("prometheus", "observability", name, 9090)
+
+    def token(self) -> str:
+        """Sign the admin in."""
+        return sign_in(self.page, self.email, self.password)
+
+    def person(self, role: str) -> Person:
+        """Give the admin, or an account of another role that the admin adds if it is not there."""
+        if role == "admin":
+            return Person(self.email, self.password, self.token())
+        new = {"email": f"{role}@example.org", "password": "a password of 8 or more"}
+        added = {**new, "name": role, "role": role}
+        status, text = ask("POST", f"{self.page}/api/v1/auths/add", added, self.token())
+        assert status == 200 or "already" in text, text
+        return Person(**new, token=sign_in(self.page, **new))
+
+    def models(self, token: str) -> set[str]:
+        """Names of the models that the page offers to somebody."""
+        status, text = ask("GET", f"{self.page}/api/models", token=token)
+        assert status == 200, text
+        return {model["id"] for model in json.loads(text)["data"]}
+
+    def chat(self, model: str, words: str, token: str) -> dict[str, Any]:
+        """Chat through Open WebUI, streamed; give the text, the number of pieces and the usage."""
+        wanted = {"model": model, "messages": [{"role": "user", "content": words}], "stream": True}
+        path = f"{self.page}/api/chat/completions"
+        status, text = ask("POST", path, wanted, token, timeout=300)
+        assert status == 200, text
+        lines = [line.removeprefix("data:").strip() for line in text.splitlines() if line]
+        assert lines.pop() == "[DONE]"
+        events = [json.loads(line) for line in lines]
+        pieces = [
+            choice["delta"].get("content") or ""
+            for event in events
+            for choice in event.get("choices", [])
+        ]
+        (usage,) = [event["usage"] for event in events if event.get("usage")]
+        return {"text": "".join(pieces), "pieces": len([p for p in pieces if p]), "usage": usage}
+
+    def loaded(self) -> list[dict[str, Any]]:
+        """The models that are in Ollama's memory; none while it does not answer."""
+        with suppress(OSError):
+            status, text = ask("GET", f"{self.gateway}/api/ps")
+            models: list[dict[str, Any]] = json.loads(text)["models"] if status == 200 else []
+            return models
+        return []
+
+    def measures(self) -> bool:
+        """Say whether Prometheus is ready."""
+        with suppress(OSError):
+            return ask("GET", f"{self.prometheus}/-/ready")[0] == 200
+        return False
+
+    def query(self, path: str) -> Any:
+        """The data of an answer of Prometheus' API."""
+        status, text = ask("GET", f"{self.prometheus}/api/v1/{path}")
+        assert status == 200, f"{path}: {text}"
+        return json.loads(text)["data"]
+
+    def series(self, query: str) -> list[dict[str, Any]]:
+        """What Prometheus answers to an instant query."""
+        result: list[dict[str, Any]] = self.query(f"query?query={quote(query)}")["result"]
+        return result
+
+    def value(self, query: str) -> float | None:
+        """The one value of a query; None when it has no series."""
+        found = self.series(query)
+        assert len(found) < 2, f"{query}: {found}"
+        return float(found[0]["value"][1]) if found else None
+
+    def names(self, query: str) -> set[str]:
+        """Names of the metrics in a query, as Prometheus reads it."""
+        tree = json.dumps(self.query(f"parse_query?query={quote(query)}"))
+        return set(re.findall(r'"name": "([^"]+)", "offset"', tree))
+
+    def alerts(self) -> dict[str, str]:
+        """State by name of every alert that is not quiet."""
+        alerts = self.query("alerts")["alerts"]
+        return {alert["labels"]["alertname"]: alert["state"] for alert in alerts}
+
+    def objects(self, version: str, kind: str) -> list[dict[str, Any]]:
+        """All objects of a kind."""
+        resource = self.cluster.client().resources.get(api_version=version, kind=kind)
+        items: list[dict[str, Any]] = resource.get().to_dict()["items"]
+        return items
+
+    def dashboards(self) -> Iterator[tuple[str, str, str]]:
+        """Title of the dashboard, title of the panel and query, of every query of ours."""
+        for item in self.objects("v1", "ConfigMap"):
+            labels = item["metadata"].get("labels", {})
+            if "grafana_dashboard" not in labels or labels.get("release"):
+                continue
+            for text in item["data"].values():
+                dashboard = json.loads(text)
+                for panel in panels(dashboard["panels"]):
+                    for target in panel.get("targets", []):
+                        yield dashboard["title"], panel["title"], target["expr"]
+
+
+def panels(these: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every panel, those in folded rows too."""
+    for panel in these:
+        yield panel
+        yield from panels(panel.get("panels", []))
+
+
+def filled(query: str) -> str:
+    """A panel's query with Grafana's variables filled in: all models, the last five minutes."""
+    words = {"__rate_interval": "2m", "__interval": "30s", "__range": "5m", "model": ".+"}
+    return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda variable: words[variable[1]], query)

@@ -1,0 +1,46 @@
+"""What is missing is said in one list, before anything is done."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sandbox.processes import SandboxError
+from sandbox.real import requirements
+from sandbox.real.oci import reference
+
+
+def test_who_is_not_root_hears_of_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(SandboxError, match="sudo make demo; without root: make up"):
+        requirements.missing()
+
+
+def test_missing_packages_are_named_and_nothing_is_installed_without_consent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("YES", raising=False)
+    for name in ("apt-get", "runc", "ip"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    packages = {"runc": "runc", "iproute2": "ip", "nftables": "nft", "containerd": "ctr"}
+    monkeypatch.setattr(requirements, "PACKAGES", packages)
+    with pytest.raises(SandboxError, match="YES=1"):
+        requirements.install(tmp_path)
+    assert "missing containerd nftables\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("debian:bookworm", "docker.io/library/debian:bookworm"),
+        ("restic/restic:0.19.1", "docker.io/restic/restic:0.19.1"),
+        ("ollama/ollama:0.40.16@sha256:910d", "docker.io/ollama/ollama@sha256:910d"),
+        ("registry.k8s.io/pause:3.10.1", "registry.k8s.io/pause:3.10.1"),
+        ("localhost:5000/a:1@sha256:910d", "localhost:5000/a@sha256:910d"),
+    ],
+)
+def test_reference_is_the_name_that_containerd_looks_for(asked: str, name: str) -> None:
+    assert reference(asked) == name
