@@ -34,7 +34,7 @@ class Gateway:
     """The server, the client and the poller."""
 
     def __init__(self, settings: Settings, readers: Iterable[MetricReader] = ()) -> None:
-        self.settings, self.ending = settings, False
+        self.settings, self.stopping, self.ending = settings, False, False
         self.session = aiohttp.ClientSession(
             # Ollama ends no idle connection by itself; a new one for each request costs 0.3 ms.
             connector=aiohttp.TCPConnector(limit=0),
@@ -66,10 +66,12 @@ class Gateway:
 
     async def stop(self) -> None:
         """Accept nothing more, let running answers finish within the grace period, then end."""
-        loop = asyncio.get_running_loop()
+        self.stopping, loop = True, asyncio.get_running_loop()
         cut = loop.call_later(self.settings.grace_seconds, self.give_up)
-        for limit in self.reading:  # what is not yet asked is not waited for
+        for limit in self.reading:  # aiohttp drops the rest of these bodies
             limit.reschedule(loop.time())
+        # aiohttp would wait for a connection accepted in the turn of the loop in which it closes.
+        loop.call_later(0.1, self.server.pre_shutdown)
         await self.runner.cleanup()
         cut.cancel()
         for task in self.tasks:
@@ -179,7 +181,7 @@ class Gateway:
 
     async def read(self, request: web.BaseRequest, body: Body, limit: int) -> None:
         """Read the body as long as the client has time for it."""
-        timeout = asyncio.timeout(self.settings.client_seconds)
+        timeout = asyncio.timeout(0 if self.stopping else self.settings.client_seconds)
         self.reading.add(timeout)
         try:
             async with timeout:
