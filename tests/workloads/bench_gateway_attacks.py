@@ -83,8 +83,8 @@ ATTACKS: dict[str, Attack] = {
     "256 answers of 10 MB, not taken": lambda port: many(
         port, 256, chat(b"[0]", asked=b"65000,0"), hold=15
     ),
-    "256 of these, 20 heads of 120 kB behind each": lambda port: many(
-        port, 256, chat(b"[0]", asked=b"65000,0") + AHEAD * 20, hold=15
+    "256 of these, 3 heads of 120 kB behind each": lambda port: many(
+        port, 256, chat(b"[0]", asked=b"65000,0") + AHEAD * 3, hold=15
     ),
     "256 answers that wait at Ollama": lambda port: many(
         port, 256, chat(b'"|aBcD', 30_000, b"1,-10")
@@ -99,8 +99,12 @@ ATTACKS: dict[str, Attack] = {
 
 
 async def at_once(port: int) -> Counter[str]:
-    """Do all at the same time."""
-    return sum(await asyncio.gather(*(attack(port) for attack in ATTACKS.values())), Counter())
+    """Fill the budget of bodies, then what is left of the connections with unread answers."""
+    bodies = (name for name in ATTACKS if "bodies" in name and "MB" in name)
+    filling = [asyncio.create_task(ATTACKS[name](port)) for name in bodies]
+    await asyncio.sleep(2)
+    asked = chat(b"[0]", asked=b"65000,0") + AHEAD * 3
+    return sum(await asyncio.gather(many(port, 256, asked, hold=15), *filling), Counter())
 
 
-ATTACKS["all of it at once"] = at_once
+ATTACKS["all of the largest at once"] = at_once

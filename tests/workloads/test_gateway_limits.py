@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -223,11 +224,13 @@ def test_a_body_is_held_until_ollama_has_it_and_no_longer(home: Lab) -> None:
 
 def test_what_is_sent_ahead_is_not_read(home: Lab) -> None:
     """A connection holds one head more than the one that is answered."""
+    sent_all = threading.Event()
 
-    def hold(to: Connection) -> None:
-        to.wait_closed(60)
+    def late(to: Connection) -> None:
+        assert sent_all.wait(60)
+        whole({"done": True})(to)
 
-    home.upstream.replies["/api/chat"] = hold
+    home.upstream.replies["/api/chat"] = late
     one = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     with closing(home.connect({"model": MODEL})) as sock:
         assert eventually(lambda: home.upstream.got("/api/chat"))
@@ -239,6 +242,7 @@ def test_what_is_sent_ahead_is_not_read(home: Lab) -> None:
         assert sent < 50_000_000
         [connection] = home.gateway.server.connections
         assert len(connection._messages) <= 1
+        sent_all.set()
     assert eventually(lambda: home.gateway.server.connections == [])
 
 

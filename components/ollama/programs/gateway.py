@@ -34,7 +34,7 @@ class Gateway:
     """The server, the client and the poller."""
 
     def __init__(self, settings: Settings, readers: Iterable[MetricReader] = ()) -> None:
-        self.settings, self.ending = settings, False
+        self.settings, self.stopping, self.ending = settings, False, False
         self.session = aiohttp.ClientSession(
             # Ollama ends no idle connection by itself; a new one for each request costs 0.3 ms.
             connector=aiohttp.TCPConnector(limit=0),
@@ -53,7 +53,6 @@ class Gateway:
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
         self.budget, self.reading = Budget(settings.bodies_bytes), set[asyncio.Timeout]()
-        self.stopping = False
         self.server = Server(settings, self.meters, self.handle)
         self.runner = web.ServerRunner(self.server, shutdown_timeout=settings.grace_seconds + 5)
 
@@ -67,16 +66,14 @@ class Gateway:
 
     async def stop(self) -> None:
         """Accept nothing more, let running answers finish within the grace period, then end."""
-        loop = asyncio.get_running_loop()
+        self.stopping, loop = True, asyncio.get_running_loop()
         cut = loop.call_later(self.settings.grace_seconds, self.give_up)
-        self.stopping = True
-        for limit in self.reading:  # what is not yet asked is not waited for
+        for limit in self.reading:  # aiohttp drops the rest of these bodies
             limit.reschedule(loop.time())
-        # aiohttp closes what is idle once, and waits for a connection that was made just then.
-        again = loop.call_later(1, self.server.pre_shutdown)
+        # aiohttp would wait for a connection accepted in the turn of the loop in which it closes.
+        loop.call_later(0.1, self.server.pre_shutdown)
         await self.runner.cleanup()
         cut.cancel()
-        again.cancel()
         for task in self.tasks:
             task.cancel()
         # The last push ends its gauges: whoever starts next may never know of these models.
