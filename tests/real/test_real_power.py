@@ -41,6 +41,7 @@ def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server, ch
             return ask("POST", f"{server.gateway}/api/generate", wanted, timeout=300)[1]
         return ""
 
+    assert eventually(server.answers)
     with ThreadPoolExecutor(1) as pool:
         streaming = pool.submit(stream)
         assert eventually(lambda: MODEL in {model["name"] for model in server.loaded()})
@@ -51,7 +52,7 @@ def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server, ch
     # Whoever had signed in still is.
     status, text = ask("GET", chat, token=token)
     assert (status, json.loads(text)["title"]) == (200, "kept")
-    assert eventually(lambda: MODEL in server.models(token))
+    assert eventually(server.answers)
     assert server.chat(MODEL, "Still there?", token)["text"]
 
 
