@@ -106,6 +106,12 @@ class Server:
         (usage,) = [event["usage"] for event in events if event.get("usage")]
         return {"text": "".join(pieces), "pieces": len([p for p in pieces if p]), "usage": usage}
 
+    def answers(self) -> bool:
+        """Say whether Ollama does, through its gateway."""
+        with suppress(OSError):
+            return ask("GET", f"{self.gateway}/api/tags")[0] == 200
+        return False
+
     def loaded(self) -> list[dict[str, Any]]:
         """The models that are in Ollama's memory; none while it does not answer."""
         with suppress(OSError):

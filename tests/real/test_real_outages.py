@@ -13,19 +13,25 @@ MODEL = "gemma3:4b"
 LOADED = f'ollama_model_loaded_size_bytes{{gen_ai_request_model="{MODEL}"}}'
 
 
-def pods(server: Server) -> set[str]:
-    """The names of the pods of Ollama's Deployment."""
+def pods(server: Server) -> dict[str, bool]:
+    """The pods of Ollama's Deployment by name, and whether each is ready after a restart."""
     resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
     items = resource.get(namespace="ollama-stack").to_dict()["items"]
-    names = {item["metadata"]["name"] for item in items}
-    return {name for name in names if name.startswith("ollama-") and "-models-" not in name}
+    found = {}
+    for item in items:
+        name, status = item["metadata"]["name"], item["status"]
+        if name.startswith("ollama-") and "-models-" not in name:
+            containers = [*status["containerStatuses"], *status["initContainerStatuses"]]
+            again = sum(container["restartCount"] for container in containers) > 0
+            found[name] = again and all(container["ready"] for container in containers)
+    return found
 
 
 def test_ollama_killed_comes_back_and_its_gauges_end_at_once(metrics: Server) -> None:
     token = metrics.token()
     metrics.chat(MODEL, "Be loaded.", token)
     assert eventually(lambda: metrics.series(LOADED))
-    before = pods(metrics)
+    (name,) = pods(metrics)
 
     metrics.cluster.node.run("pkill", "-KILL", "-x", "ollama")
 
@@ -34,10 +40,12 @@ def test_ollama_killed_comes_back_and_its_gauges_end_at_once(metrics: Server) ->
     assert metrics.series(f"{LOADED}[2m]")
     assert eventually(lambda: metrics.value("ollama_up") == 1)
     assert metrics.chat(MODEL, "Again.", token)["text"]
-    assert pods(metrics) == before
+    # Until then its Service leads nowhere.
+    assert eventually(lambda: pods(metrics) == {name: True})
 
 
 def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server) -> None:
+    assert eventually(server.answers)
     (name,) = pods(server)
 
     def generate(seed: int) -> tuple[bool, float]:
@@ -59,5 +67,4 @@ def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server
     # Otherwise all was over before it was told to end.
     assert max(moment for _, moment in answers) > told
     assert eventually(lambda: pods(server) and name not in pods(server))
-    token = server.token()
-    assert eventually(lambda: MODEL in server.models(token))
+    assert eventually(server.answers)

@@ -36,8 +36,7 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
     server.up()
 
     assert server.engine.up(lambda _: None).keys() == {"same"}
-    token = server.token()
-    assert eventually(lambda: MODEL in server.models(token))
-    assert server.chat(MODEL, "Hello?", token)["text"]
+    assert eventually(server.answers)
+    assert server.chat(MODEL, "Hello?", server.token())["text"]
     (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
     assert context == 4096
