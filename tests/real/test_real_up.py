@@ -35,7 +35,8 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
 
     server.up()
 
-    assert server.engine.up(lambda _: None).keys() == {"same"}
+    # Of an object that was changed when it was killed, the state may still differ once.
+    assert server.engine.up(lambda _: None).keys() <= {"same", "update"}
     assert eventually(server.answers)
     assert server.chat(MODEL, "Hello?", server.token())["text"]
     (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
