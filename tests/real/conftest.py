@@ -19,23 +19,19 @@ from sandbox.real.cluster import Cluster
 HURRY = ["GATEWAY_PUSH_SECONDS=2", "GATEWAY_POLL_SECONDS=2", "OTEL_METRIC_EXPORT_INTERVAL=2000"]
 
 
-def obstacle() -> str:
-    """Say why no node can be made here; empty where one can."""
-    try:
-        if missing := requirements.missing():
-            return f"packages are missing: {' '.join(missing)}"
-        requirements.check_kernel()
-    except SandboxError as error:
-        return str(error)
-    return ""
-
-
 @pytest.fixture(scope="session")
 def real_tools() -> Tools:
     """The project's tools, with the published chart where there is one."""
-    if reason := obstacle():
-        # In CI as root they must run.
-        (pytest.fail if os.environ.get("HOMELAB_REAL_NODE") == "1" else pytest.skip)(reason)
+    try:
+        packages = requirements.missing()
+        # In CI as root there is nothing that could be missing.
+        if packages and os.environ.get("HOMELAB_REAL_NODE") == "1":
+            pytest.fail(f"packages are missing: {' '.join(packages)}")
+        if packages:
+            pytest.skip(f"packages are missing: {' '.join(packages)}")
+        requirements.check_kernel()
+    except SandboxError as error:
+        pytest.skip(str(error))
     return build()
 
 
