@@ -1,5 +1,6 @@
 """The stack on the real node as its users see it: the page, the gateway, Prometheus, by HTTP."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ class Server:
     def token(self) -> str:
         """Sign the admin in."""
         return sign_in(self.page, self.email, self.password)
+
+    def manage_token(self) -> str:
+        """The token of the model Job."""
+        secrets = self.cluster.client().resources.get(api_version="v1", kind="Secret")
+        data = secrets.get(name="ollama-gateway", namespace="ollama-stack").data
+        return base64.b64decode(data["manage-token"]).decode()
 
     def person(self, role: str) -> Person:
         """Give the admin, or an account of another role that the admin adds if it is not there."""

@@ -74,4 +74,9 @@ def test_an_answer_arrives_over_the_websocket(window: tuple[Page, list[str]]) ->
     assert complete
     deltas = [frame for frame in frames if "chat:completion" in frame]
     assert len(deltas) > 1
-    assert answer.inner_text().strip()
+
+    def drawn() -> str:
+        page.wait_for_timeout(200)
+        return answer.inner_text().strip()
+
+    assert eventually(drawn)
