@@ -36,7 +36,7 @@ TOO_OLD = (
 )
 
 MANIFEST, SUCCESS, SIZE = fake_ollama.MANIFEST, fake_ollama.SUCCESS, fake_ollama.SIZE
-SILENCE = stream(MANIFEST, pause=5)
+SILENCE = stream(MANIFEST, pause=10)
 
 
 class Lab(FakeOllama):
@@ -72,7 +72,7 @@ def lab(
     monkeypatch.setenv("PULL_TOKEN", fake_ollama.TOKEN)
     monkeypatch.setenv("LEDGER_FOLDER", str(tmp_path))
     monkeypatch.setattr(ollama_client, "PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(ollama_client, "STALL", 0.3)
+    monkeypatch.setattr(ollama_client, "STALL", 1.5)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # it would outlive the test
     with serving(lab):
         yield lab
@@ -302,7 +302,7 @@ PASSING = {
     "mismatch": error("digest mismatch, file must be downloaded again"),
     "silence": SILENCE,
     # As in server/download.go: the same line every 60 ms, also after a part fell back.
-    "standstill": stream(layer(9), *[layer(7), layer(8)] * 20, SUCCESS, pause=0.02, listed=False),
+    "standstill": stream(layer(9), *[layer(7), layer(8)] * 20, SUCCESS, pause=0.1, listed=False),
     "cut": stream(MANIFEST, layer(9), cut=True),
     "cut-within-a-line": stream(MANIFEST, b'{"status":"pul', cut=True),
     "end-without-success": stream(MANIFEST, layer(SIZE)),
