@@ -22,6 +22,9 @@ output: .venv/ready
 preview:
 	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
+init:
+	@echo "error: make init is for a house: make init STACK=home" >&2; exit 1
+
 doctor:
 	@echo "error: make doctor is for a house: make doctor STACK=home" >&2; exit 1
 else
@@ -31,6 +34,10 @@ up preview: .venv/ready
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
+init: .venv/ready
+	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
+
 doctor status: .venv/ready
 	@$(RUN) -m ops $@ --stack $(STACK)
 
@@ -39,10 +46,6 @@ output: INSTEAD = stack output $(NAME)
 down output:
 	@echo "error: make $@ is for the sandbox; for a house: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
-
-# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
-init: .venv/ready
-	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
 # What an `up` that was killed has left in the way of the next one (docs/runbook.md).
 recover: .venv/ready

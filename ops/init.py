@@ -171,13 +171,19 @@ def draft(
         machine.name: _node(machine, _in(was, "nodes", machine.name), asking) for machine in found
     }
     guess = str(first.lan or f"{first.address.rpartition('.')[0]}.0/24")
-    lan = asking("lan", "The home network?", _in(was, "network").get("lan", guess))
-    pool = _in(was, "network").get("pool", "")
-    if not pool and first.lan and first.taken is not None:
-        pool = "-".join(machines.free_pair(first.lan, first.address, first.taken))
-    question = "Two free neighbouring addresses, outside the router's DHCP range?"
-    pool = asking("pool", question, pool, _is_pair)
-    page, _, grafana = pool.partition("-")
+    network = _in(was, "network")
+    network["lan"] = asking("lan", "The home network?", network.get("lan", guess))
+    network.setdefault("metallb", "addon" if addon else "helm")
+    page: dict[str, str] = {}
+    grafana: dict[str, str] = {}
+    # A pool that is there may have more addresses than two.
+    if "pool" not in network:
+        pair = ""
+        if first.lan and first.taken is not None:
+            pair = "-".join(machines.free_pair(first.lan, first.address, first.taken))
+        question = "Two free neighbouring addresses, outside the router's DHCP range?"
+        network["pool"] = asking("pool", question, pair, _is_pair)
+        page["lan_address"], grafana["lan_address"] = network["pool"].split("-")
     email = _in(was, "webui").get("admin_email", "")
     email = asking("email", "Your e-mail address, to sign in with?", email, _is_email)
     disk = nodes[first.name]["disk"]
@@ -191,19 +197,19 @@ def draft(
     keys: dict[str, Any] = {
         "context": context,
         "nodes": nodes,
-        "network": {"lan": lan, "pool": pool, "metallb": "addon" if addon else "helm"},
+        "network": network,
         "ollama": {**_in(was, "ollama"), "volume": volume("ollama")},
         "webui": {
             "memory": {"request": "1Gi", "limit": "4Gi"},
             **_in(was, "webui"),
-            "lan_address": page,
+            **page,
             **tailnet,
             "admin_email": email,
             "volume": volume("webui"),
         },
         "observability": {
             **_in(was, "observability"),
-            "lan_address": grafana,
+            **grafana,
             "volume": volume("observability"),
         },
     }
@@ -291,12 +297,12 @@ def _update(document: Any, values: Mapping[str, Any]) -> None:
             document[key] = value
 
 
-def check(text: str) -> None:
+def check(text: str) -> Settings:
     """Read a stack file as `up` does; raises SettingsError, a line for each wrong key."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "Pulumi.yaml")
         file.write_text(text)
-        read(own(config_of(file)), RESERVED)
+        return read(own(config_of(file)), RESERVED)
 
 
 def next_steps(stack: str) -> str:
@@ -319,12 +325,8 @@ def has_metallb(cluster: Cluster) -> bool:
     return bool(pools) and "meta.helm.sh/release-name" not in annotations
 
 
-def directories(found: list[Machine], text: str, api: ApiClient, asking: Asking) -> None:
-    """Make the volumes' directories on each node, by a Job that is shown first."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "Pulumi.yaml")
-        file.write_text(text)
-        settings = read(own(config_of(file)), RESERVED)
+def directories(found: list[Machine], settings: Settings, api: ApiClient, asking: Asking) -> None:
+    """Make the volumes' directories on each node, by a Job, if that is confirmed."""
     for machine in found:
         node, wanted = settings.nodes[machine.name], {}
         for name, part in settings.parts.items():
@@ -339,7 +341,10 @@ def directories(found: list[Machine], text: str, api: ApiClient, asking: Asking)
         print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted:")
         print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in wanted.items()))
         if asking.agrees("Make them, by a Job as before?"):
-            print(machines.run(api, body, print).rstrip())
+            try:
+                print(machines.run(api, body, print).rstrip())
+            except UnreadableError as error:
+                print(f"  not made: {error}; by hand: docs/house.md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -381,13 +386,15 @@ def _run(options: argparse.Namespace, asking: Asking) -> int:
     cluster = Cluster(context)
     nodes = cluster.ask("/api/v1/nodes")["items"]
     found = machines.of_nodes(nodes)
+    if not found:
+        raise UnreadableError(f"context {context}: got no nodes, want one or more")
     print(f"context {context}: nodes {', '.join(machine.name for machine in found)}")
     api: Any = new_client_from_config(context=context)  # type: ignore[no-untyped-call]
     found = look(api, found, asking)
     print("\n".join(map(describe, found)))
     keys = draft(context, found, has_metallb(cluster), was, asking)
     text = merged(before or TEMPLATE, keys)
-    check(text)
+    settings = check(text)
     changes = [*difflib.unified_diff(before.splitlines(), text.splitlines(), lineterm="", n=1)]
     if not changes:
         print(f"{file.name}: nothing to change")
@@ -400,6 +407,6 @@ def _run(options: argparse.Namespace, asking: Asking) -> int:
         return 1
     if changes:
         file.write_text(text)
-    directories(found, text, api, asking)
+    directories(found, settings, api, asking)
     print(next_steps(options.stack))
     return 0

@@ -20,7 +20,7 @@ NAMESPACE = "default"
 FILESYSTEMS = ("ext4", "xfs", "btrfs", "zfs", "f2fs")
 """Of a disk that can hold data for years."""
 LEAST = 16 * 1024**3
-"""Bytes; the models of `make init`'s first proposal and a year of chats fit."""
+"""Bytes; a smaller one is a boot partition or a stick, and no disk for models."""
 PATIENCE = 600
 """Seconds for one Job, most of which its image may take to come."""
 
@@ -222,7 +222,7 @@ def _disks(text: str) -> tuple[Disk, ...]:
         path, *numbers = line.split()
         if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= LEAST:
             disks[path] = Disk(path=path, size=bytes_)
-    system = ("/", "/boot", "/var", "/usr", "/snap")
+    system = ("/", "/var", "/usr")
     return tuple(
         sorted(
             (disk for disk in disks.values() if not disk.path.startswith(("/boot", "/snap"))),

@@ -144,9 +144,11 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     text = (ROOT / "Pulumi.home.yaml").read_text() + "encryptionsalt: v1:abc\n"
     file = tmp_path / "Pulumi.home.yaml"
     file.write_text(text)
+    text = text.replace("101-192.168.1.102", "101-192.168.1.110")
+    file.write_text(text)
     asking = Asking({"backup_disk": "none"}, yes=True)
 
-    keys = draft("homelab", [machine], False, own(config_of(file)), asking)
+    keys = draft("homelab", [machine], True, own(config_of(file)), asking)
     new = merged(text, keys)
 
     changed = [line for line in new.splitlines() if line not in text.splitlines()]

@@ -46,7 +46,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
 
     # What is there already answers every question: a second run has nothing to say.
     before = file.read_text()
-    code, screen = init_at_a_terminal(cluster, tmp_path, ["n", *[""] * 6, "n"])
+    code, screen = init_at_a_terminal(cluster, tmp_path, ["n", *[""] * 5, "n"])
     assert code == 0, screen
     assert "Pulumi.new.yaml: nothing to change" in screen
     assert file.read_text() == before
