@@ -533,7 +533,7 @@ class Settings(Section):
         return {"ollama": self.ollama, "webui": self.webui, "observability": self.observability}
 
     @property
-    def reached_from(self) -> list[str]:
+    def client_cidrs(self) -> list[str]:
         """CIDRs that may open the chat page.
 
         Requests from the tailnet may have the client's address or the node's as their source.
