@@ -55,12 +55,12 @@ secret = pulumi.Output.secret(settings.notifySecret)
 cluster = Provider(
     "cluster",
     context=settings.context,
-    # Empty, not unset: unset reads $KUBECONFIG into the state, so that laptop and CI would differ.
+    # Empty, because the default reads $KUBECONFIG into the state, which differs between machines.
     kubeconfig="",
-    # Without it, a changed address of the API server replaces every resource.
+    # Without it, a changed URL of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
-    # Overwrite edits by hand instead of failing on conflicts of field managers.
+    # Overwrite manual changes instead of failing on conflicts between field managers.
     enable_patch_force=True,
 )
 on_cluster = ResourceOptions(provider=cluster)
@@ -69,9 +69,9 @@ storage = LocalStorage(
     "storage",
     {
         "namespaces": {
-            # A port on the node's tailnet address needs more than `restricted`.
+            # A hostPort, for the node's tailnet address, requires `privileged`.
             "ollama-stack": "privileged" if webui.tailnet_address else "restricted",
-            # node-exporter reads the host.
+            # node-exporter requires hostPath, hostNetwork and hostPID.
             "observability": "privileged",
         },
         "volumes": {
@@ -223,7 +223,7 @@ pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
 pulumi.export(
     "alerts",
-    f"by {notify.receiver}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
+    f"by {notify.receiver}: critical at once, warnings from 8:00 to 22:00 ({notify.timezone})"
     if notify
     else "reach nobody: set observability.notify (docs/observability-stack.md)",
 )
