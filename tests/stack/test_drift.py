@@ -810,6 +810,6 @@ def test_an_unknown_kind_and_an_object_without_a_record_are_never_no_drift(
 
     assert findings == []
     assert unread == [
-        "configmap ollama-stack/ollama-model-job: its metadata.managedFields are gone",
+        "configmap ollama-stack/ollama-model-job: metadata.managedFields are missing",
         "example.org/v1 Thing one: the API server does not know this kind",
     ]
