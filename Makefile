@@ -31,10 +31,10 @@ else
 # A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
 up preview: .venv/ready
-	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
+	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
-# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/install.md).
 init: .venv/ready
 	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
@@ -66,7 +66,7 @@ diff: .venv/ready
 drift: .venv/ready
 	@$(RUN) -m ops drift --stack $(STACK)
 
-# A real node, which root makes: sudo make demo (docs/sandbox.md).
+# A real node, which root makes: sudo make demo (docs/develop.md).
 demo: .venv/ready
 	@$(RUN) -m sandbox --folder .sandbox/demo demo
 
