@@ -28,13 +28,13 @@ init:
 doctor:
 	@echo "error: make doctor is for a server: make doctor STACK=home" >&2; exit 1
 else
-# A server is changed by the CLI itself, which asks first.
+# A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
 up preview: .venv/ready
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
-# Writes Pulumi.STACK.yaml; FLAGS answer its questions (docs/install.md#5-the-stack-file).
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/install.md).
 init: .venv/ready
 	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
@@ -47,11 +47,11 @@ down output:
 	@echo "error: make $@ is for the sandbox; for a server: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
 
-# Clears what a killed `up` left (docs/runbook.md#an-up-was-cut-off).
+# What an `up` that was killed has left in the way of the next one (docs/runbook.md).
 recover: .venv/ready
 	@$(RUN) -m ops recover --stack $(STACK)
 
-# Lists the backups of the chats; restores one (docs/backups.md).
+# Of the chats: what backups there are, and putting one back (docs/backups.md).
 backups: .venv/ready
 	@$(RUN) -m ops restore --stack $(STACK) --list
 
@@ -66,7 +66,7 @@ diff: .venv/ready
 drift: .venv/ready
 	@$(RUN) -m ops drift --stack $(STACK)
 
-# A real node, as root: sudo make demo (docs/develop.md#the-demo).
+# A real node, which root makes: sudo make demo (docs/develop.md).
 demo: .venv/ready
 	@$(RUN) -m sandbox --folder .sandbox/demo demo
 
