@@ -20,21 +20,21 @@ output: .venv/ready
 	@$(RUN) -m sandbox output $(NAME)
 
 preview:
-	@echo "error: make preview is for a house: make preview STACK=home; for the program alone: make diff" >&2; exit 1
+	@echo "error: make preview is for a server: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
 init:
-	@echo "error: make init is for a house: make init STACK=home" >&2; exit 1
+	@echo "error: make init is for a server: make init STACK=home" >&2; exit 1
 
 doctor:
-	@echo "error: make doctor is for a house: make doctor STACK=home" >&2; exit 1
+	@echo "error: make doctor is for a server: make doctor STACK=home" >&2; exit 1
 else
 # A real house is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
 up preview: .venv/ready
-	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)" >&2; exit 1; }
+	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
-# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/house.md).
+# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/install.md).
 init: .venv/ready
 	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
@@ -44,7 +44,7 @@ doctor status: .venv/ready
 down: INSTEAD = destroy
 output: INSTEAD = stack output $(NAME)
 down output:
-	@echo "error: make $@ is for the sandbox; for a house: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
+	@echo "error: make $@ is for the sandbox; for a server: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
 
 # What an `up` that was killed has left in the way of the next one (docs/runbook.md).
@@ -66,7 +66,7 @@ diff: .venv/ready
 drift: .venv/ready
 	@$(RUN) -m ops drift --stack $(STACK)
 
-# A real node, which root makes: sudo make demo (docs/sandbox.md).
+# A real node, which root makes: sudo make demo (docs/develop.md).
 demo: .venv/ready
 	@$(RUN) -m sandbox --folder .sandbox/demo demo
 

@@ -223,7 +223,7 @@ pulumi.export(
     "alerts",
     f"by {notify.way}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
     if notify
-    else "reach nobody: set observability.notify (docs/observability-stack.md)",
+    else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )
 if backup and snapshots:
     pulumi.export("backups", f"every {backup.hours} h to {backup.volume.path}")

@@ -19,7 +19,9 @@ def table(settings: Settings, plan: Plan) -> str:
         "  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]).rstrip()
         for row in rows
     ]
-    title = "Capacity, planned in GiB and never measured on this machine (docs/capacity.md):"
+    title = (
+        "Capacity, planned in GiB and never measured on this machine (docs/operate.md#does-it-fit):"
+    )
     return "\n".join([title, *lines, *_sums(settings, plan)])
 
 

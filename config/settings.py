@@ -175,7 +175,7 @@ class Volume(Section):
 
 
 class GPU(Section):
-    """The GPU of a node, as docs/hosts.md says how to find it."""
+    """The GPU of a node, as docs/gpu.md says how to find it."""
 
     memory: Size
     """What models may use of it; a part of the node's memory."""
@@ -211,7 +211,7 @@ class Node(Section):
         Want(f"one of {', '.join(PROFILES)}", f"^({'|'.join(PROFILES)})$"),
         Field(json_schema_extra={"enum": [*PROFILES]}),
     ] = "cpu"
-    """Where models run: `cpu`, or a machine whose GPU is known (docs/hosts.md)."""
+    """Where models run: `cpu`, or a machine whose GPU is known (docs/gpu.md)."""
     gpu: GPU | None = None
 
 
@@ -309,7 +309,7 @@ class Ollama(Section):
     volume: Volume
     """Where the models are."""
     memory: Memory | None = None
-    """Its memory; planned if it is not set (docs/capacity.md)."""
+    """Its memory; planned if it is not set (docs/operate.md#does-it-fit)."""
     image: Image = versions.OLLAMA_IMAGE
     gateway_image: Image = versions.GATEWAY_IMAGE
     """Runs gateway and model Job; has Python 3.11 or newer, aiohttp and OpenTelemetry's SDK."""

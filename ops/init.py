@@ -67,7 +67,7 @@ SHARES = {"ollama": 0.5, "webui": 0.1, "observability": 0.05}
 """Of the data disk, for the volume of each part; the rest stays free."""
 FOLDERS = {"ollama": "models", "webui": "open-webui", "observability": "prometheus"}
 OWNERS = {"observability": ("1000:2000", "0770")}
-"""Owner and mode of a volume's directory where it is not `1000:1000`, 0750 (docs/house.md)."""
+"""Owner and mode of a volume's directory where it is not `1000:1000`, 0750 (docs/install.md)."""
 
 
 class Asking:
@@ -310,7 +310,7 @@ def next_steps(stack: str) -> str:
     return "\n".join(
         [
             "next:",
-            f"  pulumi stack init {stack}      # once; asks for a passphrase (docs/house.md)",
+            f"  pulumi stack init {stack}      # once; asks for a passphrase (docs/install.md)",
             f"  make doctor STACK={stack}",
             f"  make up STACK={stack}",
         ]
@@ -344,7 +344,7 @@ def directories(found: list[Machine], settings: Settings, api: ApiClient, asking
             try:
                 print(machines.run(api, body, print).rstrip())
             except UnreadableError as error:
-                print(f"  not made: {error}; by hand: docs/house.md")
+                print(f"  not made: {error}; by hand: docs/install.md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ LIMIT = 65536
 """Characters that GitHub takes in an issue or a comment."""
 # How drift begins the line of a run that was cut off.
 UNFINISHED = re.compile(r"^ *(helm|pulumi): ", re.MULTILINE)
-HEAD = "What runs is not what the program says. How to answer: docs/drift.md.\n\n"
+HEAD = "What runs is not what the program says. How to answer: docs/operate.md#drift.\n\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -102,7 +102,7 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
         "",
         "Every model is one of 0.4 MB with random weights: answers are noise.",
-        "Not the published images, which no package registry has (docs/sandbox.md):",
+        "Not the published images, which no package registry has (docs/develop.md):",
         *(
             f"  {image.name.partition('@')[0]:<70} {image.difference}"
             for image in cluster.images()

@@ -92,7 +92,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
     for what, folder, hint in (
         (f"published charts ({versions})", PUBLISHED, "HOMELAB_CHARTS"),
-        ("real node", REAL, "docs/sandbox.md"),
+        ("real node", REAL, "docs/develop.md"),
     ):
         passed, others = count(folder, "passed"), count(folder, "skipped", "failed", "error")
         if terminalreporter.config.getoption("built") != "no" and (passed or others):
