@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
@@ -17,46 +18,13 @@ from config.versions import RESTIC_IMAGE
 from ops.cluster import UnreadableError
 
 NAMESPACE = "default"
-FILESYSTEMS = ("ext4", "xfs", "btrfs", "zfs", "f2fs")
-"""Of a disk that can hold data for years."""
 LEAST = 16 * 1024**3
 """Bytes; a smaller one is a boot partition or a stick, and no disk for models."""
 PATIENCE = 600
 """Seconds for one Job, most of which its image may take to come."""
 
-# The whole network of a node at home is 254 addresses; whoever answers is in the ARP table.
-LOOK = f"""\
-echo "== mounts"
-grep -E ' ({"|".join(FILESYSTEMS)}) ' /proc/1/mounts | while read -r _ path _; do
-  echo "$path $(stat -f -c '%b %S' "/proc/1/root$path")"
-done
-echo "== route"
-cat /proc/net/route
-echo "== addresses"
-cat /proc/net/fib_trie
-if ! command -v ping >/dev/null; then exit 0; fi
-last=1
-while [ $last -lt 255 ]; do
-  ping -c 1 -W 1 "$PREFIX.$last" >/dev/null 2>&1 &
-  last=$((last + 1))
-done
-wait
-echo "== arp"
-cat /proc/net/arp
-"""
-
-MAKE = """\
-set -eu
-grep -q " $DISK " /proc/1/mounts || { echo "$DISK: not mounted"; exit 1; }
-while read -r owner mode path; do
-  mkdir -p "/proc/1/root$path"
-  chown "$owner" "/proc/1/root$path"
-  chmod "$mode" "/proc/1/root$path"
-  echo "$path: $owner $mode"
-done <<END
-$DIRECTORIES
-END
-"""
+PROGRAMS = Path(__file__).parent / "programs"
+"""What the Jobs run on a node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +72,13 @@ def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
     return sorted(machines, key=lambda machine: -machine.memory)
 
 
-def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
-    """Give a Job that runs `script` on a machine, as root; its disks are below /proc/1/root."""
+def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
+    """Give a Job that runs one of PROGRAMS on a machine, as root."""
     container = {
         "name": "look",
         "image": RESTIC_IMAGE,
         # As a block in what is shown of it.
-        "command": ["sh", "-c", LiteralScalarString(script)],
+        "command": ["sh", "-c", LiteralScalarString((PROGRAMS / program).read_text())],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "securityContext": {"privileged": True, "runAsUser": 0},
     }
@@ -138,13 +106,13 @@ def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
 
 def look_job(machine: Machine) -> dict[str, Any]:
     """Give the Job that looks at a machine; it changes nothing."""
-    return job(machine, LOOK, PREFIX=machine.address.rpartition(".")[0])
+    return job(machine, "look.sh", PREFIX=machine.address.rpartition(".")[0])
 
 
 def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str, str]]) -> Any:
     """Give the Job that makes directories on a mounted disk: `owner:group` and mode by path."""
     lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in wanted.items())
-    return job(machine, MAKE, DISK=disk, DIRECTORIES=lines)
+    return job(machine, "directories.sh", DISK=disk, DIRECTORIES=lines)
 
 
 def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:

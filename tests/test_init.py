@@ -176,7 +176,7 @@ def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: s
 
 def test_the_job_has_no_token_and_ends() -> None:
     (machine,) = of_nodes([node("evo4t")])
-    spec = job(machine, "true")["spec"]
+    spec = job(machine, "look.sh")["spec"]
 
     assert spec["template"]["spec"]["automountServiceAccountToken"] is False
     assert spec["backoffLimit"] == 0

@@ -99,8 +99,9 @@ def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
 ) -> None:
     freeze = [str(installed.python), "-m", "pip", "freeze", "--disable-pip-version-check"]
     brought = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split("\n")
-    pins = (ROOT / "requirements-dev.txt").read_text().split("\n")
-    ours = [pin for pin in pins if re.match("aiohttp|opentelemetry|uvloop", pin)]
+    files = ("requirements.txt", "requirements-dev.txt")
+    pins = "\n".join((ROOT / name).read_text() for name in files)
+    ours = re.findall(r"^(?:aiohttp|opentelemetry|uvloop)[\w.=-]+", pins, re.MULTILINE)
 
     assert len(ours) == 4
     assert set(ours) <= set(brought)
