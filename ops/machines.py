@@ -1,8 +1,7 @@
 """What the machines of a cluster have, as the API server and a short Job on each of them say."""
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib3.exceptions import HTTPError
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
+from ops import jobs
 from ops.cluster import UnreadableError
 
 NAMESPACE = "default"
@@ -115,7 +115,7 @@ def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str,
     return job(machine, "directories.sh", DISK=disk, DIRECTORIES=lines)
 
 
-def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
+def run(api: Any, body: Mapping[str, Any]) -> str:
     """Run a Job to its end, delete it, and give its log; raises UnreadableError."""
     # The client's types say of every field that it may be missing.
     batch: Any = BatchV1Api(api)
@@ -123,7 +123,8 @@ def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
     try:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
-            return _log(batch, core, name, say)
+            jobs.wait(batch, core, NAMESPACE, name, PATIENCE, f"Job {name}")
+            _, code, log = jobs.ended(core, NAMESPACE, name)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
     except ApiException as error:
@@ -132,38 +133,9 @@ def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
         ) from error
     except HTTPError as error:
         raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {error}") from error
-
-
-def _log(batch: Any, core: Any, name: str, say: Callable[[str], None]) -> str:
-    began = said = time.monotonic()
-    while True:
-        status = batch.read_namespaced_job_status(name, NAMESPACE).status
-        if status.succeeded or status.failed:
-            break
-        now = time.monotonic()
-        if now - said > 5:
-            said = now
-            say(f"  Job {name}: {_waits_for(core, name)}, {now - began:.0f} s")
-        if now - began > PATIENCE:
-            raise UnreadableError(f"Job {name}: not over after {PATIENCE} s")
-        time.sleep(0.5)
-    label = f"batch.kubernetes.io/job-name={name}"
-    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-    log: str = core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE, _request_timeout=30)
-    if status.failed:
-        last = log.strip().splitlines()[-1:] or ["no output"]
-        raise UnreadableError(f"Job {name}: {last[0]}")
+    if code:
+        raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log
-
-
-def _waits_for(core: Any, name: str) -> str:
-    label = f"batch.kubernetes.io/job-name={name}"
-    for pod in core.list_namespaced_pod(NAMESPACE, label_selector=label).items:
-        for container in pod.status.container_statuses or []:
-            if waiting := container.state.waiting:
-                return str(waiting.reason)
-        return str(pod.status.phase)
-    return "no pod yet"
 
 
 def seen(machine: Machine, log: str) -> Machine:

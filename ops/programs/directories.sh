@@ -9,8 +9,7 @@ while read -r owner mode path; do
   if [ "$others" != 0 ]; then
     # A link is given away itself, never what it leads to.
     chown -hR "$owner" "$root$path"
-    chmod -R u+rwX "$root$path"
-    moved=", $others files or directories that had another owner"
+    moved=", with what is in it: $others had another owner"
   fi
   chown "$owner" "$root$path"
   chmod "$mode" "$root$path"
