@@ -104,11 +104,13 @@ class Box:
         subprocess.run(["rm", "-rf", self.mounts["scratch"]], check=True)
         self.mounts["scratch"].mkdir()
 
-    def start_page(self) -> None:
-        """Start Open WebUI as its Deployment has it, without a model server and metrics."""
+    def start_page(self, user: Sequence[str] = ()) -> None:
+        """Start Open WebUI as its Deployment has it, without a model server and metrics.
+
+        `user` is a command that runs another one as somebody.
+        """
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        port = free_ports(1)[0]
         nowhere = "http://127.0.0.1:9"
         environment = self.environment(container) | {
             "ENV": "prod",
@@ -118,7 +120,12 @@ class Box:
             "HOME": str(self.folder),
             "STATIC_DIR": str(self.folder / "static"),
         }
-        command = [str(self.python), str(self.python.with_name("open-webui")), "serve"]
+        self.serve(environment, user)
+
+    def serve(self, environment: Mapping[str, str], user: Sequence[str] = ()) -> None:
+        """Start Open WebUI with this environment."""
+        port = free_ports(1)[0]
+        command = [*user, str(self.python), str(self.python.with_name("open-webui")), "serve"]
         with (self.folder / "page.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(port)],
