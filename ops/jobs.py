@@ -63,8 +63,8 @@ def wait(batch: Any, core: Any, namespace: str, job: str, patience: float, what:
     until(over, doing, patience)
 
 
-def ended(core: Any, namespace: str, job: str) -> tuple[str, int, str]:
-    """Give the container that ended a Job, its exit code and its log.
+def ended(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
+    """Give the pod and the container that ended a Job, and its exit code.
 
     Raises UnreadableError if nobody knows.
     """
@@ -75,13 +75,16 @@ def ended(core: Any, namespace: str, job: str) -> tuple[str, int, str]:
     ]
     if not states:
         raise UnreadableError(f"nobody knows how Job {job} ended")
-    pod, container, code = next((found for found in states if found[2]), states[-1])
+    return next((found for found in states if found[2]), states[-1])
+
+
+def log(core: Any, namespace: str, pod: str, container: str) -> str:
+    """Give the last lines of a container, 5000 at most; raises UnreadableError."""
     try:
-        log = core.read_namespaced_pod_log(
+        text: str = core.read_namespaced_pod_log(
             pod, namespace, container=container, tail_lines=5000, _request_timeout=30
         )
     except (ApiException, HTTPError) as error:
-        # How it ended is known all the same.
         reason = " ".join(str(error).split())
-        log = f"ended with {code}, but its log cannot be read: {reason}"
-    return container, code, log.strip()
+        raise UnreadableError(f"its log cannot be read: {reason}") from error
+    return text.strip()

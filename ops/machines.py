@@ -124,7 +124,8 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
             jobs.wait(batch, core, NAMESPACE, name, PATIENCE, f"Job {name}")
-            _, code, log = jobs.ended(core, NAMESPACE, name)
+            pod, container, code = jobs.ended(core, NAMESPACE, name)
+            log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
     except ApiException as error:

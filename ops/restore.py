@@ -140,9 +140,14 @@ class House:
                 f"{why}; it had not begun: are the backup's disk and the image there?"
             ) from error
         try:
-            return jobs.ended(self.core, NAMESPACE, name)
+            pod, container, code = jobs.ended(self.core, NAMESPACE, name)
         except UnreadableError as error:
             raise RestoreError(f"{error}; the page stays stopped") from error
+        try:
+            return container, code, jobs.log(self.core, NAMESPACE, pod, container)
+        except UnreadableError as error:
+            # How it ended is known, and the page must not stay stopped for want of words.
+            return container, code, f"ended with {code}, but {error}"
 
     def _began(self, job: str) -> bool:
         """Say whether what touches the data has begun; what comes before it may be cut off."""

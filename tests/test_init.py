@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 from harness import ROOT
+from kubernetes.client import ApiException
 
 from config import SettingsError
 from config.stack_file import config_of, own
@@ -201,7 +202,10 @@ def test_a_job_gives_its_log_or_why_it_failed(
             machines.run(None, {})
     else:
         assert machines.run(None, {}) == said
-    batch.delete_namespaced_job.assert_called_once()
+        core.read_namespaced_pod_log.side_effect = ApiException(500, "no kubelet")
+        with pytest.raises(UnreadableError, match=r"^its log cannot be read: \(500\)"):
+            machines.run(None, {})
+    assert batch.delete_namespaced_job.call_count == batch.create_namespaced_job.call_count
 
 
 def test_the_job_has_no_token_and_ends() -> None:
