@@ -120,7 +120,7 @@ def look(api: ApiClient, found: list[Machine], asking: Asking) -> list[Machine]:
     looked = []
     for machine in found:
         try:
-            log = machines.run(api, machines.look_job(machine), print)
+            log = machines.run(api, machines.look_job(machine))
             looked.append(machines.seen(machine, log))
         except UnreadableError as error:
             print(f"  {machine.name}: not looked at: {error}")
@@ -338,11 +338,12 @@ def directories(found: list[Machine], settings: Settings, api: ApiClient, asking
         if not wanted:
             continue
         body = machines.directories_job(machine, node.disk.path, wanted)
-        print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted:")
+        print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted;")
+        print("what is in them already is given to the same owner (docs/moving-in.md):")
         print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in wanted.items()))
         if asking.agrees("Make them, by a Job as before?"):
             try:
-                print(machines.run(api, body, print).rstrip())
+                print(machines.run(api, body))
             except UnreadableError as error:
                 print(f"  not made: {error}; by hand: docs/install.md")
 
