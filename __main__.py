@@ -1,4 +1,4 @@
-"""Composes the homelab stack: settings in, one component for each part, outputs."""
+"""Composes the homelab stack from its settings, one component after the other."""
 
 import inspect
 from typing import cast
@@ -25,21 +25,23 @@ from components import (
 from config import model_name
 
 
-def pod(part: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
-    """The pod of a part, with the memory that it is given."""
+def pod(workload: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
+    """Return the image, resources and node of a workload's pod."""
     return {
-        "image": part.image,
-        "cpu": part.cpu,
+        "image": workload.image,
+        "cpu": workload.cpu,
         "memory_request": memory.request,
         "memory_limit": memory.limit,
-        "node": settings.node_of(part),
+        "node": settings.node_of(workload),
     }
 
 
-def volume(part: config.Part, of: config.Volume, namespace: str = "ollama-stack") -> Volume:
-    """A volume of a part, on the node that the part runs on."""
-    node = settings.node_of(part)
-    return {"namespace": namespace, "path": of.path, "size": of.size, "node": node}
+def volume(
+    workload: config.Workload, directory: config.Volume, namespace: str = "ollama-stack"
+) -> Volume:
+    """Return a volume at `directory` on the workload's node."""
+    node = settings.node_of(workload)
+    return {"namespace": namespace, "path": directory.path, "size": directory.size, "node": node}
 
 
 reserved = config.requested(CHART_VALUES)
@@ -53,12 +55,12 @@ secret = pulumi.Output.secret(settings.notifySecret)
 cluster = Provider(
     "cluster",
     context=settings.context,
-    # Empty, not unset: unset reads $KUBECONFIG into the state, so that laptop and CI would differ.
+    # Empty, because the default reads $KUBECONFIG into the state, which differs between machines.
     kubeconfig="",
-    # Without it, a changed address of the API server replaces every resource.
+    # Without it, a changed URL of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
-    # Overwrite edits by hand instead of failing on conflicts of field managers.
+    # Overwrite manual changes instead of failing on conflicts between field managers.
     enable_patch_force=True,
 )
 on_cluster = ResourceOptions(provider=cluster)
@@ -67,9 +69,9 @@ storage = LocalStorage(
     "storage",
     {
         "namespaces": {
-            # A port on the node's tailnet address needs more than `restricted`.
+            # A hostPort, for the node's tailnet address, requires `privileged`.
             "ollama-stack": "privileged" if webui.tailnet_address else "restricted",
-            # node-exporter reads the host.
+            # node-exporter requires hostPath, hostNetwork and hostPID.
             "observability": "privileged",
         },
         "volumes": {
@@ -108,7 +110,7 @@ monitoring = ObservabilityStack(
             "size": observability.volume.size,
             "retention_size": observability.retention_size,
         },
-        "watched": {
+        "monitored": {
             "disks": [node.disk.path for node in settings.nodes.values()],
             "runbook": observability.runbook,
             "gpu": bool(settings.profile.device),
@@ -119,7 +121,7 @@ monitoring = ObservabilityStack(
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,
         "release_namespaces": addresses.release_namespaces,
-        "pushed_from": [namespace],
+        "pusher_namespaces": [namespace],
         "node": settings.node_of(observability),
     },
     on_cluster,
@@ -144,7 +146,7 @@ models = OllamaStack(
             "device_groups": settings.gpu.groups if settings.gpu else [],
         },
         "models": {
-            "declared": config.told(ollama.models, webui.embedding_model),
+            "declared": config.model_job_entries(ollama.models, webui.embedding_model),
             "refreshed": ollama.refreshed,
             "dry_run": ollama.dry_run,
         },
@@ -191,10 +193,10 @@ chat = OpenWebUI(
             "embedding": webui.embedding_model,
             "prefixes": [*config.prefixes(webui.embedding_model)],
             "task": webui.task_model,
-            "name_users": observability.label_users,
+            "forward_users": observability.label_users,
         },
         "access": {
-            "reached_from": settings.reached_from,
+            "client_cidrs": settings.client_cidrs,
             "lan_address": webui.lan_address,
             "address_pool": addresses.pool_name,
             "tailnet_address": webui.tailnet_address,
@@ -203,7 +205,7 @@ chat = OpenWebUI(
             "api_paths": [*config.API_PATHS] if settings.completion_model else [],
         },
         "telemetry": telemetry,
-        "after": [snapshots.before] if snapshots else [],
+        "depends_on": [snapshots.pre_upgrade] if snapshots else [],
         "protect": settings.protect,
     },
     on_cluster,
@@ -221,7 +223,7 @@ pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
 pulumi.export(
     "alerts",
-    f"by {notify.way}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
+    f"by {notify.receiver}: critical at once, warnings from 8:00 to 22:00 ({notify.timezone})"
     if notify
     else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )

@@ -38,11 +38,11 @@ def box(tmp_path: Path) -> Box:
 @pytest.mark.parametrize(
     ("fails", "reason"),
     [
-        ("snapshot", "snapshot failed: WEBUI_SECRET_KEY: missing; what it encrypted could not"),
+        ("snapshot", "snapshot failed: WEBUI_SECRET_KEY: missing; data encrypted with"),
         ("cat", "Fatal: no cat today"),
         ("backup", "Fatal: no backup today"),
         ("restore", "Fatal: no restore today"),
-        ("verify", "verify failed: webui-secret-key is not what was backed up"),
+        ("verify", "verify failed: webui-secret-key differs from the snapshot"),
     ],
 )
 def test_the_last_container_says_why_the_backup_failed(
