@@ -225,7 +225,7 @@ pulumi.export(
     "alerts",
     f"by {notify.receiver}: critical at once, warnings from 8:00 to 22:00 ({notify.timezone})"
     if notify
-    else "reach nobody: set observability.notify (docs/observability-stack.md)",
+    else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )
 if backup and snapshots:
     pulumi.export("backups", f"every {backup.hours} h to {backup.volume.path}")

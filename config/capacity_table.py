@@ -19,7 +19,9 @@ def table(settings: Settings, plan: Plan) -> str:
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
-    title = "Capacity in GiB, estimated and not measured on this machine (docs/capacity.md):"
+    title = (
+        "Capacity in GiB, estimated and not measured on this machine (docs/operate.md#does-it-fit):"
+    )
     return "\n".join([title, *lines, *_sums(settings, plan)])
 
 

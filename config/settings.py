@@ -179,7 +179,7 @@ class Volume(Section):
 
 
 class GPU(Section):
-    """The GPU of a node; docs/hosts.md says how to find these values."""
+    """The GPU of a node; docs/gpu.md says how to find these values."""
 
     memory: Size
     """GPU memory that models may use; it is part of the node's memory."""
@@ -215,7 +215,7 @@ class Node(Section):
         Want(f"one of {', '.join(PROFILES)}", f"^({'|'.join(PROFILES)})$"),
         Field(json_schema_extra={"enum": [*PROFILES]}),
     ] = "cpu"
-    """Where models run: `cpu`, or a machine with a supported GPU (docs/hosts.md)."""
+    """Where models run: `cpu`, or a machine with a supported GPU (docs/gpu.md)."""
     gpu: GPU | None = None
 
 
@@ -313,7 +313,7 @@ class Ollama(Section):
     volume: Volume
     """The models' files."""
     memory: Memory | None = None
-    """Memory of Ollama; planned from the models if not set (docs/capacity.md)."""
+    """Memory of Ollama; if not set, planned from its models (docs/operate.md#does-it-fit)."""
     image: Image = versions.OLLAMA_IMAGE
     gateway_image: Annotated[
         Image,

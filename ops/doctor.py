@@ -215,15 +215,22 @@ async def addresses(server: Server) -> Problems:
 
 
 CHECKS = (
-    Check(api, "", "tailscale status (docs/house.md#3-kubeconfig-for-the-laptop)"),
+    Check(api, "", "tailscale status (docs/install.md#3-kubeconfig-on-your-laptop)"),
     Check(
-        state, "", "pulumi login, or stack init (docs/house.md#4-pulumi-on-the-laptop)", seconds=4
+        state,
+        "",
+        "pulumi login, or stack init (docs/install.md#4-pulumi-on-your-laptop)",
+        seconds=4,
     ),
-    Check(rbac, "api", "microk8s config, or enable rbac (docs/house.md#1-microk8s-on-the-house)"),
-    Check(marks, "api", f"set {MASK} (docs/house.md#5-known-trouble-with-tailscale)"),
-    Check(nodes, "api", "correct homelab:nodes (docs/hosts.md#what-the-machine-needs)"),
+    Check(
+        rbac, "api", "microk8s config, or enable rbac (docs/install.md#1-microk8s-on-the-server)"
+    ),
+    Check(marks, "api", f"set {MASK} (docs/install.md#tailscale-and-microk8s)"),
+    Check(nodes, "api", "correct homelab:nodes (docs/gpu.md#prepare-the-server)"),
     Check(releases, "api state", "let it end, or recover (docs/runbook.md#an-up-was-cut-off)"),
-    Check(addons, "releases", "microk8s disable, or delete (docs/observability-stack.md)"),
-    Check(names, "releases", "delete it, or pulumi import (docs/local-storage.md)"),
-    Check(addresses, "releases", "free it, or another network.pool (docs/metallb-pool.md)"),
+    Check(addons, "releases", "microk8s disable, or delete (docs/runbook.md#without-an-alert)"),
+    Check(names, "releases", "delete it, or pulumi import (docs/runbook.md#without-an-alert)"),
+    Check(
+        addresses, "releases", "free it, or another network.pool (docs/runbook.md#without-an-alert)"
+    ),
 )

@@ -181,7 +181,7 @@ async def backups(server: Server) -> Problems:
 
 CHECKS = (
     Check(page, "up", "kubectl get services,pods -A (docs/runbook.md#openwebuidown)", seconds=8),
-    Check(origins, "page", "set webui.origins, and up (docs/open-webui.md)"),
+    Check(origins, "page", "set webui.origins, and up (docs/install.md#other-names-for-the-page)"),
     Check(answer, "page", "read the gateway's log (docs/runbook.md#ollamadown)", seconds=10),
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
     Check(backups, "up api", "set webui.backup, or read the Job's log (docs/backups.md)"),

@@ -67,7 +67,7 @@ SHARES = {"ollama": 0.5, "webui": 0.1, "observability": 0.05}
 """Of the data disk, for the volume of each part; the rest stays free."""
 FOLDERS = {"ollama": "models", "webui": "open-webui", "observability": "prometheus"}
 OWNERS = {"observability": ("1000:2000", "0770")}
-"""Owner and mode of a volume's directory where it is not `1000:1000`, 0750 (docs/house.md)."""
+"""Owner and mode of a volume's directory where it is not `1000:1000`, 0750 (docs/install.md)."""
 
 
 class Asking:
@@ -120,7 +120,7 @@ def look(api: ApiClient, found: list[Machine], asking: Asking) -> list[Machine]:
     looked = []
     for machine in found:
         try:
-            log = machines.run(api, machines.look_job(machine), print)
+            log = machines.run(api, machines.look_job(machine))
             looked.append(machines.seen(machine, log))
         except UnreadableError as error:
             print(f"  {machine.name}: not looked at: {error}")
@@ -310,7 +310,7 @@ def next_steps(stack: str) -> str:
     return "\n".join(
         [
             "next:",
-            f"  pulumi stack init {stack}      # once; asks for a passphrase (docs/house.md)",
+            f"  pulumi stack init {stack}      # once; asks for a passphrase (docs/install.md)",
             f"  make doctor STACK={stack}",
             f"  make up STACK={stack}",
         ]
@@ -338,13 +338,14 @@ def directories(found: list[Machine], settings: Settings, api: ApiClient, asking
         if not wanted:
             continue
         body = machines.directories_job(machine, node.disk.path, wanted)
-        print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted:")
+        print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted;")
+        print("what is in them already is given to the same owner (docs/moving-in.md):")
         print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in wanted.items()))
         if asking.agrees("Make them, by a Job as before?"):
             try:
-                print(machines.run(api, body, print).rstrip())
+                print(machines.run(api, body))
             except UnreadableError as error:
-                print(f"  not made: {error}; by hand: docs/house.md")
+                print(f"  not made: {error}; by hand: docs/install.md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

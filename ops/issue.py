@@ -13,7 +13,7 @@ LIMIT = 65536
 """Maximum of characters in an issue or a comment on GitHub."""
 # Lines of `make drift` about an interrupted run.
 UNFINISHED = re.compile(r"^ *(helm|pulumi): ", re.MULTILINE)
-HEAD = "The cluster differs from the stack. How to answer: docs/drift.md.\n\n"
+HEAD = "The cluster differs from the stack. How to answer: docs/operate.md#drift.\n\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

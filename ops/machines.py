@@ -1,10 +1,10 @@
 """What the machines of a cluster have, as the API server and a short Job on each of them say."""
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
@@ -14,49 +14,17 @@ from urllib3.exceptions import HTTPError
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
+from ops import jobs
 from ops.cluster import UnreadableError
 
 NAMESPACE = "default"
-FILESYSTEMS = ("ext4", "xfs", "btrfs", "zfs", "f2fs")
-"""Of a disk that can hold data for years."""
 LEAST = 16 * 1024**3
 """Bytes; a smaller one is a boot partition or a stick, and no disk for models."""
 PATIENCE = 600
 """Seconds for one Job, most of which its image may take to come."""
 
-# The whole network of a node at home is 254 addresses; whoever answers is in the ARP table.
-LOOK = f"""\
-echo "== mounts"
-grep -E ' ({"|".join(FILESYSTEMS)}) ' /proc/1/mounts | while read -r _ path _; do
-  echo "$path $(stat -f -c '%b %S' "/proc/1/root$path")"
-done
-echo "== route"
-cat /proc/net/route
-echo "== addresses"
-cat /proc/net/fib_trie
-if ! command -v ping >/dev/null; then exit 0; fi
-last=1
-while [ $last -lt 255 ]; do
-  ping -c 1 -W 1 "$PREFIX.$last" >/dev/null 2>&1 &
-  last=$((last + 1))
-done
-wait
-echo "== arp"
-cat /proc/net/arp
-"""
-
-MAKE = """\
-set -eu
-grep -q " $DISK " /proc/1/mounts || { echo "$DISK: not mounted"; exit 1; }
-while read -r owner mode path; do
-  mkdir -p "/proc/1/root$path"
-  chown "$owner" "/proc/1/root$path"
-  chmod "$mode" "/proc/1/root$path"
-  echo "$path: $owner $mode"
-done <<END
-$DIRECTORIES
-END
-"""
+PROGRAMS = Path(__file__).parent / "programs"
+"""What the Jobs run on a node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +72,13 @@ def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
     return sorted(machines, key=lambda machine: -machine.memory)
 
 
-def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
-    """Give a Job that runs `script` on a machine, as root; its disks are below /proc/1/root."""
+def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
+    """Give a Job that runs one of PROGRAMS on a machine, as root."""
     container = {
         "name": "look",
         "image": RESTIC_IMAGE,
         # As a block in what is shown of it.
-        "command": ["sh", "-c", LiteralScalarString(script)],
+        "command": ["sh", "-c", LiteralScalarString((PROGRAMS / program).read_text())],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "securityContext": {"privileged": True, "runAsUser": 0},
     }
@@ -138,16 +106,16 @@ def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
 
 def look_job(machine: Machine) -> dict[str, Any]:
     """Give the Job that looks at a machine; it changes nothing."""
-    return job(machine, LOOK, PREFIX=machine.address.rpartition(".")[0])
+    return job(machine, "look.sh", PREFIX=machine.address.rpartition(".")[0])
 
 
 def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str, str]]) -> Any:
     """Give the Job that makes directories on a mounted disk: `owner:group` and mode by path."""
     lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in wanted.items())
-    return job(machine, MAKE, DISK=disk, DIRECTORIES=lines)
+    return job(machine, "directories.sh", DISK=disk, DIRECTORIES=lines)
 
 
-def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
+def run(api: Any, body: Mapping[str, Any]) -> str:
     """Run a Job to its end, delete it, and give its log; raises UnreadableError."""
     # The client's types say of every field that it may be missing.
     batch: Any = BatchV1Api(api)
@@ -155,7 +123,9 @@ def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
     try:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
-            return _log(batch, core, name, say)
+            jobs.wait(batch, core, NAMESPACE, name, PATIENCE, f"Job {name}")
+            pod, container, code = jobs.ended(core, NAMESPACE, name)
+            log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
     except ApiException as error:
@@ -164,38 +134,9 @@ def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
         ) from error
     except HTTPError as error:
         raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {error}") from error
-
-
-def _log(batch: Any, core: Any, name: str, say: Callable[[str], None]) -> str:
-    began = said = time.monotonic()
-    while True:
-        status = batch.read_namespaced_job_status(name, NAMESPACE).status
-        if status.succeeded or status.failed:
-            break
-        now = time.monotonic()
-        if now - said > 5:
-            said = now
-            say(f"  Job {name}: {_waits_for(core, name)}, {now - began:.0f} s")
-        if now - began > PATIENCE:
-            raise UnreadableError(f"Job {name}: not over after {PATIENCE} s")
-        time.sleep(0.5)
-    label = f"batch.kubernetes.io/job-name={name}"
-    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-    log: str = core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE, _request_timeout=30)
-    if status.failed:
-        last = log.strip().splitlines()[-1:] or ["no output"]
-        raise UnreadableError(f"Job {name}: {last[0]}")
+    if code:
+        raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log
-
-
-def _waits_for(core: Any, name: str) -> str:
-    label = f"batch.kubernetes.io/job-name={name}"
-    for pod in core.list_namespaced_pod(NAMESPACE, label_selector=label).items:
-        for container in pod.status.container_statuses or []:
-            if waiting := container.state.waiting:
-                return str(waiting.reason)
-        return str(pod.status.phase)
-    return "no pod yet"
 
 
 def seen(machine: Machine, log: str) -> Machine:

@@ -19,7 +19,7 @@ from components import CHART_VALUES
 from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
 from config.stack_file import project_keys, read_config
-from ops import stacks
+from ops import jobs, stacks
 from ops.cluster import UnreadableError
 
 NAMESPACE = "ollama-stack"
@@ -30,8 +30,6 @@ TEMPLATE = "open-webui-backup-restore"
 """The suspended CronJob that the program registers; a Job is made of it."""
 REFUSED = ("restore", 1)
 """The container, and what it ends with when it has touched nothing (backup.py)."""
-UNPULLED = ("ImagePullBackOff", "InvalidImageName")
-"""What a kubelet says of a container whose image it did not get; the first after some tries."""
 FETCH = "fetch"
 """The container that only gets the snapshot beside the data."""
 
@@ -130,18 +128,10 @@ class House:
     def run(self, job: dict[str, Any], what: str) -> tuple[str, int, str]:
         """Run a Job to its end; give the container that ended it, its exit code and last words."""
         name = self.batch.create_namespaced_job(NAMESPACE, job).metadata.name
-
-        def over() -> bool:
-            for _, one in self._containers(name):
-                if (waiting := one.state.waiting) and waiting.reason in UNPULLED:
-                    raise RestoreError(f"{waiting.reason}: {waiting.message}")
-            status = self.batch.read_namespaced_job_status(name, NAMESPACE).status
-            return bool(status.succeeded or status.failed)
-
+        logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
         try:
-            logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
-            self._until(over, f"{what} ({logs})")
-        except (RestoreError, KeyboardInterrupt) as error:
+            jobs.wait(self.batch, self.core, NAMESPACE, name, self.patience, f"{what} ({logs})")
+        except (UnreadableError, KeyboardInterrupt) as error:
             if self._began(name):
                 raise
             self._drop(name)
@@ -149,37 +139,20 @@ class House:
             raise NotBegunError(
                 f"{why}; it had not begun: are the backup's disk and the image there?"
             ) from error
-        ended = [
-            (pod, one.name, one.state.terminated.exit_code)
-            for pod, one in self._containers(name)
-            if one.state.terminated
-        ]
-        if not ended:
-            raise RestoreError(f"nobody knows how Job {name} ended; the page stays stopped")
-        pod, container, code = next((found for found in ended if found[2]), ended[-1])
         try:
-            said = self.core.read_namespaced_pod_log(
-                pod, NAMESPACE, container=container, tail_lines=200, _request_timeout=30
-            )
-        except (ApiException, HTTPError) as error:
+            pod, container, code = jobs.ended(self.core, NAMESPACE, name)
+        except UnreadableError as error:
+            raise RestoreError(f"{error}; the page stays stopped") from error
+        try:
+            return container, code, jobs.log(self.core, NAMESPACE, pod, container)
+        except UnreadableError as error:
             # How it ended is known, and the page must not stay stopped for want of words.
-            reason = " ".join(str(error).split())
-            said = f"ended with {code}, but its log cannot be read: {reason}"
-        return container, code, said.strip()
-
-    def _containers(self, job: str) -> list[tuple[str, Any]]:
-        """Give the state of each container of a Job, with its pod's name."""
-        label = f"batch.kubernetes.io/job-name={job}"
-        return [
-            (pod.metadata.name, one)
-            for pod in self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-            for these in (pod.status.init_container_statuses, pod.status.container_statuses)
-            for one in these or []
-        ]
+            return container, code, f"ended with {code}, but {error}"
 
     def _began(self, job: str) -> bool:
         """Say whether what touches the data has begun; what comes before it may be cut off."""
-        states = [one.state for _, one in self._containers(job) if one.name == REFUSED[0]]
+        found = jobs.containers(self.core, NAMESPACE, job)
+        states = [one.state for _, one in found if one.name == REFUSED[0]]
         return any(state.running or state.terminated for state in states)
 
     def _drop(self, job: str) -> None:
@@ -204,19 +177,11 @@ class House:
         self.apps.patch_namespaced_deployment_scale(PAGE, NAMESPACE, body)
 
     def _until(self, what: Callable[[], bool], told: str) -> None:
-        began = said = time.monotonic()
-        while not what():
-            now = time.monotonic()
-            if now - began > self.patience:
-                raise RestoreError(f"given up after {now - began:.0f} s: {told}")
-            if now - said > 5:
-                said = now
-                print(f"  {told}: {now - began:.0f} s", flush=True)
-            time.sleep(0.5)
+        jobs.until(what, lambda: told, self.patience)
 
 
 def restore(house: House, snapshot: str, image: str | None) -> str:
-    """Restore one snapshot and give the closing line; raises RestoreError."""
+    """Restore one snapshot and give the closing line; raises RestoreError, or UnreadableError."""
     job = house.job(snapshot, image)
     house.stop()
     try:

@@ -76,7 +76,7 @@ def _server(name: str) -> Stack:
     if not (PROJECT / f"Pulumi.{name}.yaml").exists():
         raise UnreadableError(f"STACK: got {name!r}, want a stack with a file Pulumi.STACK.yaml")
     if not (pulumi := shutil.which("pulumi")):
-        raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/house.md)")
+        raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)")
 
     def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -11,6 +11,7 @@ from typing import Any
 
 from config.stack_file import project_keys, read_config
 from sandbox.build import FOLDER, build
+from sandbox.cache import cache
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, end_marked, locked
 from sandbox.programs import install_all
@@ -81,7 +82,7 @@ def give_back(folder: Path) -> None:
         return
     owners = f"{owner}:{os.environ['SUDO_GID']}"
     chown = ["chown", "--no-dereference", owners]
-    for top in filter(Path.exists, (FOLDER, folder)):
+    for top in filter(Path.exists, (FOLDER, folder, cache())):
         containers = [folder / name for name in CONTAINERS]
         rest = [path for path in top.iterdir() if path not in (folder, *containers)]
         subprocess.run([*chown, top], check=True)
@@ -102,7 +103,7 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
         "",
         "Every model is one of 0.4 MB with random weights: answers are noise.",
-        "Not the published images, which no package registry has (docs/sandbox.md):",
+        "Not the published images, which no package registry has (docs/develop.md):",
         *(
             f"  {image.name.partition('@')[0]:<70} {image.difference}"
             for image in cluster.images()

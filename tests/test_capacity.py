@@ -444,7 +444,7 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     settings = stack("llama3.2:3b", "some:3b", parallel=2)
     title, head, llama, some, reader, *sums = config.table(settings, planned(settings)).splitlines()
 
-    assert "docs/capacity.md" in title
+    assert "docs/operate.md#does-it-fit" in title
     assert head.split() == list(HEAD)
     assert " ".join(llama.split()) == "llama3.2:3b 2 x 8192 1.9 1.8 0.3 1.0 4.9 <= 44"
     assert some.startswith("some:3b *")

@@ -318,5 +318,5 @@ def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(
     assert out == ""
     assert err == (
         "error: could not check home: pulumi: not on PATH;"
-        " it must be 3.250 or newer (docs/house.md)\n"
+        " it must be 3.250 or newer (docs/install.md)\n"
     )

@@ -1,13 +1,20 @@
 """What `make init` reads from the nodes and their Jobs, and what it writes."""
 
+import os
+import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from harness import ROOT
+from kubernetes.client import ApiException
 
 from config import SettingsError
 from config.stack_file import project_keys, read_config
+from ops import machines
+from ops.cluster import UnreadableError
 from ops.init import TEMPLATE, Asking, check, draft, merged
 from ops.machines import Disk, Machine, free_pair, job, of_nodes, seen
 
@@ -174,10 +181,81 @@ def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: s
     assert line in str(error.value)
 
 
+@pytest.mark.parametrize(("code", "said"), [(0, "first\nlast"), (1, "last"), (1, "")])
+def test_a_job_gives_its_log_or_why_it_failed(
+    code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, core, terminated = Mock(), Mock(), SimpleNamespace(exit_code=code)
+    batch.create_namespaced_job.return_value.metadata.name = "j"
+    batch.read_namespaced_job_status.return_value.status = SimpleNamespace(succeeded=1, failed=0)
+    state = SimpleNamespace(waiting=None, terminated=terminated)
+    statuses = [SimpleNamespace(name="look", state=state)]
+    pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=Mock())
+    pod.status.init_container_statuses, pod.status.container_statuses = None, statuses
+    core.list_namespaced_pod.return_value.items = [pod]
+    core.read_namespaced_pod_log.return_value = said
+    monkeypatch.setattr(machines, "BatchV1Api", lambda _: batch)
+    monkeypatch.setattr(machines, "CoreV1Api", lambda _: core)
+
+    if code:
+        with pytest.raises(UnreadableError, match=f"^Job j: {said or 'no output'}$"):
+            machines.run(None, {})
+    else:
+        assert machines.run(None, {}) == said
+        core.read_namespaced_pod_log.side_effect = ApiException(500, "no kubelet")
+        with pytest.raises(UnreadableError, match=r"^its log cannot be read: \(500\)"):
+            machines.run(None, {})
+    assert batch.delete_namespaced_job.call_count == batch.create_namespaced_job.call_count
+
+
 def test_the_job_has_no_token_and_ends() -> None:
     (machine,) = of_nodes([node("evo4t")])
-    spec = job(machine, "true")["spec"]
+    spec = job(machine, "look.sh")["spec"]
 
     assert spec["template"]["spec"]["automountServiceAccountToken"] is False
     assert spec["backoffLimit"] == 0
     assert spec["activeDeadlineSeconds"] > 0
+
+
+def directories(root: Path, disk: str, *wanted: str) -> subprocess.CompletedProcess[str]:
+    """Run the Job's program on directories below `root`."""
+    lines = "\n".join(wanted)
+    return subprocess.run(
+        ["sh", "-c", (machines.PROGRAMS / "directories.sh").read_text()],
+        env={"PATH": os.environ["PATH"], "ROOT": str(root), "DISK": disk, "DIRECTORIES": lines},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_no_directory_is_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
+    done = directories(tmp_path, "/mnt/nowhere", "1000:1000 0750 /mnt/nowhere/models")
+
+    assert (done.returncode, done.stdout) == (1, "/mnt/nowhere: not mounted\n")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
+def test_what_is_in_a_directory_is_given_to_its_owner_and_what_links_lead_to_is_not(
+    tmp_path: Path,
+) -> None:
+    outside, blob = tmp_path / "outside", tmp_path / "models/models/blobs/sha256-1"
+    outside.touch()
+    blob.parent.mkdir(parents=True)
+    blob.touch(0o600)
+    (blob.parent / "link").symlink_to(outside)
+    wanted = ("1000:1000 0750 /models", "1000:2000 0770 /prometheus")
+
+    done = directories(tmp_path, "/", *wanted)
+
+    assert done.stdout == (
+        "/models: 1000:1000 0750, with what is in it: 4 had another owner\n"
+        "/prometheus: 1000:2000 0770\n"
+    )
+    assert (blob.stat().st_uid, blob.stat().st_gid) == (1000, 1000)
+    assert (outside.stat().st_uid, outside.stat().st_gid) == (0, 0)
+    assert ((tmp_path / "models").stat().st_mode & 0o777) == 0o750
+    prometheus = (tmp_path / "prometheus").stat()
+    assert (prometheus.st_uid, prometheus.st_gid, prometheus.st_mode & 0o777) == (1000, 2000, 0o770)
+    assert directories(tmp_path, "/", wanted[0]).stdout == "/models: 1000:1000 0750\n"

@@ -9,7 +9,6 @@ import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +16,17 @@ from harness import ROOT
 
 from config.settings import Settings
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+OWN = [
+    ROOT / name
+    for pattern in ("*.py", "Makefile", "Pulumi*.yaml", ".github/workflows/*", "config/**/*.json")
+    for name in ROOT.glob(pattern)
+] + [
+    file
+    for folder in ("components", "config", "ops", "sandbox", "tests")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+]
+"""Files that may name a page."""
 
 
 def test_every_key_is_declared_with_type_and_description() -> None:
@@ -42,7 +51,7 @@ def test_every_package_is_pinned_and_installed_as_pinned(name: str) -> None:
     for line in (ROOT / name).read_text().splitlines():
         requirement = line.partition("#")[0].strip()
         if requirement and not requirement.startswith("-r"):
-            package, _, pinned = requirement.partition("==")
+            package, _, pinned = requirement.partition(";")[0].partition("==")
             assert version(package) == pinned
 
 
@@ -85,18 +94,55 @@ def test_the_update_bot_finds_every_pin() -> None:
     assert sorted(found) == sorted(pinned)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Any) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+def dead(page: Path, anchor: str) -> bool:
+    """Whether a page is not there, or has no such heading."""
+    return not page.exists() or (bool(anchor) and anchor not in anchors(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_make_target_that_a_page_names_exists(page: Any) -> None:
-    targets = set(re.findall(r"^([a-z./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"(?:\]\(|src=\")([^)#\"]*)#?([^)\"]*)[)\"]", page.read_text())
+    own = [(target, anchor) for target, anchor in links if not target.startswith("http")]
 
-    assert set(re.findall(r"`make ([a-z./-]+)", page.read_text())) <= targets
+    assert [link for link in own if dead(page.parent / link[0] if link[0] else page, link[1])] == []
+
+
+def test_every_page_that_a_file_names_exists() -> None:
+    named = [
+        (file.name, *link)
+        for file in OWN
+        for link in re.findall(r"(docs/[a-z-]+\.md)(?:#([a-z0-9-]+))?", file.read_text())
+    ]
+
+    assert len(named) > 20
+    assert [link for link in named if dead(ROOT / link[1], link[2])] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_key_that_a_page_names_is_a_setting(page: Path) -> None:
+    table = (ROOT / "docs/settings.md").read_text()
+    keys = {key.replace("[]", "") for key in re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)}
+    section = r"(?!webui\.db)(?:nodes\.<name>|network|ollama|webui|observability)"
+
+    named = re.findall(rf"`({section}\.[a-z_.]*[a-z])(?:: [^`]+)?`", page.read_text())
+    assert [key for key in named if key not in keys] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    rules = re.findall(r"^([a-z./ -]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = {target for rule in rules for target in rule.split()}
+
+    named = re.findall(
+        r"(?:`|^    (?:sudo )?|`sudo )make ([a-z./-]+)", page.read_text(), re.MULTILINE
+    )
+    assert set(named) <= targets
 
 
 def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path) -> None:
@@ -106,7 +152,7 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
 
     def make(path: str, *words: str) -> subprocess.CompletedProcess[str]:
         # Up to date: nothing is to be installed here.
-        command = ["make", "-o", ".venv/ready", *words]
+        command = ["make", "-o", ".venv/ready", "-o", ".venv/dev", *words]
         return subprocess.run(
             command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
         )
@@ -117,9 +163,9 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
         assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {asked}\n"
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
     for target, instead in {"down": "destroy", "output": "stack output"}.items():
-        want = f"for a house: pulumi {instead} --stack home\n"
+        want = f"for a server: pulumi {instead} --stack home\n"
         assert want in make(with_pulumi, target, "STACK=home").stderr
-    assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a house")
+    assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a server")
     shown = make(without, "status", "STACK=home", "KUBECONFIG=/nowhere")
     assert shown.stderr.startswith("error: kubeconfig, context 'homelab': ")
 
@@ -134,8 +180,13 @@ def test_what_pip_installs_is_shown_while_it_does(tmp_path: Path) -> None:
         file.writestr("one-1.dist-info/RECORD", "")
     (tmp_path / "requirements.txt").touch()
     (tmp_path / "requirements-dev.txt").write_text(f"./{wheel}\n")
-    command = ["make", ".venv/ready", f"PYTHON={sys.executable}"]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    def make(target: str) -> str:
+        command = ["make", target, f"PYTHON={sys.executable}"]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
 
-    assert f"Processing ./{wheel}" in done.stdout
+    assert wheel not in make(".venv/ready")
+    assert f"Processing ./{wheel}" in make(".venv/dev")
+    assert "up to date" in make(".venv/dev")

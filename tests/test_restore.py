@@ -8,6 +8,7 @@ from harness import backup_config, deploy_program
 from kubernetes.client import ApiClient, ApiException
 from urllib3.exceptions import HTTPError
 
+from ops.cluster import UnreadableError
 from ops.restore import House, RestoreError, restore, told
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
@@ -164,6 +165,17 @@ def test_what_was_not_touched_runs_again_as_it_was(codes: list[tuple[str, int]])
     assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
+def test_a_restore_of_which_nobody_knows_the_end_is_not_served() -> None:
+    cluster = _Stuck()
+    cluster.read_namespaced_job_status = lambda *_: SimpleNamespace(  # type: ignore[method-assign]
+        status=SimpleNamespace(succeeded=0, failed=1)
+    )
+
+    with pytest.raises(RestoreError, match="nobody knows how Job j ended; the page stays stopped"):
+        restore(cluster.house(), "latest", None)
+    assert cluster.noted == [*STOPPED, "job"]
+
+
 def test_what_was_cut_off_is_not_served() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 137))
 
@@ -235,6 +247,6 @@ def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() ->
     cluster = _Stuck()
     cluster.at_work = True
 
-    with pytest.raises(RestoreError, match="given up after"):
+    with pytest.raises(UnreadableError, match="given up after"):
         restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]

@@ -22,7 +22,7 @@ PAGE = "192.168.1.101:8080"
 CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}
 """Its ports in the node."""
 DIRECTORIES = ("models", "open-webui", "prometheus")
-"""The directories that docs/house.md has people make on the data disk."""
+"""The directories that docs/install.md has people make on the data disk."""
 
 
 @contextlib.contextmanager
