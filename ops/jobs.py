@@ -1,4 +1,4 @@
-"""Waits for a Job of the cluster, and says how it ended."""
+"""Waiting for a Job of the cluster, its exit code and its log."""
 
 import time
 from collections.abc import Callable
@@ -9,77 +9,77 @@ from urllib3.exceptions import HTTPError
 
 from ops.cluster import UnreadableError
 
-UNPULLED = ("ImagePullBackOff", "InvalidImageName")
-"""What a kubelet says of a container whose image it did not get; the first after some tries."""
+PULL_FAILED = ("ImagePullBackOff", "InvalidImageName")
+"""Reasons of a waiting container whose image cannot be pulled."""
 
 
-def until(what: Callable[[], bool], doing: Callable[[], str], patience: float) -> None:
-    """Wait until `what` is so, and print every five seconds what is being done.
+def until(condition: Callable[[], bool], action: Callable[[], str], timeout: float) -> None:
+    """Wait until `condition` is true, and print every 5 seconds the `action` in progress.
 
-    Raises UnreadableError after `patience` seconds.
+    Raises UnreadableError after `timeout` seconds.
     """
-    began = said = time.monotonic()
-    while not what():
+    start = printed = time.monotonic()
+    while not condition():
         now = time.monotonic()
-        if now - began > patience:
-            raise UnreadableError(f"given up after {now - began:.0f} s: {doing()}")
-        if now - said > 5:
-            said = now
-            print(f"  {doing()}: {now - began:.0f} s", flush=True)
+        if now - start > timeout:
+            raise UnreadableError(f"given up after {now - start:.0f} s: {action()}")
+        if now - printed > 5:
+            printed = now
+            print(f"  {action()}: {now - start:.0f} s", flush=True)
         time.sleep(0.5)
 
 
 def containers(core: Any, namespace: str, job: str) -> list[tuple[str, Any]]:
-    """Give the state of each container of a Job, with its pod's name."""
+    """Return the pod's name and the status of each container of a Job."""
     label = f"batch.kubernetes.io/job-name={job}"
     return [
-        (pod.metadata.name, one)
+        (pod.metadata.name, status)
         for pod in core.list_namespaced_pod(namespace, label_selector=label).items
-        for these in (pod.status.init_container_statuses, pod.status.container_statuses)
-        for one in these or []
+        for statuses in (pod.status.init_container_statuses, pod.status.container_statuses)
+        for status in statuses or []
     ]
 
 
-def wait(batch: Any, core: Any, namespace: str, job: str, patience: float, what: str) -> None:
-    """Wait until a Job is over; `what` is said to be done meanwhile.
+def wait(batch: Any, core: Any, namespace: str, job: str, timeout: float, action: str) -> None:
+    """Wait until a Job has ended, and print the `action` in progress.
 
-    Raises UnreadableError after `patience` seconds, or if the image cannot be had.
+    Raises UnreadableError after `timeout` seconds, or if its image cannot be pulled.
     """
 
     def waiting() -> list[Any]:
-        found = [one.state.waiting for _, one in containers(core, namespace, job)]
-        return [state for state in found if state and state.reason]
+        states = [status.state.waiting for _, status in containers(core, namespace, job)]
+        return [state for state in states if state and state.reason]
 
-    def over() -> bool:
+    def has_ended() -> bool:
         for state in waiting():
-            if state.reason in UNPULLED:
+            if state.reason in PULL_FAILED:
                 raise UnreadableError(f"{state.reason}: {state.message}")
         status = batch.read_namespaced_job_status(job, namespace).status
         return bool(status.succeeded or status.failed)
 
-    def doing() -> str:
-        return ", ".join([what, *(state.reason for state in waiting()[:1])])
+    def progress() -> str:
+        return ", ".join([action, *(state.reason for state in waiting()[:1])])
 
-    until(over, doing, patience)
+    until(has_ended, progress, timeout)
 
 
-def ended(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
-    """Give the pod and the container that ended a Job, and its exit code.
+def exit_code(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
+    """Return the pod, the container and the exit code that ended a Job.
 
-    Raises UnreadableError if nobody knows.
+    Raises UnreadableError if no container has terminated.
     """
-    states = [
-        (pod, one.name, one.state.terminated.exit_code)
-        for pod, one in containers(core, namespace, job)
-        if one.state.terminated
+    terminated = [
+        (pod, status.name, status.state.terminated.exit_code)
+        for pod, status in containers(core, namespace, job)
+        if status.state.terminated
     ]
-    if not states:
-        raise UnreadableError(f"nobody knows how Job {job} ended")
-    return next((found for found in states if found[2]), states[-1])
+    if not terminated:
+        raise UnreadableError(f"could not read the exit status of Job {job}")
+    return next((item for item in terminated if item[2]), terminated[-1])
 
 
 def log(core: Any, namespace: str, pod: str, container: str) -> str:
-    """Give the last lines of a container, 5000 at most; raises UnreadableError."""
+    """Return the last lines of a container's log, at most 5000; raises UnreadableError."""
     try:
         text: str = core.read_namespaced_pod_log(
             pod, namespace, container=container, tail_lines=5000, _request_timeout=30

@@ -1,4 +1,4 @@
-"""What the machines of a cluster have, as the API server and a short Job on each of them say."""
+"""Hardware and networks of a cluster's nodes, by the API server and a short Job on each."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ from ops import jobs
 from ops.cluster import UnreadableError
 
 NAMESPACE = "default"
-LEAST = 16 * 1024**3
-"""Bytes; a smaller one is a boot partition or a stick, and no disk for models."""
-PATIENCE = 600
-"""Seconds for one Job, most of which its image may take to come."""
+MIN_DISK = 16 * 1024**3
+"""Bytes of the smallest data disk; smaller ones are boot partitions and USB sticks."""
+TIMEOUT = 600
+"""Seconds for a Job, including the pull of its image."""
 
 PROGRAMS = Path(__file__).parent / "programs"
-"""What the Jobs run on a node."""
+"""Programs of the Jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +37,25 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A node: what it can give to pods, and what was seen on it."""
+    """A node: its capacity, and what its Job has printed."""
 
     name: str
     address: str
     cpus: int
     memory: int
-    """Bytes, all that the kernel has."""
+    """Bytes that the kernel has."""
     gpus: tuple[str, ...]
-    """Resources that a device plugin offers, such as `amd.com/gpu`."""
+    """Extended resources of device plugins, such as `amd.com/gpu`."""
     disks: tuple[Disk, ...] = ()
-    """The largest first, and the system's own last."""
+    """The largest first, the system's disk last."""
     lan: IPv4Network | None = None
     tailnet: str | None = None
     taken: frozenset[str] | None = None
-    """Addresses of its network that answered; None if nothing was asked."""
+    """Addresses of its network that are in use; None if unknown."""
 
 
-def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
-    """Give the machines behind Node objects, the one with the most memory first."""
+def from_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
+    """Return the machines of Node objects, the one with the most memory first."""
     machines = []
     for node in nodes:
         status = node["status"]
@@ -73,11 +73,11 @@ def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
 
 
 def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
-    """Give a Job that runs one of PROGRAMS on a machine, as root."""
+    """Return a Job that runs a program of PROGRAMS on a machine, as root."""
     container = {
         "name": "look",
         "image": RESTIC_IMAGE,
-        # As a block in what is shown of it.
+        # A block scalar, because the YAML is printed.
         "command": ["sh", "-c", LiteralScalarString((PROGRAMS / program).read_text())],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "securityContext": {"privileged": True, "runAsUser": 0},
@@ -97,7 +97,7 @@ def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
         "metadata": {"generateName": "homelab-init-", "namespace": NAMESPACE},
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": PATIENCE,
+            "activeDeadlineSeconds": TIMEOUT,
             "ttlSecondsAfterFinished": 3600,
             "template": {"spec": pod},
         },
@@ -105,26 +105,26 @@ def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
 
 
 def look_job(machine: Machine) -> dict[str, Any]:
-    """Give the Job that looks at a machine; it changes nothing."""
+    """Return the Job that prints a machine's disks and networks; it changes nothing."""
     return job(machine, "look.sh", PREFIX=machine.address.rpartition(".")[0])
 
 
-def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str, str]]) -> Any:
-    """Give the Job that makes directories on a mounted disk: `owner:group` and mode by path."""
-    lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in wanted.items())
+def directories_job(machine: Machine, disk: str, owners: Mapping[str, tuple[str, str]]) -> Any:
+    """Return the Job that creates directories on a mounted disk: `owner:group` and mode by path."""
+    lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in owners.items())
     return job(machine, "directories.sh", DISK=disk, DIRECTORIES=lines)
 
 
 def run(api: Any, body: Mapping[str, Any]) -> str:
-    """Run a Job to its end, delete it, and give its log; raises UnreadableError."""
-    # The client's types say of every field that it may be missing.
+    """Run a Job, delete it and return its log; raises UnreadableError."""
+    # Any, because the client's types have None for every field.
     batch: Any = BatchV1Api(api)
     core: Any = CoreV1Api(api)
     try:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
-            jobs.wait(batch, core, NAMESPACE, name, PATIENCE, f"Job {name}")
-            pod, container, code = jobs.ended(core, NAMESPACE, name)
+            jobs.wait(batch, core, NAMESPACE, name, TIMEOUT, f"Job {name}")
+            pod, container, code = jobs.exit_code(core, NAMESPACE, name)
             log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
@@ -139,21 +139,21 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
     return log
 
 
-def seen(machine: Machine, log: str) -> Machine:
-    """Give the machine with what its Job has printed."""
-    parts = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
-    network = _network(parts.get("route", ""), machine.address)
-    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", parts.get("addresses", "")))
+def parse_log(machine: Machine, log: str) -> Machine:
+    """Return the machine with the disks and networks in its Job's log."""
+    sections = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
+    network = _network(sections.get("route", ""), machine.address)
+    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", sections.get("addresses", "")))
     tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
-    arp = [line.split() for line in parts.get("arp", "").splitlines()[1:]]
-    # 0x0: asked for, and nobody answered.
+    arp = [line.split() for line in sections.get("arp", "").splitlines()[1:]]
+    # Flags 0x0: no answer.
     answered = {fields[0] for fields in arp if fields[2] != "0x0"}
     return replace(
         machine,
-        disks=_disks(parts.get("mounts", "")),
+        disks=_disks(sections.get("mounts", "")),
         lan=network,
         tailnet=tailnet[0] if tailnet else None,
-        taken=frozenset(answered | own) if "arp" in parts else None,
+        taken=frozenset(answered | own) if "arp" in sections else None,
     )
 
 
@@ -161,7 +161,7 @@ def _disks(text: str) -> tuple[Disk, ...]:
     disks = {}
     for line in text.splitlines():
         path, *numbers = line.split()
-        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= LEAST:
+        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
             disks[path] = Disk(path=path, size=bytes_)
     system = ("/", "/var", "/usr")
     return tuple(
@@ -173,27 +173,27 @@ def _disks(text: str) -> tuple[Disk, ...]:
 
 
 def _network(routes: str, address: str) -> IPv4Network | None:
-    """The network of an address, by the kernel's table: little-endian hexadecimal numbers."""
+    """Return the network of an address, by the kernel's table of little-endian hex numbers."""
 
-    def number(text: str) -> str:
+    def parse(text: str) -> str:
         return str(IPv4Address(int.from_bytes(bytes.fromhex(text), "little")))
 
     for line in routes.splitlines()[1:]:
         fields = line.split()
-        network = IPv4Network(f"{number(fields[1])}/{number(fields[7])}")
+        network = IPv4Network(f"{parse(fields[1])}/{parse(fields[7])}")
         if 0 < network.prefixlen < 32 and IPv4Address(address) in network:
             return network
     return None
 
 
 def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str]:
-    """Give the first two neighbouring addresses after `address` that nobody has; raises ValueError.
+    """Return the first two consecutive free addresses after `address`; raises ValueError.
 
-    Two, because MetalLB takes one range: one address for the chat page, one for Grafana.
+    They are consecutive because the pool is one range, for the chat page and Grafana.
     """
     hosts = [str(host) for host in lan.hosts()]
-    begin = hosts.index(address) + 1
-    for one, other in zip(hosts[begin:], hosts[begin + 1 :], strict=False):
-        if one not in taken and other not in taken:
-            return one, other
+    start = hosts.index(address) + 1
+    for first, second in zip(hosts[start:], hosts[start + 1 :], strict=False):
+        if first not in taken and second not in taken:
+            return first, second
     raise ValueError(f"no two free addresses after {address} in {lan}")

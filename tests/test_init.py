@@ -15,8 +15,8 @@ from config import SettingsError
 from config.stack_file import project_keys, read_config
 from ops import machines
 from ops.cluster import UnreadableError
-from ops.init import TEMPLATE, Asking, check, draft, merged
-from ops.machines import Disk, Machine, free_pair, job, of_nodes, seen
+from ops.init import TEMPLATE, Prompt, check, draft, merge
+from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
 # Of a Debian 12 with a data disk and Tailscale, less what no line here needs.
@@ -62,14 +62,14 @@ def node(name: str, memory: str = "97496568Ki", **more: str) -> dict[str, object
 @pytest.fixture
 def machine() -> Machine:
     """A machine as its Job saw it."""
-    (machine,) = of_nodes([node("evo4t")])
-    return seen(machine, LOG)
+    (machine,) = from_nodes([node("evo4t")])
+    return parse_log(machine, LOG)
 
 
 def test_the_node_with_the_most_memory_is_the_first() -> None:
     nodes = [node("small", "16Gi"), node("large", **{"amd.com/gpu": "1", "nvidia.com/gpu": "0"})]
 
-    large, small = of_nodes(nodes)
+    large, small = from_nodes(nodes)
 
     assert (large.name, small.name) == ("large", "small")
     assert (large.cpus, large.memory, large.gpus) == (24, 97496568 * 1024, ("amd.com/gpu",))
@@ -89,8 +89,8 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
 
 
 def test_nothing_is_known_of_addresses_where_nothing_was_asked(machine: Machine) -> None:
-    assert seen(machine, LOG.partition("== arp")[0]).taken is None
-    assert seen(machine, "").disks == ()
+    assert parse_log(machine, LOG.partition("== arp")[0]).taken is None
+    assert parse_log(machine, "").disks == ()
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_a_full_network_is_a_line() -> None:
 def test_with_yes_all_is_written_that_a_job_saw(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asking = Asking({"email": "me@example.com", "memory_kind": "DDR5-5600"}, yes=True)
+    prompt = Prompt({"email": "me@example.com", "memory_kind": "DDR5-5600"}, yes=True)
 
-    keys = draft("microk8s", [machine], True, {}, asking)
+    keys = draft("microk8s", [machine], True, {}, prompt)
 
-    check(merged(TEMPLATE, keys))
+    check(merge(TEMPLATE, keys))
     assert keys["nodes"]["evo4t"] == {
         "address": "192.168.1.100",
         "cpus": 24,
@@ -136,15 +136,15 @@ def test_with_yes_all_is_written_that_a_job_saw(
 
 
 def test_a_small_machine_is_offered_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    (small,) = of_nodes([node("evo4t", "16Gi")])
-    asking = Asking({"email": "me@example.com"}, yes=True)
+    (small,) = from_nodes([node("evo4t", "16Gi")])
+    prompt = Prompt({"email": "me@example.com"}, yes=True)
 
-    keys = draft("microk8s", [seen(small, LOG)], True, {}, asking)
+    keys = draft("microk8s", [parse_log(small, LOG)], True, {}, prompt)
 
     offered = capsys.readouterr().out
     assert "llama3.2:3b" in offered
     assert "qwen3:32b" not in offered
-    check(merged(TEMPLATE, keys))
+    check(merge(TEMPLATE, keys))
 
 
 def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_path: Path) -> None:
@@ -153,10 +153,10 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     file.write_text(text)
     text = text.replace("101-192.168.1.102", "101-192.168.1.110")
     file.write_text(text)
-    asking = Asking({"backup_disk": "none"}, yes=True)
+    prompt = Prompt({"backup_disk": "none"}, yes=True)
 
-    keys = draft("homelab", [machine], True, project_keys(read_config(file)), asking)
-    new = merged(text, keys)
+    keys = draft("homelab", [machine], True, project_keys(read_config(file)), prompt)
+    new = merge(text, keys)
 
     changed = [line for line in new.splitlines() if line not in text.splitlines()]
     assert changed == ["      memory: 92Gi                  # of 96 GB, what the kernel leaves"]
@@ -166,18 +166,22 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     ("key", "answer", "line"),
     [
         ("email", "me", "got 'me', want an e-mail address, such as me@example.com"),
-        ("pool", "192.168.1.101", "want two neighbours, such as 192.168.1.101-192.168.1.102"),
-        ("pool", "192.168.1.101-192.168.1.109", "want two neighbours"),
+        (
+            "pool",
+            "192.168.1.101",
+            "want two consecutive addresses, such as 192.168.1.101-192.168.1.102",
+        ),
+        ("pool", "192.168.1.101-192.168.1.109", "want two consecutive addresses"),
         ("memory_kind", "DDR6", "got 'DDR6', want DDR4-3200, DDR5-4800"),
         ("models", "gemma2:4b", "a model of the Ollama library"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )
 def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: str) -> None:
-    asking = Asking({"email": "me@example.com", key: answer}, yes=True)
+    prompt = Prompt({"email": "me@example.com", key: answer}, yes=True)
 
     with pytest.raises((ValueError, SettingsError)) as error:
-        check(merged(TEMPLATE, draft("microk8s", [machine], True, {}, asking)))
+        check(merge(TEMPLATE, draft("microk8s", [machine], True, {}, prompt)))
     assert line in str(error.value)
 
 
@@ -209,7 +213,7 @@ def test_a_job_gives_its_log_or_why_it_failed(
 
 
 def test_the_job_has_no_token_and_ends() -> None:
-    (machine,) = of_nodes([node("evo4t")])
+    (machine,) = from_nodes([node("evo4t")])
     spec = job(machine, "look.sh")["spec"]
 
     assert spec["template"]["spec"]["automountServiceAccountToken"] is False
