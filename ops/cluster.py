@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 LIMITS = (5, 30)
 LAST_DAYS = 30
 """Days before its end from which a certificate is told of."""
+EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # All kinds in two requests instead of one for each group (API server 1.30 and newer).
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # Names and owners without contents, of which a list of dashboards has megabytes.
@@ -52,16 +53,36 @@ class Kind:
 def certificate_days(about: Configuration) -> float:
     """Days until the API server's certificate ends; raises UnreadableError if it is not trusted."""
     url, tls = urlsplit(about.host), ssl.create_default_context(cafile=about.ssl_ca_cert)
-    name, at = about.tls_server_name or url.hostname, (url.hostname, url.port or 443)
     try:
-        with (
-            socket.create_connection(at, 3) as plain,
-            tls.wrap_socket(plain, server_hostname=name) as sealed,
-        ):
-            certificate: Any = sealed.getpeercert()
+        return _days((url.hostname, url.port or 443), tls, about.tls_server_name or url.hostname)
     except OSError as error:
         why = "no answer within 3 s" if isinstance(error, TimeoutError) else error
         raise UnreadableError(f"{about.host}: {why}") from error
+
+
+def kubelet_days(about: Configuration, port: int = 10250) -> float | None:
+    """Days until the certificate of the kubelet beside the API server ends; 0 if it has.
+
+    None if there is no answer, or it is not of the cluster's own authority: an API server that
+    knows no other would not look at it.
+    """
+    tls = ssl.create_default_context(cafile=about.ssl_ca_cert)
+    tls.check_hostname = False  # it has the node's name
+    try:
+        return _days((urlsplit(about.host).hostname, port), tls, None)
+    except ssl.SSLCertVerificationError as error:
+        return 0 if error.verify_code == EXPIRED else None
+    except OSError:
+        return None
+
+
+def _days(at: tuple[str | None, int], tls: ssl.SSLContext, name: str | None) -> float:
+    """Days until the certificate of this address ends; raises OSError."""
+    with (
+        socket.create_connection(at, 3) as plain,
+        tls.wrap_socket(plain, server_hostname=name) as sealed,
+    ):
+        certificate: Any = sealed.getpeercert()
     return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
@@ -121,7 +142,10 @@ class Cluster:
 
     @cached_property
     def kinds(self) -> dict[tuple[str, str], Kind]:
-        """Every kind by API version and name, the versions of a group in its own order."""
+        """Every kind by API version and name, the versions of a group in its own order.
+
+        Those of a server that is away are not among them, as of metrics-server at times.
+        """
         found = {}
         for root in ("/api", "/apis"):
             for group in self.read(root, DISCOVERY)["items"]:
@@ -158,11 +182,11 @@ class Cluster:
 
 
 def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
-    """The kinds of one group; raises UnreadableError if the server that has them is away."""
+    """The kinds of one group, those that its server says now."""
     name = group["metadata"].get("name", "")
     for version in group["versions"]:
         if version.get("freshness", "Current") != "Current":
-            raise UnreadableError(f"{name}/{version['version']}: the server of this API is away")
+            continue
         for resource in version.get("resources", []):
             yield Kind(
                 group=name,

@@ -15,7 +15,7 @@ from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
 from config.stack_file import config_of, own
 from ops import doctor_server, recover, stacks
-from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
+from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
 from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
 from ops.releases import recover as recover_command
 
@@ -87,7 +87,7 @@ async def checked(server: Server, check: Check) -> str:
 
 
 async def api(server: Server) -> Problems:
-    """The API server answers, with a certificate that is good for more than 30 days."""
+    """The API server answers; its certificate and the kubelet's are good for over 30 days."""
     try:
         days = await in_thread(certificate_days, server.cluster.configuration)
     except UnreadableError as error:
@@ -96,6 +96,9 @@ async def api(server: Server) -> Problems:
     server.has.add("api")
     if days <= LAST_DAYS:
         yield Warn(f"its certificate ends in {days:.0f} days: microk8s refresh-certs -e server.crt")
+    beside = await in_thread(kubelet_days, server.cluster.configuration)
+    if beside is not None and beside <= LAST_DAYS:
+        yield Warn(f"the kubelet's certificate ends in {beside:.0f} days (docs/drift.md)")
 
 
 async def state(server: Server) -> Problems:
@@ -181,6 +184,12 @@ async def addons(server: Server) -> Problems:
         found = [item["name"] for item in left if item["name"].startswith(CHART)]
         for name in found + sorted(groups & {"monitoring.coreos.com"}):
             yield Warn(f"{name} is left by a release")
+    # The operator runs what it finds, in every namespace: pods and claims that nobody looks after.
+    for kind in ("prometheuses", "alertmanagers"):
+        if any(crd["name"] == f"{kind}.monitoring.coreos.com" for crd in crds):
+            for one in await server.metadata(f"/apis/monitoring.coreos.com/v1/{kind}"):
+                if (one["namespace"], one["name"]) != ("observability", CHART):
+                    yield Warn(f"{kind} {one['namespace']}/{one['name']} is left by a release")
     mode, there = server.settings.network.metallb, "metallb.io" in groups
     if ("Release", "metallb-system/metallb") not in server.objects and there != (mode == "addon"):
         yield f"network.metallb: got {mode}, but MetalLB is {'' if there else 'not '}there"

@@ -13,11 +13,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ops import recover, releases, stacks
-from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
+from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
 DRIFT = stacks.CHANGES
+KUBELET = "kubelet-certificate"
 RUNS = ("helm", "pulumi")  # layers of what a run that was cut off has left
 
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     """List what was found, and what could not be read and why; raises UnreadableError if all."""
     cluster = Cluster(state["context"], stack.kubeconfig)
-    findings, unread = _certificate(cluster), list[str]()
+    findings, unread = _certificates(cluster), list[str]()
     for one in state.get("pending_operations") or []:
         name = one["resource"]["urn"].rpartition("::")[2]
         findings.append(Finding("pulumi", "resource", name, f"cut off while {one['type']} it"))
@@ -80,12 +81,17 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     return sorted(findings, key=lambda one: (one.layer not in RUNS, one)), unread
 
 
-def _certificate(cluster: Cluster) -> list[Finding]:
-    """What will stop every command of this laptop, if it ends soon."""
-    if (days := certificate_days(cluster.configuration)) > LAST_DAYS:
-        return []
-    change = f"ends in {days:.0f} days"
-    return [Finding("server", "certificate", cluster.configuration.host, change)]
+def _certificates(cluster: Cluster) -> list[Finding]:
+    """What ends soon: without the one no command of this laptop works, without the other no log."""
+    about = cluster.configuration
+    return [
+        Finding("server", kind, about.host, f"ends in {days:.0f} days")
+        for kind, days in (
+            ("certificate", certificate_days(about)),
+            (KUBELET, kubelet_days(about)),
+        )
+        if days is not None and days <= LAST_DAYS
+    ]
 
 
 def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
@@ -108,7 +114,9 @@ def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str
             patches.append(f"{kubectl} patch {what} {how}")
         if one.change == "changed" and len(one.fields) == len(one.added):
             continue
-        if one.layer == "server":
+        if one.kind == KUBELET:
+            others.append("docs/drift.md#how-to-answer, the kubelet's certificate  # on the server")
+        elif one.layer == "server":
             others.append("sudo microk8s refresh-certs -e server.crt  # on the server")
         elif one.layer != "state":
             place, _, helm = one.layer.removeprefix("release ").partition("/")

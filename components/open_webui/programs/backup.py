@@ -335,12 +335,14 @@ def restore(folder: Path, data: Path, key: Path) -> None:
             raise HalfDoneError(f"{error}; and back: {worse}; the rest is in {aside}") from worse
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    say(f"restored: {summary(about)}; what was there before is in {aside.name}")
+    again = ""
     if any(entry.startswith(f"{INDEX} ") for entry in about.get("left_out", [])):
-        say(
-            "documents are found again once an admin has them indexed on the page:"
-            " Admin Panel, Settings, Documents, Reindex"
+        again = (
+            "; documents are found again once an admin has them indexed on the page: Admin Panel,"
+            " Settings, Documents, Reindex Knowledge and Memory Vectors"
         )
+    # One line: `make restore` ends with it.
+    say(f"restored: {summary(about)}; what was there before is in {aside.name}{again}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
