@@ -148,6 +148,61 @@ def test_nobody_makes_it_leave_the_plan(
     assert 0 < left.total_seconds() <= 1800
 
 
+SIZE = st.sampled_from([-1, 0, 1, 7, 1999, 2000, 2001, 1e3, "5", None, {}])
+WORDS = st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array"])
+PART = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": WORDS | st.lists(WORDS, max_size=3),
+        "enum": st.lists(PLAIN, max_size=3),
+        "const": PLAIN,
+        "minLength": SIZE,
+        "maxLength": SIZE,
+        "minimum": SIZE,
+        "maximum": SIZE,
+        "format": st.sampled_from(["date", "time", "uuid", "odd"]),
+        "$ref": st.sampled_from(["#/$defs/a", "#/$defs/b", "#", "#/none", ""]),
+    },
+) | st.fixed_dictionaries({"type": WORDS})
+
+
+def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Write a schema out of others."""
+    named = st.dictionaries(st.sampled_from(["a", "b", "pattern", 'é"\\', ""]), part, max_size=4)
+    some = st.lists(part, max_size=3)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": WORDS,
+            "properties": named,
+            "required": st.lists(st.sampled_from(["a", "b", "c"]), max_size=3),
+            "additionalProperties": st.booleans() | part,
+            "items": part | some,
+            "prefixItems": some,
+            "minItems": SIZE,
+            "maxItems": SIZE,
+            "anyOf": some,
+            "oneOf": some,
+            "allOf": some,
+            "$defs": named,
+        },
+    )
+
+
+@given(schema=st.recursive(PART, larger, max_leaves=12))
+@settings(max_examples=300, deadline=None, phases=[Phase.generate])
+def test_no_schema_that_passes_ends_a_process(house: House, schema: Any) -> None:
+    """Some are refused by the gateway, and some by Ollama."""
+    body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    before = house.loaded()["runners"]
+
+    answer = house.ask("/api/generate", body | {"format": schema})
+
+    assert answer.status in (200, 400) or b"format" in answer.body, (schema, answer.body)
+    assert house.loaded()["runners"] == before, schema
+
+
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
 def test_ollama_itself_would_do_it(house: House, key: str) -> None:
     """What the gateway drops is no invention: without it, each of these unloads the model."""
