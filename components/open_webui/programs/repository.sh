@@ -19,6 +19,20 @@ alone() {
   $restic unlock >/dev/null 2>&1 || :
 }
 
+# What a disk has damaged would spoil all later backups, too: restic takes it for stored. Taken out,
+# it is stored again by the next one, as far as it is still there. Older ones lose such files.
+mend() { # SCRATCH BACKUP
+  $restic check --read-data >"$1/said" 2>&1 && return
+  grep -i error "$1/said" | head -n 5
+  cd "$1" # where restic puts copies of what it takes out
+  $restic repair index
+  packs=$(sed -n 's/^restic repair packs //p' "$1/said")
+  [ -z "$packs" ] || $restic repair packs $packs
+  $restic repair snapshots --forget
+  touch "$2/damaged"
+  echo "the disk has damaged the repository: what was damaged is taken out, for the next try"
+}
+
 case "$1" in
 store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back for verifying
   [ -e "$2/snapshot/manifest.json" ] || exit 0
@@ -48,7 +62,7 @@ store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back f
   cd "$2"
   mv snapshot/manifest.json .
   rm -r snapshot
-  $restic restore "$id" --target restored
+  $restic restore "$id" --target restored || { mend "$2" "$3"; exit 1; }
   ;;
 finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, now that it is proven
   # Why an earlier step has failed (step.sh).
@@ -60,8 +74,15 @@ finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, n
     $restic forget --host open-webui --group-by host --tag scheduled $KEEP
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
     # Not forget's own --prune, which does nothing when that one call has nothing to forget.
-    $restic prune
+    # A thirty-first each night, so that what only older ones need is looked at, too.
+    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || mend "$2" "$3"
     $restic snapshots --compact
+    # A failed Job calls the owner; this backup is good.
+    [ ! -e "$3/damaged" ] || {
+      rm "$3/damaged"
+      echo "stored; but the disk had damaged older backups, which lost what was in these parts"
+      exit 1
+    }
   fi
   [ ! -e "$2/left-out" ] || cat "$2/left-out"
   ;;
