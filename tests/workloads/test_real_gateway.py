@@ -4,14 +4,16 @@
 """
 
 import json
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gateway_lab import MANAGES, TOKEN, Answer, Upstream, ask, program
+from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_real_models import Lab as Ollama
@@ -148,7 +150,7 @@ def test_nobody_makes_it_leave_the_plan(
     assert 0 < left.total_seconds() <= 1800
 
 
-SIZE = st.sampled_from([-1, 0, 1, 7, 1999, 2000, 2001, 1e3, "5", None, {}])
+SIZE: st.SearchStrategy[Any] = st.sampled_from([-1, 0, 1, 7, 1999, 2000, 2001, 1e3, "5", None, {}])
 WORDS = st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array"])
 PART = st.fixed_dictionaries(
     {},
@@ -222,6 +224,26 @@ def test_who_has_the_token_may_choose(house: House) -> None:
     assert loaded["context_length"] == 512
     assert int(loaded["expires_at"][:4]) > 2200
     assert house.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
+
+
+def test_of_a_process_that_hangs_the_gateway_tells_although_ollama_answers(house: House) -> None:
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    runner = house.loaded()["runners"][-1]
+
+    def silence(one: Lab) -> float:
+        return max((float(point.value) for point in one.metric("ollama.model.silence")), default=0)
+
+    with lab(upstream=f"http://{house.ollama.host}") as one:
+        os.kill(runner, signal.SIGSTOP)
+        try:
+            body = {"model": MODEL, "prompt": "Hello", "options": SMALL}
+            with closing(one.connect(body, "/api/generate")):
+                assert eventually(lambda: silence(one) > 2)
+                assert one.ask("/api/version").status == 200
+                assert house.loaded()["name"] == MODEL
+        finally:
+            os.kill(runner, signal.SIGCONT)
+        assert eventually(lambda: silence(one) == 0)
 
 
 def peak(process: int) -> int:
