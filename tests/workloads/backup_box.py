@@ -104,10 +104,11 @@ class Box:
         subprocess.run(["rm", "-rf", self.mounts["scratch"]], check=True)
         self.mounts["scratch"].mkdir()
 
-    def start_page(self, user: Sequence[str] = ()) -> None:
+    def start_page(self, user: Sequence[str] = (), **more: str) -> None:
         """Start Open WebUI as its Deployment has it, without a model server and metrics.
 
-        `user` is a command that runs another one as somebody.
+        `user` is a command that runs another one as somebody, `more` are variables that replace
+        its own.
         """
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -119,6 +120,7 @@ class Box:
             "RAG_OLLAMA_BASE_URL": nowhere,
             "HOME": str(self.folder),
             "STATIC_DIR": str(self.folder / "static"),
+            **more,
         }
         self.serve(environment, user)
 
