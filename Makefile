@@ -3,7 +3,7 @@ BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all lint bench
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all test-faults lint bench
 
 ifeq ($(STACK),sandbox)
 up: .venv/ready
@@ -86,6 +86,10 @@ test: lint
 test-all: test
 	@$(RUN) -m sandbox build
 	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
+
+# The rest of those on the real node, as root.
+test-faults: .venv/ready
+	@$(RUN) -m pytest --tb=short --built faults
 
 bench: .venv/ready
 	@PYTHONPATH=. $(RUN) tests/bench.py

@@ -17,6 +17,8 @@ from sandbox.build import FOLDER, build
 from sandbox.programs import install_all
 from sandbox.real import images
 from sandbox.real.cluster import Cluster
+
+pytestmark = pytest.mark.faults
 programs = install_all()
 cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
 try:

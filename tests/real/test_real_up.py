@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from sandbox.build import build
 from sandbox.engine import Engine
+
+pytestmark = pytest.mark.faults
 folder = Path(sys.argv[1])
 kubeconfig = folder / "kubeconfig"
 cluster = SimpleNamespace(folder=folder, kubeconfig=kubeconfig, context="homelab-sandbox")
