@@ -20,8 +20,10 @@ from sandbox.real import images, requirements
 from sandbox.real.cluster import PAGE, Cluster
 
 MODEL = "llama3.2:3b"
-SYSTEM = ("etcd", "apiserver", "controllers", "scheduler")
-SYSTEM += ("containerd", "kubelet", "proxy", "network-policies")
+SYSTEM = (
+    *("etcd", "apiserver", "controllers", "scheduler"),
+    *("containerd", "kubelet", "proxy", "network-policies"),
+)
 Row = tuple[str, str, str]
 # Prints the median seconds to the first piece, and pieces per second after it, of 30 answers.
 ASK = """

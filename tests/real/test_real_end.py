@@ -10,6 +10,8 @@ from waiting import eventually
 
 from sandbox.real.cgroup import Group
 
+pytestmark = pytest.mark.faults
+
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
@@ -17,8 +19,6 @@ from sandbox.build import FOLDER, build
 from sandbox.programs import install_all
 from sandbox.real import images
 from sandbox.real.cluster import Cluster
-
-pytestmark = pytest.mark.faults
 programs = install_all()
 cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
 try:
