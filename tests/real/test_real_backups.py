@@ -1,6 +1,5 @@
 """Backups by the pods themselves, and what they are good for: chats deleted, and a box lost."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from kubernetes import config
 from kubernetes.client import AppsV1Api, BatchV1Api, CoreV1Api
 from page import ask, sign_in
-from pulumi.automation import CommandError
 from real_lab import Server
 from waiting import eventually
 
@@ -88,7 +86,6 @@ def test_a_new_box_has_the_chats_from_the_backup_disk_alone(
 ) -> None:
     kept = tmp_path / "old"
     kept.write_text(backed_up.engine.outputs()["backup_password"][0])
-    os.chown(kept, 1000, 1000)
     # A disk that is plugged into another box.
     disk = backed_up.cluster.disks[MOUNT]
     backed_up.cluster.stop()
@@ -99,14 +96,18 @@ def test_a_new_box_has_the_chats_from_the_backup_disk_alone(
         cluster.node.run("cp", "-a", str(disk / "homelab"), MOUNT)
         new = Server(cluster, real_tools)
         new.config["webui"]["backup"] = BACKUP
-        with pytest.raises(CommandError, match="wrong password"):
-            new.begin()
+        new.begin()
+        with pytest.raises(restore.RestoreError, match="wrong password"):
+            restore.restore(page_of(cluster), "latest", None)
         password = tmp_path / "new"
         password.write_text(new.engine.outputs()["backup_password"][0])
-        restic = [str(real_programs["restic"]), "-r", f"{MOUNT}/homelab/repository"]
-        opened = [f"RESTIC_PASSWORD_FILE={kept}", *restic]
-        cluster.node.run("env", *opened, "key", "add", "--new-password-file", str(password))
-        new.begin()
+        run = cluster.node.run
+        for file in (kept, password, real_programs["restic"]):
+            run("install", "-o", "1000", "-m", "0500", str(file), f"/run/{file.name}")
+        owner = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+        restic = ["/run/restic", "-r", f"{MOUNT}/homelab/repository", "--no-cache"]
+        opened = ["env", "RESTIC_PASSWORD_FILE=/run/old", *owner, *restic]
+        run(*opened, "key", "add", "--new-password-file", "/run/new")
         restore.restore(page_of(cluster), "latest", None)
 
         # The old password counts again.
