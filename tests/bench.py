@@ -127,7 +127,7 @@ def difference(folder: Path) -> None:
 def on_a_cluster(folder: Path) -> None:
     """The sandbox itself: its start, the engine's runs, its memory, its growth."""
     tools = replace(build(), chart=None)
-    cluster = Cluster(folder / "house", tools)
+    cluster = Cluster(folder / "live_stack", tools)
     began = time.time()
     took = seconds(lambda: cluster.start([NODE]))
     # Written the moment the API server is ready.

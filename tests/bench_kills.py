@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import yaml
-from house_lab import House, quiet
 from kill_lab import HELM, IN_RELEASE, Run, end, held, objects, running, stack_of
+from live_stack import LiveStack, quiet
 from pulumi.automation import CommandError
 
 from ops import releases, stacks
@@ -114,8 +114,8 @@ class Lab:
                 text = helpers.read_text().replace(".Chart.Version", f'"{version}"')
                 helpers.write_text(text)
             self.change(name)
-        self.house = House(folder, tools, self.with_charts)
-        self.live = Live(self.house.cluster.context, self.house.cluster.kubeconfig)
+        self.live_stack = LiveStack(folder, tools, self.with_charts)
+        self.live = Live(self.live_stack.cluster.context, self.live_stack.cluster.kubeconfig)
         self.wanted, self.number = self.objects(), 0
 
     def change(self, chart: str, number: int = 0) -> None:
@@ -128,7 +128,7 @@ class Lab:
 
     def objects(self) -> set[str]:
         """Give what there is, whatever the number of the last upgrade."""
-        return {re.sub(r"-moment-\d+$", "-moment", one) for one in objects(self.house)}
+        return {re.sub(r"-moment-\d+$", "-moment", one) for one in objects(self.live_stack)}
 
     def statuses(self) -> list[str]:
         """Give name, number and status of each revision that Helm keeps."""
@@ -146,38 +146,38 @@ class Lab:
     def kill(self, moment: Moment, *, plugins: bool) -> tuple[str, str, list[str]]:
         """Kill at a moment, recover and `up`; give what was found, how `up` went, what is wrong."""
         if moment.run == "first":
-            self.house.engine.destroy(quiet)
+            self.live_stack.engine.destroy(quiet)
         elif moment.run != "destroy":
             self.number += 1
             self.change(moment.run, self.number)
-        with held(self.house, *moment[2:]) as hold:
+        with held(self.live_stack, *moment[2:]) as hold:
             verb = "destroy" if moment.run == "destroy" else "up"
-            run = Run(self.house, self.tools, verb)
+            run = Run(self.live_stack, self.tools, verb)
             hold.reached()
             left = run.kill(plugins=plugins)
         self.settle()
-        pods = {} if moment.run == "destroy" else running(self.house)
+        pods = {} if moment.run == "destroy" else running(self.live_stack)
         wrong: list[str] = []
         if not plugins:
-            refused, _, said = recover(self.house)
+            refused, _, said = recover(self.live_stack)
             if not refused or "still runs" not in said:
                 wrong.append(f"recover beside a plugin: {said}")
             end(left)
-        code, found, said = recover(self.house)
+        code, found, said = recover(self.live_stack)
         wrong += [f"recover: {said.strip()}"] if code else []
         lines: list[str] = []
         began = time.monotonic()
         try:
-            self.house.engine.up(lines.append)
+            self.live_stack.engine.up(lines.append)
         except CommandError:
             wrong.append(f"up: {' '.join(lines[-8:])}")
         took = f"{time.monotonic() - began:.0f} s"
         wrong += [line for line in lines if "cut off" in line]
         wrong += [f"not as before: {one}" for one in self.objects() ^ self.wanted]
-        wrong += [f"restarted: {pod}" for pod in pods.items() - running(self.house).items()]
-        changes = self.house.engine.preview()
+        wrong += [f"restarted: {pod}" for pod in pods.items() - running(self.live_stack).items()]
+        changes = self.live_stack.engine.preview()
         wrong += [f"preview: {changes}"] if set(changes) - {"same"} else []
-        pending = export_state(stack_of(self.house))["deployment"].get("pending_operations")
+        pending = export_state(stack_of(self.live_stack))["deployment"].get("pending_operations")
         wrong += [f"pending: {pending}"] if pending else []
         newest = dict(one.rsplit(" ", 2)[::2] for one in self.statuses())
         wrong += [f"{name} is {status}" for name, status in newest.items() if status != "deployed"]
@@ -195,14 +195,14 @@ class Lab:
 
     def configmaps(self) -> list[Any]:
         """Give all ConfigMaps."""
-        return list(self.house.core.list_config_map_for_all_namespaces().items)
+        return list(self.live_stack.core.list_config_map_for_all_namespaces().items)
 
 
-def recover(house: House) -> tuple[int, str, str]:
+def recover(live_stack: LiveStack) -> tuple[int, str, str]:
     """Run the command as its owner does; give its exit code, its output and its errors."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        patch.object(stacks, "find", lambda _: stack_of(house)),
+        patch.object(stacks, "find", lambda _: stack_of(live_stack)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -235,7 +235,7 @@ def main() -> int:
                     row = (moment.run, moment.when, who, found, f"up {took}", result)
                     print(f"| {' | '.join(row)} | {time.monotonic() - began:.0f} s |", flush=True)
         finally:
-            lab.house.cluster.remove()
+            lab.live_stack.cluster.remove()
     return int(bad > 0)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
-from house_lab import House
 from kubernetes import client
+from live_stack import LiveStack
 from waiting import eventually
 
 from ops.cluster import METADATA
@@ -71,14 +71,14 @@ class Hold:
 
 @contextlib.contextmanager
 def held(
-    house: House, verb: str, resource: str, when: str = "true", policy: str = "Ignore"
+    live_stack: LiveStack, verb: str, resource: str, when: str = "true", policy: str = "Ignore"
 ) -> Iterator[Hold]:
     """Hold the first requests that `verb` a `resource` for which the CEL expression `when` holds.
 
     The API server asks a webhook that never answers; when its connection ends, the request goes
     on, whether its caller still lives or not, or with the `policy` "Fail" it is refused.
     """
-    admission: Any = client.AdmissionregistrationV1Api(house.core.api_client)
+    admission: Any = client.AdmissionregistrationV1Api(live_stack.core.api_client)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         rule = {
             "apiGroups": ["*"],
@@ -113,12 +113,16 @@ def held(
 class Run:
     """An `up` or a `destroy` in a process of its own."""
 
-    def __init__(self, house: House, tools: Tools, verb: str = "up") -> None:
-        paths = {"project": PROJECT, "cluster": house.cluster.folder, "work": house.project}
+    def __init__(self, live_stack: LiveStack, tools: Tools, verb: str = "up") -> None:
+        paths = {
+            "project": PROJECT,
+            "cluster": live_stack.cluster.folder,
+            "work": live_stack.project,
+        }
         names = {name: str(path) for name, path in paths.items()}
         # Not built again: another worker may be installing programs, which takes minutes.
         script = RUN.format(tools=tools, verb=verb, **names)
-        with (house.project / "run.log").open("wb") as log:
+        with (live_stack.project / "run.log").open("wb") as log:
             self._launcher = subprocess.Popen(
                 [sys.executable, "-c", script], stdout=log, stderr=subprocess.STDOUT
             )
@@ -136,14 +140,14 @@ class Run:
         return left
 
 
-def stack_of(house: House) -> Stack:
+def stack_of(live_stack: LiveStack) -> Stack:
     """Give the stack as its owner's commands reach it."""
     return Stack(
         name="sandbox",
-        cli=house.engine.cli,
-        kubeconfig=house.cluster.kubeconfig,
+        cli=live_stack.engine.cli,
+        kubeconfig=live_stack.cluster.kubeconfig,
         simulated=True,
-        folder=house.engine.work,
+        folder=live_stack.engine.work,
     )
 
 
@@ -155,9 +159,9 @@ def end(processes: list[psutil.Process]) -> None:
     assert eventually(lambda: not any(one.is_running() for one in processes))
 
 
-def objects(house: House) -> set[str]:
+def objects(live_stack: LiveStack) -> set[str]:
     """Kind, namespace and name of every object that stays."""
-    live = Live(house.cluster.context, house.cluster.kubeconfig)
+    live = Live(live_stack.cluster.context, live_stack.cluster.kubeconfig)
     # Each kind in one version only.
     kinds = {(kind.group, kind.name): kind for kind in live.kinds.values()}
     places = set()
@@ -174,9 +178,9 @@ def objects(house: House) -> set[str]:
     return places
 
 
-def running(house: House) -> dict[str, str]:
+def running(live_stack: LiveStack) -> dict[str, str]:
     """Uid of each pod that runs, by namespace and name."""
-    pods = house.core.list_pod_for_all_namespaces().items
+    pods = live_stack.core.list_pod_for_all_namespaces().items
     return {
         f"{pod.metadata.namespace}/{pod.metadata.name}": pod.metadata.uid
         for pod in pods

@@ -40,7 +40,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (versions.parent.parent / "__init__.py").touch()
     (versions / "first.py").write_text(f"revision: str = '{KNOWN}'\ndown_revision = None\n")
     monkeypatch.chdir(tmp_path / "image")
-    monkeypatch.setenv("WEBUI_SECRET_KEY", "of the house")
+    monkeypatch.setenv("WEBUI_SECRET_KEY", "of the volume")
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
     sys.modules.pop("open_webui", None)
@@ -101,7 +101,7 @@ def test_a_snapshot_holds_what_is_kept_and_says_so(tmp_path: Path) -> None:
         "vector_db/one/index.bin",
         "uploads/file",
     }
-    assert (target / "webui-secret-key").read_text() == "of the house"
+    assert (target / "webui-secret-key").read_text() == "of the volume"
 
 
 def test_a_snapshot_without_the_secret_key_is_refused(
@@ -123,11 +123,11 @@ def test_before_a_first_start_there_is_nothing_to_do(
     assert "nothing to back up" in capsys.readouterr().out
 
 
-def ran(tmp_path: Path, house: Path) -> tuple[int, Path]:
+def ran(tmp_path: Path, volume: Path) -> tuple[int, Path]:
     """Take a snapshot as the Job does; its exit code, and where it is."""
     target = tmp_path / "scratch/snapshot"
     target.parent.mkdir(exist_ok=True)
-    return main("snapshot", str(house), str(target), str(tmp_path / "name")), target
+    return main("snapshot", str(volume), str(target), str(tmp_path / "name")), target
 
 
 def overwritten(file: Path, at: int = 4096, with_: bytes = b"\xff" * 4096) -> None:
@@ -178,10 +178,10 @@ def test_a_damaged_index_is_left_out_and_the_chats_are_stored(
 ) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
-    house = data(tmp_path / "house")
-    harm(settled(house / "vector_db/chroma.sqlite3"))
+    volume = data(tmp_path / "volume")
+    harm(settled(volume / "vector_db/chroma.sqlite3"))
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     said = capsys.readouterr().out
     assert code == 0, said
@@ -206,10 +206,10 @@ def test_a_damaged_index_is_left_out_and_the_chats_are_stored(
 def test_damaged_chats_are_no_backup(
     tmp_path: Path, harm: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = data(tmp_path / "house")
-    harm(settled(house / "webui.db"))
+    volume = data(tmp_path / "volume")
+    harm(settled(volume / "webui.db"))
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert (code, (target / MANIFEST).exists()) == (1, False)
@@ -221,10 +221,10 @@ def test_damaged_chats_are_no_backup(
 def test_an_emptied_database_of_chats_is_no_backup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = data(tmp_path / "house")
-    os.truncate(settled(house / "webui.db"), 0)
+    volume = data(tmp_path / "volume")
+    os.truncate(settled(volume / "webui.db"), 0)
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     assert (code, (target / MANIFEST).exists()) == (1, False)
     assert "snapshot failed: webui.db has no schema" in capsys.readouterr().out
@@ -236,8 +236,8 @@ def test_an_index_that_holds_nothing_yet_is_no_damage(
 ) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
-    house = data(tmp_path / "house")
-    index = house / "vector_db/chroma.sqlite3"
+    volume = data(tmp_path / "volume")
+    index = volume / "vector_db/chroma.sqlite3"
     if what == "empty":
         os.truncate(index, 0)
     elif what == "absent":
@@ -245,7 +245,7 @@ def test_an_index_that_holds_nothing_yet_is_no_damage(
     else:
         shutil.rmtree(index.parent)
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     about = json.loads((target / MANIFEST).read_text())
     kept = {"empty": {"one/index.bin", "chroma.sqlite3"}, "absent": {"one/index.bin"}}
@@ -259,10 +259,10 @@ def test_an_index_that_holds_nothing_yet_is_no_damage(
 
 
 def test_an_index_with_one_unreadable_part_is_left_out_whole(tmp_path: Path) -> None:
-    house = data(tmp_path / "house")
-    broken_disk(house / "vector_db/one/index.bin")
+    volume = data(tmp_path / "volume")
+    broken_disk(volume / "vector_db/one/index.bin")
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     assert (code, (target / "vector_db").exists()) == (0, False)
     assert json.loads((target / MANIFEST).read_text())["left_out"] == [
@@ -278,10 +278,10 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, times: int, left_out: list[str]
 ) -> None:
     """Its database and its vectors are of one moment, or they are not stored."""
-    house = data(tmp_path / "house")
+    volume = data(tmp_path / "volume")
     for number in range(4):
-        (house / f"vector_db/gone-{number}").mkdir()
-        (house / f"vector_db/gone-{number}/index.bin").touch()
+        (volume / f"vector_db/gone-{number}").mkdir()
+        (volume / f"vector_db/gone-{number}/index.bin").touch()
     real = backup.copy_database
     copies: list[Path] = []
 
@@ -291,11 +291,11 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
             return
         copies.append(source)
         if what == "vectors":
-            (house / "vector_db/one/index.bin").write_bytes(b"\2" * len(copies))
+            (volume / "vector_db/one/index.bin").write_bytes(b"\2" * len(copies))
         elif what == "new segment":
-            (house / f"vector_db/{len(copies)}").mkdir()
+            (volume / f"vector_db/{len(copies)}").mkdir()
         elif what == "gone segment":
-            shutil.rmtree(house / f"vector_db/gone-{len(copies)}")
+            shutil.rmtree(volume / f"vector_db/gone-{len(copies)}")
         else:
             with closing(sqlite3.connect(source)) as base:
                 base.execute("INSERT INTO embeddings VALUES ('x')")
@@ -303,16 +303,16 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
 
     monkeypatch.setattr(backup, "copy_database", late)
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     about = json.loads((target / MANIFEST).read_text())
     assert code == 0
     assert [entry.partition(" each ")[0] for entry in about["left_out"]] == left_out
     if not left_out:
-        written = (house / "vector_db/one/index.bin").read_bytes()
+        written = (volume / "vector_db/one/index.bin").read_bytes()
         assert (target / "vector_db/one/index.bin").read_bytes() == written
         # What is gone was not stored by an earlier try.
-        assert {*backup.files(target / "vector_db")} == {*backup.files(house / "vector_db")}
+        assert {*backup.files(target / "vector_db")} == {*backup.files(volume / "vector_db")}
     check(target, about)
 
 
@@ -321,15 +321,15 @@ def test_files_that_cannot_be_read_are_left_out_and_named(
 ) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
-    house = data(tmp_path / "house")
+    volume = data(tmp_path / "volume")
     for name in ("c", "b"):
-        (house / "uploads" / name).touch()
-        broken_disk(house / "uploads" / name)
-    (house / "uploads/a\n").symlink_to("a\n")  # it leads to itself
-    (house / "uploads/d").symlink_to("/nowhere/at/all")
-    os.mkfifo(house / "uploads/e")
+        (volume / "uploads" / name).touch()
+        broken_disk(volume / "uploads" / name)
+    (volume / "uploads/a\n").symlink_to("a\n")  # it leads to itself
+    (volume / "uploads/d").symlink_to("/nowhere/at/all")
+    os.mkfifo(volume / "uploads/e")
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert code == 0
@@ -371,14 +371,14 @@ def nobody() -> Iterator[Path]:
     ],
 )
 def test_what_may_not_be_read_is_left_out(nobody: Path, name: str, left_out: list[str]) -> None:
-    house = data(nobody / "house")
-    (house / "uploads/shelf").mkdir()
-    (house / "uploads/shelf/file").write_text("x")
-    (house / name).chmod(0)
+    volume = data(nobody / "volume")
+    (volume / "uploads/shelf").mkdir()
+    (volume / "uploads/shelf/file").write_text("x")
+    (volume / name).chmod(0)
 
-    code, target = ran(nobody, house)
+    code, target = ran(nobody, volume)
 
-    (house / name).chmod(0o700)
+    (volume / name).chmod(0o700)
     about = json.loads((target / MANIFEST).read_text())
     assert code == 0
     assert [entry.partition(" ")[0] for entry in about["left_out"]] == left_out
@@ -389,10 +389,10 @@ def test_what_may_not_be_read_is_left_out(nobody: Path, name: str, left_out: lis
 def test_chats_that_may_not_be_read_are_no_backup(
     nobody: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = data(nobody / "house")
-    (house / "webui.db").chmod(0)
+    volume = data(nobody / "volume")
+    (volume / "webui.db").chmod(0)
 
-    code, target = ran(nobody, house)
+    code, target = ran(nobody, volume)
 
     assert (code, (target / MANIFEST).exists()) == (1, False)
     assert "Permission denied" in capsys.readouterr().out
@@ -414,24 +414,24 @@ def test_chats_that_may_not_be_read_are_no_backup(
 def test_what_is_deleted_meanwhile_is_no_error(
     tmp_path: Path, gone: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = data(tmp_path / "house")
-    (house / "uploads/shelf").mkdir()
+    volume = data(tmp_path / "volume")
+    (volume / "uploads/shelf").mkdir()
     for name in ("uploads/gone", "uploads/shelf/gone"):
-        (house / name).write_text("x")
+        (volume / name).write_text("x")
     real = shutil.copyfile
 
     def late(source: str | Path, target: str | Path, **more: bool) -> object:
         """Delete it once its folder has been listed, before the first file there is copied."""
         if gone[0].split("/")[0] in os.fspath(source):
             for name in gone:
-                if (house / name).is_dir():
-                    shutil.rmtree(house / name)
-                (house / name).unlink(missing_ok=True)
+                if (volume / name).is_dir():
+                    shutil.rmtree(volume / name)
+                (volume / name).unlink(missing_ok=True)
         return real(source, target, **more)
 
     monkeypatch.setattr(shutil, "copyfile", late)
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     about = json.loads((target / MANIFEST).read_text())
     assert (code, about["left_out"]) == (0, [])
@@ -441,8 +441,8 @@ def test_what_is_deleted_meanwhile_is_no_error(
 
 
 def test_files_that_come_and_go_all_the_time_are_no_error(tmp_path: Path) -> None:
-    house = data(tmp_path / "house")
-    uploads = house / "uploads"
+    volume = data(tmp_path / "volume")
+    uploads = volume / "uploads"
     stop = threading.Event()
 
     def churn() -> None:
@@ -460,7 +460,7 @@ def test_files_that_come_and_go_all_the_time_are_no_error(tmp_path: Path) -> Non
     try:
         for number in range(30):
             (tmp_path / f"{number}").mkdir()
-            code, target = ran(tmp_path / f"{number}", house)
+            code, target = ran(tmp_path / f"{number}", volume)
             about = json.loads((target / MANIFEST).read_text())
             assert (code, about["left_out"]) == (0, [])
             assert "uploads/file" in about["files"]
@@ -480,10 +480,10 @@ def test_a_full_scratch_space_is_no_fault_of_the_files(
         if "uploads" in os.fspath(source):
             raise OSError(number, os.strerror(number), str(target))
 
-    house = data(tmp_path / "house")
+    volume = data(tmp_path / "volume")
     monkeypatch.setattr(shutil, "copyfile", full)
 
-    code, target = ran(tmp_path, house)
+    code, target = ran(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert (code, (target / MANIFEST).exists()) == (1, False)
@@ -491,12 +491,12 @@ def test_a_full_scratch_space_is_no_fault_of_the_files(
 
 
 def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path) -> None:
-    house = data(tmp_path / "house")
-    (house / "uploads" / os.fsdecode(b"no\xff")).symlink_to("/nowhere")
+    volume = data(tmp_path / "volume")
+    (volume / "uploads" / os.fsdecode(b"no\xff")).symlink_to("/nowhere")
     environment = {"WEBUI_SECRET_KEY": "x", "PYTHONIOENCODING": "utf-8:strict"}
 
     done = subprocess.run(
-        [sys.executable, backup.__file__, "snapshot", house, tmp_path / "to", tmp_path / "name"],
+        [sys.executable, backup.__file__, "snapshot", volume, tmp_path / "to", tmp_path / "name"],
         env=environment,
         capture_output=True,
         text=True,
@@ -563,28 +563,28 @@ def test_a_bad_backup_is_measured_as_such(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def fetched(tmp_path: Path, revision: str = KNOWN) -> tuple[Path, Path]:
-    """A house whose data are others by now, with the snapshot beside them and its key."""
-    house = data(tmp_path / "house")
-    (house / "uploads/file").write_text("newer")
-    shutil.copytree(taken(tmp_path, revision), house / ".restore")
+    """A volume whose data are others by now, with the snapshot beside them and its key."""
+    volume = data(tmp_path / "volume")
+    (volume / "uploads/file").write_text("newer")
+    shutil.copytree(taken(tmp_path, revision), volume / ".restore")
     key = tmp_path / "key"
-    (house / ".restore/webui-secret-key").rename(key)
-    return house, key
+    (volume / ".restore/webui-secret-key").rename(key)
+    return volume, key
 
 
 def test_a_restore_puts_all_in_place_and_the_old_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house, key = fetched(tmp_path)
-    restore(house / ".restore", house, key)
+    volume, key = fetched(tmp_path)
+    restore(volume / ".restore", volume, key)
 
-    assert (house / "uploads/file").read_text() == "words"
-    (aside,) = house.glob(".before-restore-*")
+    assert (volume / "uploads/file").read_text() == "words"
+    (aside,) = volume.glob(".before-restore-*")
     assert (aside / "uploads/file").read_text() == "newer"
     assert (aside / "cache/big").exists()
     # A log of the old one beside the new database would be played into it.
-    assert not list(house.glob("webui.db-*"))
-    assert sorted(path.name for path in house.iterdir()) == sorted(
+    assert not list(volume.glob("webui.db-*"))
+    assert sorted(path.name for path in volume.iterdir()) == sorted(
         [aside.name, "uploads", "vector_db", "webui.db"]
     )
     assert "the secret key has changed" not in capsys.readouterr().out
@@ -594,7 +594,7 @@ def test_a_restore_puts_all_in_place_and_the_old_aside(
 def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
     tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = data(tmp_path / "house")
+    volume = data(tmp_path / "volume")
     before = data(tmp_path / "before")
     if what == "vector_db":
         overwritten(before / "vector_db/chroma.sqlite3")
@@ -602,47 +602,47 @@ def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
         shutil.rmtree(before / what)
     code, target = ran(tmp_path, before)
     assert code == 0
-    shutil.copytree(target, house / ".restore")
+    shutil.copytree(target, volume / ".restore")
     key = tmp_path / "key"
-    (house / ".restore/webui-secret-key").rename(key)
+    (volume / ".restore/webui-secret-key").rename(key)
     capsys.readouterr()
 
-    assert main("restore", str(house / ".restore"), str(house), str(key)) == 0
+    assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 0
 
     said = capsys.readouterr().out
-    (aside,) = house.glob(".before-restore-*")
-    assert not (house / what).exists()
+    (aside,) = volume.glob(".before-restore-*")
+    assert not (volume / what).exists()
     assert (aside / what).is_dir()
-    assert (house / "webui.db").exists()
+    assert (volume / "webui.db").exists()
     assert ("left out: vector_db (" in said) == (what == "vector_db")
     assert said.endswith("Reindex Knowledge and Memory Vectors\n") == (what == "vector_db")
 
 
 def test_a_snapshot_from_before_anything_was_left_out_is_restored(tmp_path: Path) -> None:
-    house, key = fetched(tmp_path)
-    about = json.loads((house / ".restore" / MANIFEST).read_text())
+    volume, key = fetched(tmp_path)
+    about = json.loads((volume / ".restore" / MANIFEST).read_text())
     del about["left_out"]
-    (house / ".restore" / MANIFEST).write_text(json.dumps(about))
+    (volume / ".restore" / MANIFEST).write_text(json.dumps(about))
 
-    restore(house / ".restore", house, key)
+    restore(volume / ".restore", volume, key)
 
-    assert (house / "vector_db/chroma.sqlite3").exists()
+    assert (volume / "vector_db/chroma.sqlite3").exists()
 
 
 @pytest.mark.parametrize("why", ["newer", "rotten"])
 def test_what_does_not_fit_is_refused_and_nothing_is_touched(
     tmp_path: Path, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house, key = fetched(tmp_path, KNOWN if why == "rotten" else "bbbb00000002")
+    volume, key = fetched(tmp_path, KNOWN if why == "rotten" else "bbbb00000002")
     if why == "rotten":
-        rotten(house / ".restore")
+        rotten(volume / ".restore")
 
-    assert main("restore", str(house / ".restore"), str(house), str(key)) == 1
+    assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 1
     told = "differs from the snapshot" if why == "rotten" else "which this image does not know"
     assert told in capsys.readouterr().out
-    assert (house / "uploads/file").read_text() == "newer"
-    assert not list(house.glob(".before-restore-*"))
-    assert not (house / ".restore").exists(), "it takes the room of the data"
+    assert (volume / "uploads/file").read_text() == "newer"
+    assert not list(volume.glob(".before-restore-*"))
+    assert not (volume / ".restore").exists(), "it takes the room of the data"
 
 
 def break_renames(patch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> list[int]:
@@ -663,19 +663,19 @@ def break_renames(patch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> li
 def test_a_disk_that_fails_half_way_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, key = fetched(tmp_path)
+    volume, key = fetched(tmp_path)
     calls = break_renames(monkeypatch, lambda number: number == 6)
 
-    assert main("restore", str(house / ".restore"), str(house), str(key)) == 1
+    assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 1
     assert len(calls) > 6
-    assert (house / "uploads/file").read_text() == "newer"
-    assert {path.name for path in house.iterdir()} >= {"webui.db", "uploads", "vector_db", "cache"}
+    assert (volume / "uploads/file").read_text() == "newer"
+    assert {path.name for path in volume.iterdir()} >= {"webui.db", "uploads", "vector_db", "cache"}
 
 
 def test_what_cannot_be_moved_back_is_not_told_as_untouched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house, key = fetched(tmp_path)
+    volume, key = fetched(tmp_path)
     break_renames(monkeypatch, lambda number: number >= 3)
 
-    assert main("restore", str(house / ".restore"), str(house), str(key)) == 2
+    assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 2

@@ -23,15 +23,15 @@ DEPLOYMENT = "kubernetes:apps/v1:Deployment::ollama-deployment"
 RULE = "kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-gpu-alerts"
 
 
-def pod(house: Deployment) -> dict[str, Any]:
+def pod(deployment: Deployment) -> dict[str, Any]:
     """The pod of the model server."""
-    spec: dict[str, Any] = house[DEPLOYMENT].inputs["spec"]["template"]["spec"]
+    spec: dict[str, Any] = deployment[DEPLOYMENT].inputs["spec"]["template"]["spec"]
     return spec
 
 
-def parts(house: Deployment) -> tuple[dict[str, Any], dict[str, Any]]:
+def parts(deployment: Deployment) -> tuple[dict[str, Any], dict[str, Any]]:
     """Ollama's container and its gateway."""
-    (ollama,), (gateway,) = pod(house)["initContainers"], pod(house)["containers"]
+    (ollama,), (gateway,) = pod(deployment)["initContainers"], pod(deployment)["containers"]
     return ollama, gateway
 
 
@@ -61,7 +61,7 @@ def test_a_profile_changes_ollamas_pod_and_the_alerts_and_nothing_else() -> None
     }
 
     assert changed == {DEPLOYMENT, RULE}
-    before, after = (variables(parts(house)[0]) for house in (CPU, GPU))
+    before, after = (variables(parts(deployment)[0]) for deployment in (CPU, GPU))
     different = {name for name in after if before.get(name) != after[name]}
     # Context, slots, loaded models and prompt cache are the owner's on any machine.
     assert different == set(PROFILES["hx370"].environment)

@@ -1,4 +1,4 @@
-"""Rules for every object: the API's own schema, and the house's."""
+"""Rules for every object: the API's own schema, and this project's."""
 
 import re
 from collections.abc import Iterator

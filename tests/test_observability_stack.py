@@ -45,10 +45,10 @@ def test_grafana_is_reached_where_the_output_says() -> None:
 
 
 def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
-    dashboard = HOME["kubernetes:core/v1:ConfigMap::monitoring-house-dashboard"]
+    dashboard = HOME["kubernetes:core/v1:ConfigMap::monitoring-server-dashboard"]
     alert = HOME["kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-disk-alerts"]
     watched = re.compile(r'mountpoint=~\\?"([^"\\]+)')
-    queries = watched.findall(dashboard.inputs["data"]["house.json"])
+    queries = watched.findall(dashboard.inputs["data"]["server.json"])
     rules = watched.findall(json.dumps(alert.inputs["spec"]))
 
     assert set(queries) == set(rules) == {"/mnt/evo4t"}
@@ -59,7 +59,7 @@ def test_grafana_and_prometheus_find_every_dashboard_and_rule() -> None:
     rules = HOME.of_kind("PrometheusRule")
 
     assert {made.inputs["metadata"]["name"] for made in dashboards} == {
-        *("dashboard-ai", "dashboard-usage", "dashboard-house")
+        *("dashboard-ai", "dashboard-usage", "dashboard-server")
     }
     assert {made.inputs["metadata"]["labels"]["grafana_dashboard"] for made in dashboards} == {"1"}
     # The models run on the CPU here: no alert about a GPU.

@@ -108,17 +108,17 @@ def test_a_declared_model_reaches_the_job_whole() -> None:
     }
     embedding = {"name": "nomic-embed-text:v1.5", "digest": "1" * 64}
     config["ollama"]["models"] = [pinned, "codellama:7b", variant, embedding]
-    house = deploy_program("home", config)
+    deployment = deploy_program("home", config)
 
     del variant["context"]
     variant["parameters"]["num_ctx"] = 16384
-    assert declared_to(house) == [
+    assert declared_to(deployment) == [
         {"name": "codellama:7b"},
         pinned | {"load": True},
         variant,
         embedding,
     ]
-    assert house.outputs["models"] == [
+    assert deployment.outputs["models"] == [
         *("llama3.2:3b", "codellama:7b", "my-codellama:16k", "nomic-embed-text:v1.5")
     ]
 

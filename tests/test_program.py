@@ -80,7 +80,7 @@ def test_outputs_with_a_password_are_secret(lab: Deployment) -> None:
 
 def test_the_sandbox_runs_the_same_objects_as_the_house() -> None:
     home, sandbox = STACKS["home"].resources, STACKS["sandbox"].resources
-    # What MicroK8s has no part in, the house installs: MetalLB, and a look at its release.
+    # MetalLB is no part of MicroK8s here: the program installs it and reads its release.
     only_home = [home[key] for key in home if key not in sandbox]
 
     assert {one.name for one in only_home if one.parent != "homelab"} == {

@@ -87,30 +87,32 @@ class TwoNodes:
 
 
 @pytest.fixture(scope="module")
-def house(cluster: Cluster, tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> TwoNodes:
+def live_stack(
+    cluster: Cluster, tools: Tools, tmp_path_factory: pytest.TempPathFactory
+) -> TwoNodes:
     """The example, up, on the nodes that it is for: no other test uses the cluster after it."""
     return TwoNodes(tmp_path_factory.mktemp("two-nodes"), cluster, tools)
 
 
-def test_every_pod_is_on_the_node_that_the_stack_file_names(house: TwoNodes) -> None:
+def test_every_pod_is_on_the_node_that_the_stack_file_names(live_stack: TwoNodes) -> None:
     sizes = {
         node.metadata.name: (node.status.allocatable["cpu"], node.status.allocatable["memory"])
-        for node in house.core.list_node().items
+        for node in live_stack.core.list_node().items
     }
 
     assert sizes == {"large": ("24", "93Gi"), "small": ("4", "16Gi")}
-    assert eventually(lambda: house.placed() == PLACED), house.placed()
+    assert eventually(lambda: live_stack.placed() == PLACED), live_stack.placed()
 
 
-def test_every_claim_is_bound_to_a_directory_of_its_pods_node(house: TwoNodes) -> None:
-    assert house.bound() == {
+def test_every_claim_is_bound_to_a_directory_of_its_pods_node(live_stack: TwoNodes) -> None:
+    assert live_stack.bound() == {
         "models": ("/mnt/models/ollama", "large"),
         "open-webui": ("/mnt/data/open-webui", "small"),
         PROMETHEUS_CLAIM: ("/mnt/data/prometheus", "small"),
     }
 
 
-def test_a_pod_that_names_no_node_follows_its_volume(house: TwoNodes) -> None:
+def test_a_pod_that_names_no_node_follows_its_volume(live_stack: TwoNodes) -> None:
     security = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -123,33 +125,33 @@ def test_a_pod_that_names_no_node_follows_its_volume(house: TwoNodes) -> None:
         volume = {"name": "data", "persistentVolumeClaim": {"claimName": claim}}
         container = {"name": "follower", "image": "follower", "securityContext": security}
         spec = {"containers": [container], "volumes": [volume]}
-        house.core.create_namespaced_pod(
+        live_stack.core.create_namespaced_pod(
             namespace, {"metadata": {"name": "follower"}, "spec": spec}
         )
 
         def node(namespace: str = namespace) -> Any:
-            return house.core.read_namespaced_pod("follower", namespace).spec.node_name
+            return live_stack.core.read_namespaced_pod("follower", namespace).spec.node_name
 
         followed[claim] = eventually(node)
-        house.core.delete_namespaced_pod("follower", namespace)
+        live_stack.core.delete_namespaced_pod("follower", namespace)
 
     assert followed == {"models": "large", PROMETHEUS_CLAIM: "small"}
 
 
 def test_a_part_moves_to_the_other_node_with_an_empty_directory_of_its_own(
-    house: TwoNodes,
+    live_stack: TwoNodes,
 ) -> None:
-    path = house.project / f"Pulumi.{STACK}.yaml"
+    path = live_stack.project / f"Pulumi.{STACK}.yaml"
     stack = yaml.safe_load(path.read_text())
     volume = {"path": "/mnt/models/open-webui", "size": "100Gi"}
     stack["config"]["homelab:webui"] |= {"node": "large", "volume": volume}
     path.write_text(yaml.safe_dump(stack))
 
     # And nothing of the other parts.
-    assert house.up() == {"replace": len(("volume", "claim", "Deployment"))}
+    assert live_stack.up() == {"replace": len(("volume", "claim", "Deployment"))}
     moved = {**PLACED, "open-webui": {"large"}}
-    assert eventually(lambda: house.placed() == moved), house.placed()
-    assert house.bound()["open-webui"] == ("/mnt/models/open-webui", "large")
+    assert eventually(lambda: live_stack.placed() == moved), live_stack.placed()
+    assert live_stack.bound()["open-webui"] == ("/mnt/models/open-webui", "large")
 
 
 def test_a_new_node_alone_touches_no_volume() -> None:
@@ -166,7 +168,7 @@ def test_a_new_node_alone_touches_no_volume() -> None:
     assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
         "open-webui-policy",
         "open-webui-deployment",  # a browser may open the page by the node's name
-        "monitoring-house-dashboard",
+        "monitoring-server-dashboard",
         "monitoring-disk-alerts",
     }
 
@@ -180,9 +182,9 @@ def test_a_part_that_is_too_large_for_its_node_is_refused() -> None:
 
 
 def test_make_init_asks_for_each_of_two_machines(
-    house: TwoNodes, cluster: Cluster, tmp_path: Path
+    live_stack: TwoNodes, cluster: Cluster, tmp_path: Path
 ) -> None:
-    assert house
+    assert live_stack
     disks = ["/mnt/fast", "1000Gi", "DDR5-5600", "/mnt/small", "100Gi", "unknown"]
     network = ["", "192.168.1.101-192.168.1.102", "me@example.com"]
 

@@ -4,24 +4,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from house_lab import House
+from live_stack import LiveStack
 
 from sandbox.build import Tools
 
 
 @pytest.fixture(scope="package", params=["addon", "helm"])
-def house(
+def live_stack(
     request: pytest.FixtureRequest,
     published: dict[str, str],
     tools: Tools,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[House]:
+) -> Iterator[LiveStack]:
     """The stack on a cluster of its own, with the published charts."""
 
     def change(keys: dict[str, Any]) -> None:
         keys["homelab:network"]["metallb"] = request.param
         keys["homelab:charts"] = published
 
-    house = House(tmp_path_factory.mktemp("published"), tools, change)
-    yield house
-    house.cluster.remove()
+    live_stack = LiveStack(tmp_path_factory.mktemp("published"), tools, change)
+    yield live_stack
+    live_stack.cluster.remove()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from house_lab import NODE, House, addresses
+from live_stack import NODE, LiveStack, addresses
 from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
@@ -22,45 +22,45 @@ WHOLE = ("labels", "Labels", "selector", "ports")
 """Fields of which our own chart states all or nothing; of others it may leave something out."""
 
 
-def test_every_claim_is_bound_and_every_pod_runs(house: House) -> None:
+def test_every_claim_is_bound_and_every_pod_runs(live_stack: LiveStack) -> None:
     bound = ("observability-prometheus", "/mnt/evo4t/prometheus")
-    assert eventually(lambda: f"observability/{PROMETHEUS_CLAIM}" in house.bound())
-    assert house.bound()[f"observability/{PROMETHEUS_CLAIM}"] == bound
-    assert len(house.bound()) == 3
+    assert eventually(lambda: f"observability/{PROMETHEUS_CLAIM}" in live_stack.bound())
+    assert live_stack.bound()[f"observability/{PROMETHEUS_CLAIM}"] == bound
+    assert len(live_stack.bound()) == 3
 
     def phases() -> set[str]:
-        pods = [*house.pods("observability"), *house.pods("metallb-system")]
+        pods = [*live_stack.pods("observability"), *live_stack.pods("metallb-system")]
         return {pod.status.phase for pod in pods}
 
     assert eventually(lambda: phases() == {"Running"}), phases()
 
 
-def test_a_second_up_changes_nothing(house: House) -> None:
-    assert house.up() == {}
+def test_a_second_up_changes_nothing(live_stack: LiveStack) -> None:
+    assert live_stack.up() == {}
 
 
-def test_metallb_gives_both_addresses(house: House, tools: Tools) -> None:
+def test_metallb_gives_both_addresses(live_stack: LiveStack, tools: Tools) -> None:
     published = {"kube-prom-stack": f"kube-prometheus-stack {KUBE_PROMETHEUS_STACK}"}
-    released = house.engine.charts()
+    released = live_stack.engine.charts()
     assert released in (published, {**published, "metallb": f"metallb {METALLB}"})
     # The controller that runs here has nothing to act on before the release has brought it.
-    Cluster(house.cluster.folder, tools).start([NODE])
-    house.connect()
+    Cluster(live_stack.cluster.folder, tools).start([NODE])
+    live_stack.connect()
 
     wanted = {
         "open-webui-service-local": ["192.168.1.101"],
         "grafana-external": ["192.168.1.102"],
     }
-    assert eventually(lambda: addresses(house.core) == wanted), addresses(house.core)
-    assert house.up() == {}
+    assert eventually(lambda: addresses(live_stack.core) == wanted), addresses(live_stack.core)
+    assert live_stack.up() == {}
 
 
-@pytest.mark.parametrize("house", ["addon"], indirect=True)
-def test_the_sandboxs_own_chart_states_what_the_published_one_does(house: House) -> None:
-    published = made(house)
-    house.edit(lambda keys: keys.pop("homelab:charts"))
-    assert house.up() == {"update": 1}
-    ours = made(house)
+@pytest.mark.parametrize("live_stack", ["addon"], indirect=True)
+def test_the_sandboxs_own_chart_states_what_the_published_one_does(live_stack: LiveStack) -> None:
+    published = made(live_stack)
+    live_stack.edit(lambda keys: keys.pop("homelab:charts"))
+    assert live_stack.up() == {"update": 1}
+    ours = made(live_stack)
 
     assert {one[0] for one in ours} > {"Prometheus", "Alertmanager", "ServiceMonitor", "DaemonSet"}
     assert ours.keys() - published.keys() == set()
@@ -68,10 +68,10 @@ def test_the_sandboxs_own_chart_states_what_the_published_one_does(house: House)
     assert {one: fields for one, fields in found.items() if fields} == {}
 
 
-def made(house: House) -> dict[tuple[str, str, str], dict[str, Any]]:
+def made(live_stack: LiveStack) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Give the objects that Helm has made for the release, by kind, namespace and name."""
     label = "owner=helm,name=kube-prom-stack,status=deployed"
-    (secret,) = house.core.list_namespaced_secret("observability", label_selector=label).items
+    (secret,) = live_stack.core.list_namespaced_secret("observability", label_selector=label).items
     packed = base64.b64decode(base64.b64decode(secret.data["release"]))
     manifest = json.loads(gzip.decompress(packed))["manifest"]
     objects = [one for one in yaml.load_all(manifest, yaml.CSafeLoader) if one]

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from house_lab import House
 from kubernetes import client
+from live_stack import LiveStack
 
 SYSTEM = {"default", "kube-node-lease", "kube-public", "kube-system"}
 EVERYWHERE = ""
@@ -23,16 +23,18 @@ def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bo
     return bool(answer.status.allowed)
 
 
-def accounts(house: House) -> set[str]:
+def accounts(live_stack: LiveStack) -> set[str]:
     """The ServiceAccounts that the stack and its releases have, as `namespace:name`."""
-    found = [item.metadata for item in house.core.list_service_account_for_all_namespaces().items]
+    found = [
+        item.metadata for item in live_stack.core.list_service_account_for_all_namespaces().items
+    ]
     return {f"{item.namespace}:{item.name}" for item in found if item.namespace not in SYSTEM}
 
 
-@pytest.mark.parametrize("house", ["helm"], indirect=True)
-def test_who_may_read_every_secret_of_a_namespace(house: House) -> None:
-    api = client.AuthorizationV1Api(house.core.api_client)
-    namespaces = {item.metadata.name for item in house.core.list_namespace().items}
+@pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
+def test_who_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None:
+    api = client.AuthorizationV1Api(live_stack.core.api_client)
+    namespaces = {item.metadata.name for item in live_stack.core.list_namespace().items}
 
     readable = {
         account: {
@@ -40,7 +42,7 @@ def test_who_may_read_every_secret_of_a_namespace(house: House) -> None:
             for namespace in {EVERYWHERE, *namespaces}
             if may(api, account, "list", namespace) or may(api, account, "get", namespace)
         }
-        for account in accounts(house)
+        for account in accounts(live_stack)
     }
 
     assert {account: where for account, where in readable.items() if where} == {
@@ -52,13 +54,13 @@ def test_who_may_read_every_secret_of_a_namespace(house: House) -> None:
     }
 
 
-@pytest.mark.parametrize("house", ["helm"], indirect=True)
-def test_who_may_read_a_secret_by_its_name(house: House) -> None:
-    api = client.AuthorizationV1Api(house.core.api_client)
+@pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
+def test_who_may_read_a_secret_by_its_name(live_stack: LiveStack) -> None:
+    api = client.AuthorizationV1Api(live_stack.core.api_client)
 
     readable = {
         (account, name)
-        for account in accounts(house)
+        for account in accounts(live_stack)
         for name in {*OWN, "of-somebody-else"}
         if may(api, account, "get", "ollama-stack", name)
     }

@@ -4,17 +4,17 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from house_lab import House
+from live_stack import LiveStack
 
 from sandbox.build import Tools
 
 
 @pytest.fixture(scope="package")
-def house(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def live_stack(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
     """The stack on a cluster of its own, as each test leaves it."""
-    house = House(tmp_path_factory.mktemp("house"), tools)
-    yield house
-    house.cluster.remove()
+    live_stack = LiveStack(tmp_path_factory.mktemp("live_stack"), tools)
+    yield live_stack
+    live_stack.cluster.remove()
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +29,11 @@ def own_address() -> str:
 
 
 @pytest.fixture
-def with_backups(house: House) -> Iterator[None]:
+def with_backups(live_stack: LiveStack) -> Iterator[None]:
     """Let the stack have all that it can have."""
     volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
-    house.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
-    house.up()
+    live_stack.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
+    live_stack.up()
     yield
-    house.reset()
-    house.up()
+    live_stack.reset()
+    live_stack.up()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from house_lab import House
+from live_stack import LiveStack
 from test_notify import WAYS, running
 from waiting import eventually
 
@@ -18,35 +18,35 @@ GENERATED = "alertmanager-kube-prom-stack-generated"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def as_in_the_project(house: House) -> Iterator[None]:
+def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
     """Leave the stack as it was found."""
     yield
-    house.reset()
-    house.up()
+    live_stack.reset()
+    live_stack.up()
 
 
-def generated(house: House) -> Any:
+def generated(live_stack: LiveStack) -> Any:
     """What the operator gives to Alertmanager."""
-    packed = house.core.read_namespaced_secret(GENERATED, "observability").data
+    packed = live_stack.core.read_namespaced_secret(GENERATED, "observability").data
     text = gzip.decompress(base64.b64decode(packed["alertmanager.yaml.gz"]))
     return yaml.safe_load(text)
 
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
 def test_the_operator_gives_on_what_was_configured(
-    house: House, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
+    live_stack: LiveStack, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
 ) -> None:
     def change(keys: dict[str, Any]) -> None:
         keys["homelab:observability"]["notify"] = notify
         keys["homelab:notifySecret"] = secret
 
-    house.edit(change)
-    house.up()
+    live_stack.edit(change)
+    live_stack.up()
     told: Any = {"timezone": "UTC", "secret": "", **notify}
     wanted = configuration(told, secret)
 
     def is_given_on() -> bool:
-        given = generated(house)
+        given = generated(live_stack)
         if given["route"]["routes"] != wanted["route"]["routes"]:
             return False
         return all(
@@ -57,6 +57,6 @@ def test_the_operator_gives_on_what_was_configured(
             if name != "http_config"
         )
 
-    assert eventually(is_given_on), generated(house)["receivers"]
-    with running(alertmanager, tmp_path, generated(house)):
+    assert eventually(is_given_on), generated(live_stack)["receivers"]
+    with running(alertmanager, tmp_path, generated(live_stack)):
         pass

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from doctor_lab import Place, thing
-from house_lab import House
 from kubernetes.client import CoreV1Api
+from live_stack import LiveStack
 from waiting import eventually
 
 from ops import doctor, doctor_server
@@ -17,9 +17,9 @@ from ops.cluster import UnreadableError
 
 
 @pytest.fixture
-def lived_in(house: House) -> Place:
+def lived_in(live_stack: LiveStack) -> Place:
     """A cluster with the stack up."""
-    return Place(house.cluster, house.engine)
+    return Place(live_stack.cluster, live_stack.engine)
 
 
 def test_what_the_stack_made_itself_is_not_in_its_way(lived_in: Place) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house_lab import House
+from live_stack import LiveStack
 from pulumi.automation import CommandError
 from urllib3 import PoolManager
 from waiting import eventually
@@ -228,8 +228,8 @@ RELEASE: list[Edit] = [
 class Hand:
     """Somebody with the rights of an admin, who asks the API server as kubectl does."""
 
-    def __init__(self, house: House) -> None:
-        self.cluster = Cluster(house.cluster.context, house.cluster.kubeconfig)
+    def __init__(self, live_stack: LiveStack) -> None:
+        self.cluster = Cluster(live_stack.cluster.context, live_stack.cluster.kubeconfig)
 
     def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:
         """Give the answer; a patch is an applied object or a list of JSON patches."""
@@ -282,25 +282,25 @@ class Hand:
 
 
 @pytest.fixture(scope="module")
-def hand(house: House) -> Hand:
-    return Hand(house)
+def hand(live_stack: LiveStack) -> Hand:
+    return Hand(live_stack)
 
 
-def stack_of(house: House, account: Path | None = None) -> Stack:
+def stack_of(live_stack: LiveStack, account: Path | None = None) -> Stack:
     """Give the stack as a real one, looked at by the account in this kubeconfig."""
-    chosen = account or house.cluster.kubeconfig
-    return Stack(name="home", cli=house.engine.cli, kubeconfig=chosen, simulated=False)
+    chosen = account or live_stack.cluster.kubeconfig
+    return Stack(name="home", cli=live_stack.engine.cli, kubeconfig=chosen, simulated=False)
 
 
-def look(house: House, account: Path | None = None) -> tuple[list[Finding], list[str]]:
+def look(live_stack: LiveStack, account: Path | None = None) -> tuple[list[Finding], list[str]]:
     """Look for drift; give what was found and what could not be read."""
-    stack = stack_of(house, account)
+    stack = stack_of(live_stack, account)
     return drift.check(stack, stacks.deployment(stack))
 
 
-def fields_in(house: House, layer: str) -> dict[str, tuple[str, ...]]:
+def fields_in(live_stack: LiveStack, layer: str) -> dict[str, tuple[str, ...]]:
     """Look for drift, all of one layer; by object, what is different, without who did it."""
-    findings, unread = look(house)
+    findings, unread = look(live_stack)
     assert unread == []
     assert {one.layer for one in findings} <= {layer}
     return {
@@ -309,28 +309,28 @@ def fields_in(house: House, layer: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def commands(house: House) -> list[str]:
+def commands(live_stack: LiveStack) -> list[str]:
     """Give the commands that put back what is there to be found."""
-    return drift.fix_commands(look(house)[0], stack_of(house), house.cluster.context)
+    return drift.fix_commands(look(live_stack)[0], stack_of(live_stack), live_stack.cluster.context)
 
 
-def token(house: House, name: str, namespace: str = "observability") -> str:
+def token(live_stack: LiveStack, name: str, namespace: str = "observability") -> str:
     """Ask for a token of an account, as `kubectl create token` does."""
     wanted = {"spec": {"expirationSeconds": 3600}}
-    made = house.core.create_namespaced_service_account_token(name, namespace, wanted)
+    made = live_stack.core.create_namespaced_service_account_token(name, namespace, wanted)
     return str(made.status.token)
 
 
-def kubeconfig_of(house: House, name: str) -> str:
+def kubeconfig_of(live_stack: LiveStack, name: str) -> str:
     """Give a kubeconfig of the same cluster for another account."""
-    whole = json.loads(house.cluster.kubeconfig.read_text())
-    whole["users"][0]["user"] = {"token": token(house, name)}
+    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
+    whole["users"][0]["user"] = {"token": token(live_stack, name)}
     return json.dumps(whole)
 
 
-def state_files(house: House) -> dict[str, str]:
+def state_files(live_stack: LiveStack) -> dict[str, str]:
     """Give the digest of every file of Pulumi's state."""
-    folder = house.cluster.folder / "engine" / "state"
+    folder = live_stack.cluster.folder / "engine" / "state"
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -340,12 +340,12 @@ def state_files(house: House) -> dict[str, str]:
 
 @pytest.fixture
 def main(
-    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    live_stack: LiveStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs the command on the stack, and gives exit code, output and errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(stacks, "find", lambda _: stack_of(house))
+        monkeypatch.setattr(stacks, "find", lambda _: stack_of(live_stack))
         capsys.readouterr()
         return (ops.__main__.main(["drift", "--stack", "home", *arguments]), *capsys.readouterr())
 
@@ -353,47 +353,49 @@ def main(
 
 
 @pytest.fixture(scope="module")
-def release(house: House, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def release(live_stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The chart's release with a few objects more, as Helm makes them."""
     chart = tmp_path_factory.mktemp("planted") / "chart"
     shutil.copytree(OWN_CHART, chart)
     (chart / "templates" / "planted.yaml").write_text(TEMPLATE)
-    house.edit(lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}}))
-    assert house.up() == {"update": 1}
+    live_stack.edit(
+        lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}})
+    )
+    assert live_stack.up() == {"update": 1}
     yield
-    house.reset()
-    house.up()
+    live_stack.reset()
+    live_stack.up()
 
 
 def test_a_clean_stack_is_no_drift_and_nothing_is_written(
-    house: House, main: Callable[..., tuple[int, str, str]]
+    live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
-    before = state_files(house)
+    before = state_files(live_stack)
 
     code, out, err = main()
     assert (code, out) == (0, "")
     assert err.splitlines()[1:] == ["no drift"]
-    assert state_files(house) == before
+    assert state_files(live_stack) == before
 
 
 def test_what_was_changed_by_hand_is_named_and_put_back(
-    house: House, main: Callable[..., tuple[int, str, str]]
+    live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
-    before = state_files(house)
+    before = state_files(live_stack)
     relabelled = {"metadata": {"labels": {"app.kubernetes.io/part-of": "elsewhere"}}}
     ports = {"spec": {"ports": [{"name": "http", "port": 11434, "targetPort": "other"}]}}
     word = base64.b64encode(b"guess-me").decode()
-    house.core.patch_namespaced_service("ollama-service", "ollama-stack", ports)
-    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
-    house.apps.patch_namespaced_deployment_scale(
+    live_stack.core.patch_namespaced_service("ollama-service", "ollama-stack", ports)
+    live_stack.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+    live_stack.apps.patch_namespaced_deployment_scale(
         "open-webui", "ollama-stack", {"spec": {"replicas": 0}}
     )
-    house.core.patch_namespace("ollama-stack", relabelled)
-    house.core.patch_namespaced_secret(
+    live_stack.core.patch_namespace("ollama-stack", relabelled)
+    live_stack.core.patch_namespaced_secret(
         "grafana-admin", "observability", {"data": {"admin-password": word}}
     )
 
-    assert fields_in(house, "state") == {
+    assert fields_in(live_stack, "state") == {
         "service ollama-stack/ollama-service": (
             "changed",
             "spec.ports[http].targetPort: got other, want http",
@@ -411,23 +413,25 @@ def test_what_was_changed_by_hand_is_named_and_put_back(
     assert (code, report["code"]) == (7, 7)
     assert len(report["findings"]) == 5
     assert word not in out
-    assert state_files(house) == before
+    assert state_files(live_stack) == before
 
-    assert commands(house) == ["make up STACK=home", "pulumi up --skip-preview --stack home"]
+    assert commands(live_stack) == ["make up STACK=home", "pulumi up --skip-preview --stack home"]
     # A Secret is never changed in place.
-    assert house.up() == {"create": 1, "update": 3, "replace": 1}
-    assert fields_in(house, "state") == {}
+    assert live_stack.up() == {"create": 1, "update": 3, "replace": 1}
+    assert fields_in(live_stack, "state") == {}
 
 
-def test_another_port_is_put_back_by_up_without_its_preview(house: House, hand: Hand) -> None:
+def test_another_port_is_put_back_by_up_without_its_preview(
+    live_stack: LiveStack, hand: Hand
+) -> None:
     hand.add(f"{CORE}/ollama-stack/services/ollama-service", "/spec/ports/0/port", 11435)
 
     with pytest.raises(CommandError, match="Duplicate value"):
-        house.engine.preview()
-    assert "pulumi up --skip-preview --stack home" in commands(house)
+        live_stack.engine.preview()
+    assert "pulumi up --skip-preview --stack home" in commands(live_stack)
     # The Automation API runs exactly that.
-    assert house.up() == {"update": 1}
-    assert fields_in(house, "state") == {}
+    assert live_stack.up() == {"update": 1}
+    assert fields_in(live_stack, "state") == {}
 
 
 def expected(edits: Sequence[Edit]) -> set[str]:
@@ -445,7 +449,7 @@ def found(findings: Sequence[Finding]) -> set[str]:
 
 
 def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_again(
-    house: House, hand: Hand, main: Callable[..., tuple[int, str, str]]
+    live_stack: LiveStack, hand: Hand, main: Callable[..., tuple[int, str, str]]
 ) -> None:
     policy = hand.ask("GET", f"{NETWORK}/ollama-stack/networkpolicies/ollama")
     last = str(len(policy["spec"]["ingress"]))
@@ -458,7 +462,7 @@ def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_ag
     assert out.count("kubectl-edit, 20") >= len(edits)
     assert "guess-me" not in out
     assert "Z3Vlc3MtbWU=" not in out
-    findings, unread = look(house)
+    findings, unread = look(live_stack)
     assert unread == []
     assert expected(edits) - found(findings) == set()
     # Beside them only what the API server itself adds to what was added.
@@ -470,28 +474,30 @@ def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_ag
     assert len(put_back) == len(findings)
     for command in put_back:
         hand.run(command)
-    assert look(house) == ([], [])
-    assert house.up() == {}
+    assert look(live_stack) == ([], [])
+    assert live_stack.up() == {}
 
 
 def test_what_was_changed_inside_a_release_is_named_and_put_back(
-    house: House, release: None, hand: Hand
+    live_stack: LiveStack, release: None, hand: Hand
 ) -> None:
     del release
-    assert look(house) == ([], [])
+    assert look(live_stack) == ([], [])
     for path, where, value, _ in RELEASE:
         hand.add(path, where, value)
     extra = {"name": "extra", "image": "example.invalid/extra:1"}
     changed = {"name": "main", "image": "example.invalid/planted:2"}
-    house.apps.patch_namespaced_deployment(
+    live_stack.apps.patch_namespaced_deployment(
         "planted",
         "observability",
         {"spec": {"template": {"spec": {"containers": [extra, changed]}}}},
     )
-    house.core.patch_namespaced_config_map("planted", "observability", {"data": {"empty": "x"}})
-    house.core.delete_namespaced_service("planted", "observability")
+    live_stack.core.patch_namespaced_config_map(
+        "planted", "observability", {"data": {"empty": "x"}}
+    )
+    live_stack.core.delete_namespaced_service("planted", "observability")
 
-    findings, unread = look(house)
+    findings, unread = look(live_stack)
     assert unread == []
     assert {one.layer for one in findings} == {"release observability/kube-prom-stack"}
     assert {one.where for one in findings if one.change == "deleted"} == {"observability/planted"}
@@ -502,10 +508,10 @@ def test_what_was_changed_inside_a_release_is_named_and_put_back(
         f"planted: {POD}.containers[main].image: example.invalid/planted:1,"
         " is example.invalid/planted:2",
     }
-    for command in commands(house):
+    for command in commands(live_stack):
         hand.run(command)
-    assert look(house) == ([], [])
-    assert house.up() == {}
+    assert look(live_stack) == ([], [])
+    assert live_stack.up() == {}
 
 
 def plant(hand: Hand, status: str) -> str:
@@ -527,51 +533,53 @@ def plant(hand: Hand, status: str) -> str:
 
 
 def test_scaling_an_object_of_the_release_is_drift_and_hides_no_other(
-    house: House, hand: Hand
+    live_stack: LiveStack, hand: Hand
 ) -> None:
     grafana = f"{APPS}/observability/deployments/kube-prom-stack-grafana"
     # As kubectl scale does: the API server notes no time for it.
     scale = hand.ask("GET", f"{grafana}/scale")
     hand.ask("PUT", f"{grafana}/scale", {**scale, "spec": {"replicas": 2}}, fieldManager="kubectl")
-    house.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
+    live_stack.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
 
-    findings, unread = look(house)
+    findings, unread = look(live_stack)
 
     assert unread == []
     assert {one.where.rpartition("/")[2]: one.fields for one in findings} == {
         "kube-prom-stack-grafana": ("spec.replicas: got 2, want 1 (kubectl, scale)",),
         "ollama-model-job": (),
     }
-    for command in commands(house):
+    for command in commands(live_stack):
         if "make up" in command:
-            house.up()
+            live_stack.up()
         else:
             hand.run(command)
-    assert look(house) == ([], [])
+    assert look(live_stack) == ([], [])
 
 
-def test_a_patch_that_is_printed_holds_for_the_object_as_it_was(house: House, hand: Hand) -> None:
+def test_a_patch_that_is_printed_holds_for_the_object_as_it_was(
+    live_stack: LiveStack, hand: Hand
+) -> None:
     role = f"{RBAC}/clusterroles/homelab-reader"
     rule = {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]}
     hand.add(role, "/rules/-", rule)
-    (command,) = commands(house)
+    (command,) = commands(live_stack)
     hand.add(role, "/rules/0", rule)
 
     with pytest.raises(AssertionError, match="422"):
         hand.run(command)
-    for command in commands(house):
+    for command in commands(live_stack):
         hand.run(command)
-    assert look(house) == ([], [])
+    assert look(live_stack) == ([], [])
 
 
-def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(house: House) -> None:
-    folder = house.cluster.folder / "engine/state/.pulumi/locks/organization/homelab/sandbox"
+def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(live_stack: LiveStack) -> None:
+    folder = live_stack.cluster.folder / "engine/state/.pulumi/locks/organization/homelab/sandbox"
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "1234.json"
     since = "2026-07-01T10:00:00Z"
     holder = {"pid": 1, "username": "me", "hostname": "elsewhere", "timestamp": since}
     lock.write_text(json.dumps(holder))
-    stack = replace(stack_of(house), name="sandbox")
+    stack = replace(stack_of(live_stack), name="sandbox")
     try:
         (found,) = drift.check(stack, stacks.deployment(stack))[0]
     finally:
@@ -583,7 +591,7 @@ def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(house: House) -> None:
 
 @pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
 def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
-    house: House,
+    live_stack: LiveStack,
     release: None,
     hand: Hand,
     status: str,
@@ -609,13 +617,13 @@ def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
         "  make up STACK=home",
     ]
     # Without that revision it is compared again.
-    assert found(look(house)[0]) == expected(RELEASE[1:2])
-    for command in commands(house):
+    assert found(look(live_stack)[0]) == expected(RELEASE[1:2])
+    for command in commands(live_stack):
         hand.run(command)
 
 
-def test_a_resource_at_which_a_run_was_cut_off_is_found(house: House) -> None:
-    stack = stack_of(house)
+def test_a_resource_at_which_a_run_was_cut_off_is_found(live_stack: LiveStack) -> None:
+    stack = stack_of(live_stack)
     state = stacks.deployment(stack)
     (one, *_) = [made for made in state["resources"] if made["type"] == recover.RELEASE]
     pending = [{"type": "creating", "resource": one}]
@@ -637,15 +645,18 @@ def published() -> Path:
 
 
 @contextmanager
-def metallb(house: House, tools: Tools) -> Iterator[None]:
+def metallb(live_stack: LiveStack, tools: Tools) -> Iterator[None]:
     """Run MetalLB's controller as the release's pod, with its webhooks."""
     (pod,) = (
         one.metadata.name
-        for one in house.core.list_namespaced_pod("metallb-system").items
+        for one in live_stack.core.list_namespaced_pod("metallb-system").items
         if one.metadata.name.startswith("metallb-controller")
     )
     command = [
-        *(str(tools.program("metallb-controller")), f"--kubeconfig={house.cluster.kubeconfig}"),
+        *(
+            str(tools.program("metallb-controller")),
+            f"--kubeconfig={live_stack.cluster.kubeconfig}",
+        ),
         *("--namespace=metallb-system", f"--pod-name={pod}", "--webhook-mode=enabled"),
         *("--port=0", "--health-probe-port=0"),
     ]
@@ -665,10 +676,10 @@ def test_the_published_charts_are_no_drift_after_everything_has_acted(
         keys["homelab:network"]["metallb"] = "helm"
         keys["homelab:webui"]["backup"] = {"volume": {"path": "/mnt/backup", "size": "100Gi"}}
 
-    house = House(tmp_path, tools, change)
+    live_stack = LiveStack(tmp_path, tools, change)
     try:
-        hand = Hand(house)
-        with metallb(house, tools):
+        hand = Hand(live_stack)
+        with metallb(live_stack, tools):
             hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
             hook = f"{hooks}/metallb-webhook-configuration"
             assert eventually(
@@ -677,36 +688,36 @@ def test_the_published_charts_are_no_drift_after_everything_has_acted(
         assert eventually(
             lambda: all(
                 pod.status.phase in ("Running", "Succeeded")
-                for pod in house.core.list_pod_for_all_namespaces().items
+                for pod in live_stack.core.list_pod_for_all_namespaces().items
             )
         )
         reader = tmp_path / "reader"
-        reader.write_text(kubeconfig_of(house, "homelab-reader"))
-        mine = house.cluster.kubeconfig.read_text()
+        reader.write_text(kubeconfig_of(live_stack, "homelab-reader"))
+        mine = live_stack.cluster.kubeconfig.read_text()
         # The engine's plugins too have no other account now.
-        house.cluster.kubeconfig.write_text(reader.read_text())
+        live_stack.cluster.kubeconfig.write_text(reader.read_text())
         try:
-            assert look(house, reader) == ([], [])
+            assert look(live_stack, reader) == ([], [])
         finally:
-            house.cluster.kubeconfig.write_text(mine)
+            live_stack.cluster.kubeconfig.write_text(mine)
 
         role = f"{RBAC}/clusterroles/kube-prom-stack-kube-state-metrics"
         rules = len(hand.ask("GET", role)["rules"])
         hand.add(role, "/rules/-", {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]})
         hand.add(f"{MONITORING}/prometheuses/kube-prom-stack", "/spec/enableAdminAPI", True)
         hand.add(hook, "/webhooks/0/failurePolicy", "Fail")
-        assert found(look(house)[0]) == {
+        assert found(look(live_stack)[0]) == {
             f"kube-prom-stack-kube-state-metrics: rules[{rules}]: got an object, want nothing",
             "kube-prom-stack: spec.enableAdminAPI: got True, want False",
             "metallb-webhook-configuration: webhooks[bgppeervalidationwebhook.metallb.io]"
             ".failurePolicy: got Fail, want Ignore",
         }
-        for command in commands(house):
+        for command in commands(live_stack):
             hand.run(command)
-        assert look(house) == ([], [])
-        assert house.up() == {}
+        assert look(live_stack) == ([], [])
+        assert live_stack.up() == {}
     finally:
-        house.cluster.remove()
+        live_stack.cluster.remove()
 
 
 DENIED = [
@@ -731,11 +742,11 @@ DENIED = [
 ]
 
 
-def test_the_account_of_the_house_can_write_nothing(house: House) -> None:
-    whole = json.loads(house.cluster.kubeconfig.read_text())
+def test_the_reader_account_can_write_nothing(live_stack: LiveStack) -> None:
+    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
     where = whole["clusters"][0]["cluster"]
     authority = base64.b64decode(where["certificate-authority-data"]).decode()
-    bearer = {"Authorization": f"Bearer {token(house, 'homelab-reader')}"}
+    bearer = {"Authorization": f"Bearer {token(live_stack, 'homelab-reader')}"}
     pool = PoolManager(ca_cert_data=authority, retries=False)
 
     def ask(method: str, path: str) -> tuple[int, str]:
@@ -753,8 +764,10 @@ def test_the_account_of_the_house_can_write_nothing(house: House) -> None:
     assert ask("GET", f"{CORE}/ollama-stack/secrets/open-webui")[0] == 200
 
 
-def test_what_could_not_be_read_is_never_no_drift(house: House, tmp_path: Path) -> None:
-    house.core.create_namespaced_service_account("observability", {"metadata": {"name": "half"}})
+def test_what_could_not_be_read_is_never_no_drift(live_stack: LiveStack, tmp_path: Path) -> None:
+    live_stack.core.create_namespaced_service_account(
+        "observability", {"metadata": {"name": "half"}}
+    )
     subject = {"kind": "ServiceAccount", "name": "half", "namespace": "observability"}
     # All that the real account has, but in one namespace of the two.
     role = {
@@ -762,40 +775,40 @@ def test_what_could_not_be_read_is_never_no_drift(house: House, tmp_path: Path) 
         "kind": "ClusterRole",
         "name": "homelab-reader",
     }
-    house.rbac.create_namespaced_role_binding(
+    live_stack.rbac.create_namespaced_role_binding(
         "ollama-stack", {"metadata": {"name": "half"}, "roleRef": role, "subjects": [subject]}
     )
     half = tmp_path / "half"
-    half.write_text(kubeconfig_of(house, "half"))
+    half.write_text(kubeconfig_of(live_stack, "half"))
     try:
-        findings, unread = look(house, account=half)
+        findings, unread = look(live_stack, account=half)
     finally:
-        house.rbac.delete_namespaced_role_binding("half", "ollama-stack")
-        house.core.delete_namespaced_service_account("half", "observability")
+        live_stack.rbac.delete_namespaced_role_binding("half", "ollama-stack")
+        live_stack.core.delete_namespaced_service_account("half", "observability")
 
     assert findings == []
     assert any("/namespaces/observability/secrets: 403" in line for line in unread)
 
 
 def test_a_cluster_that_is_away_is_one_line(
-    house: House, main: Callable[..., tuple[int, str, str]]
+    live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
-    mine = house.cluster.kubeconfig.read_text()
+    mine = live_stack.cluster.kubeconfig.read_text()
     where = json.loads(mine)["clusters"][0]["cluster"]["server"]
-    house.cluster.kubeconfig.write_text(mine.replace(where, "https://127.0.0.1:1"))
+    live_stack.cluster.kubeconfig.write_text(mine.replace(where, "https://127.0.0.1:1"))
     try:
         code, out, err = main()
     finally:
-        house.cluster.kubeconfig.write_text(mine)
+        live_stack.cluster.kubeconfig.write_text(mine)
 
     assert (code, out) == (1, "")
     assert re.fullmatch(r"comparing \d+ resources\nerror: could not check home: .+\n", err)
 
 
 def test_an_unknown_kind_and_an_object_without_a_record_are_never_no_drift(
-    house: House, hand: Hand
+    live_stack: LiveStack, hand: Hand
 ) -> None:
-    stack = stack_of(house)
+    stack = stack_of(live_stack)
     state = stacks.deployment(stack)
     thing = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "one"}}
     more = {"type": "kubernetes:example.org/v1:Thing", "id": "one", "inputs": thing}
@@ -806,7 +819,7 @@ def test_an_unknown_kind_and_an_object_without_a_record_are_never_no_drift(
         findings, unread = drift.check(stack, {**state, "resources": [*state["resources"], more]})
     finally:
         hand.ask("DELETE", path)
-        house.up()
+        live_stack.up()
 
     assert findings == []
     assert unread == [

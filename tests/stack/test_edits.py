@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 import pytest
-from house_lab import House
 from kubernetes.dynamic import DynamicClient
+from live_stack import LiveStack
 
 EDITS: dict[str, dict[str, Any]] = {
     "ClusterRole": {"rules": []},
@@ -28,9 +28,11 @@ EDITS: dict[str, dict[str, Any]] = {
 SET_BY_OTHERS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 
 
-def declared(house: House) -> list[tuple[str, str, str, str]]:
+def declared(live_stack: LiveStack) -> list[tuple[str, str, str, str]]:
     """API version, kind, namespace and name of each object in the state."""
-    resources = json.loads(house.engine.cli("stack", "export").stdout)["deployment"]["resources"]
+    resources = json.loads(live_stack.engine.cli("stack", "export").stdout)["deployment"][
+        "resources"
+    ]
     objects = [
         item["inputs"]
         for item in resources
@@ -75,8 +77,8 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_an_edit_of_every_declared_object_is_put_back(house: House) -> None:
-    kube = DynamicClient(house.core.api_client)  # type: ignore[no-untyped-call]
+def test_an_edit_of_every_declared_object_is_put_back(live_stack: LiveStack) -> None:
+    kube = DynamicClient(live_stack.core.api_client)  # type: ignore[no-untyped-call]
 
     def resource(version: str, kind: str) -> Any:
         return kube.resources.get(api_version=version, kind=kind)
@@ -86,7 +88,7 @@ def test_an_edit_of_every_declared_object_is_put_back(house: House) -> None:
             (version, kind, namespace, name): resource(version, kind)
             .get(name=name, namespace=namespace or None)
             .to_dict()
-            for version, kind, namespace, name in declared(house)
+            for version, kind, namespace, name in declared(live_stack)
         }
 
     before = read()
@@ -99,11 +101,11 @@ def test_an_edit_of_every_declared_object_is_put_back(house: House) -> None:
             field_manager="kubectl-edit",
         )
 
-    previewed = house.engine.preview()
+    previewed = live_stack.engine.preview()
     previewed.pop("same", None)
 
-    assert house.up() == previewed
+    assert live_stack.up() == previewed
     after = read()
     edited = {key[1:] for key, live in after.items() if state_of(live) != state_of(before[key])}
     assert edited == set()
-    assert house.up() == {}
+    assert live_stack.up() == {}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from doctor_lab import Place
-from house_lab import House, quiet
 from kill_lab import HELM, IN_RELEASE, Run, end, held, objects, running, stack_of
+from live_stack import LiveStack, quiet
 from pulumi.automation import CommandError
 from waiting import eventually
 
@@ -25,18 +25,18 @@ DELETED = IN_RELEASE.replace("object.", "oldObject.")
 
 
 @pytest.fixture(autouse=True)
-def as_in_the_project(house: House) -> Iterator[None]:
+def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
     """Leave the stack file as it was found."""
     yield
-    house.reset()
+    live_stack.reset()
 
 
 @pytest.fixture
 def recover(
-    house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    live_stack: LiveStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Recover:
     """Runs the command; gives its exit code, its output and its errors."""
-    monkeypatch.setattr(stacks, "find", lambda _: stack_of(house))
+    monkeypatch.setattr(stacks, "find", lambda _: stack_of(live_stack))
 
     def run() -> tuple[int, str, str]:
         capsys.readouterr()
@@ -46,45 +46,45 @@ def recover(
     return run
 
 
-def statuses(house: House) -> list[str]:
+def statuses(live_stack: LiveStack) -> list[str]:
     """The status of each of Helm's revisions, the oldest first."""
-    live = Live(house.cluster.context, house.cluster.kubeconfig)
+    live = Live(live_stack.cluster.context, live_stack.cluster.kubeconfig)
     return [one.status for one in releases.revisions(live, "observability", "kube-prom-stack")]
 
 
-def up_as_if_never_killed(house: House, before: set[str], pods: dict[str, str]) -> None:
+def up_as_if_never_killed(live_stack: LiveStack, before: set[str], pods: dict[str, str]) -> None:
     """Run `up`, and see that it has nothing to mend, and that all is as without a kill."""
     lines: list[str] = []
-    house.engine.up(lines.append)
+    live_stack.engine.up(lines.append)
 
     assert [line for line in lines if "cut off" in line] == []
     # Controllers follow in their own time.
-    assert eventually(lambda: objects(house) == before), objects(house) ^ before
-    assert pods.items() <= running(house).items()
-    assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
-    assert "pending_operations" not in export_state(stack_of(house))["deployment"]
-    assert statuses(house)[-1] == "deployed"
+    assert eventually(lambda: objects(live_stack) == before), objects(live_stack) ^ before
+    assert pods.items() <= running(live_stack).items()
+    assert set(live_stack.engine.preview()) <= {"same", "OpType.SAME"}
+    assert "pending_operations" not in export_state(stack_of(live_stack))["deployment"]
+    assert statuses(live_stack)[-1] == "deployed"
 
 
 def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_installs(
-    house: House, tools: Tools, recover: Recover
+    live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
-    before = objects(house)
-    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
-        run = Run(house, tools, "destroy")
+    before = objects(live_stack)
+    with held(live_stack, "DELETE", "services", DELETED, policy="Fail") as hold:
+        run = Run(live_stack, tools, "destroy")
         hold.reached()
         run.kill(plugins=True)
-    assert statuses(house)[-1] == "uninstalling"
-    house.engine.destroy(quiet)
-    assert [one for one in objects(house) if "kube-prom-stack" in one] == []
+    assert statuses(live_stack)[-1] == "uninstalling"
+    live_stack.engine.destroy(quiet)
+    assert [one for one in objects(live_stack) if "kube-prom-stack" in one] == []
 
-    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
-        run = Run(house, tools)
+    with held(live_stack, "UPDATE", "secrets", HELM, policy="Fail") as hold:
+        run = Run(live_stack, tools)
         hold.reached()
         run.kill(plugins=True)
-    pods = running(house)
-    assert statuses(house) == ["pending-install"]
-    problems = "; ".join(Place(house.cluster, house.engine).problems(doctor.releases))
+    pods = running(live_stack)
+    assert statuses(live_stack) == ["pending-install"]
+    problems = "; ".join(Place(live_stack.cluster, live_stack.engine).problems(doctor.releases))
     assert "revision 1 is pending-install: an up was cut off; make recover" in problems
     assert "pending in the state: creating Release monitoring-release; make recover" in problems
 
@@ -94,7 +94,7 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
     assert "kube-prom-stack: revision 1 is pending-install: an up was cut off" in out
     assert "pending in the state: creating Release monitoring-release" in out
     assert out.splitlines()[-1] == "now make up"
-    up_as_if_never_killed(house, before, pods)
+    up_as_if_never_killed(live_stack, before, pods)
     assert recover()[:2] == (
         0,
         "nothing to recover: no lock, nothing pending in the state, every release finished\n",
@@ -102,31 +102,31 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
 
 
 def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
-    house: House, tools: Tools, recover: Recover
+    live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
-    before = objects(house)
-    house.engine.destroy(quiet)
-    with held(house, "UPDATE", "secrets", HELM) as hold:
-        run = Run(house, tools)
+    before = objects(live_stack)
+    live_stack.engine.destroy(quiet)
+    with held(live_stack, "UPDATE", "secrets", HELM) as hold:
+        run = Run(live_stack, tools)
         hold.reached()
         plugins = run.kill(plugins=False)
-    assert eventually(lambda: statuses(house) == ["deployed"])
-    pods = running(house)
+    assert eventually(lambda: statuses(live_stack) == ["deployed"])
+    pods = running(live_stack)
 
     code, out, err = recover()
     assert code == 1
     assert "observability/kube-prom-stack: it is deployed, but not in the state" in out
     assert "pulumi-resource-kubernetes still runs, but nothing waits for it: kill " in err
-    assert statuses(house) == ["deployed"]
+    assert statuses(live_stack) == ["deployed"]
 
     end(plugins)
     assert recover()[0] == 0
-    assert statuses(house) == []
-    up_as_if_never_killed(house, before, pods)
+    assert statuses(live_stack) == []
+    up_as_if_never_killed(live_stack, before, pods)
 
 
 def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
-    house: House,
+    live_stack: LiveStack,
     tools: Tools,
     recover: Recover,
     tmp_path: Path,
@@ -138,19 +138,21 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
     (chart / "templates/more.yaml").write_text(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: from-the-upgrade}\n"
     )
-    house.edit(lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}}))
-    wanted = objects(house) | {"ConfigMap. observability/from-the-upgrade"}
-    with held(house, "UPDATE", "secrets", HELM, policy="Fail") as hold:
-        run = Run(house, tools)
+    live_stack.edit(
+        lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}})
+    )
+    wanted = objects(live_stack) | {"ConfigMap. observability/from-the-upgrade"}
+    with held(live_stack, "UPDATE", "secrets", HELM, policy="Fail") as hold:
+        run = Run(live_stack, tools)
         hold.reached()
         run.kill(plugins=True)
-    pods = running(house)
-    assert statuses(house)[-2:] == ["deployed", "pending-upgrade"]
+    pods = running(live_stack)
+    assert statuses(live_stack)[-2:] == ["deployed", "pending-upgrade"]
     with monkeypatch.context() as by_hand:
         # What `pulumi cancel` and `pulumi up` do: the lock, which tells who it was, is gone.
         by_hand.setattr(Engine, "_take_up", lambda self, *_: self._run("cancel", "--yes"))
         with pytest.raises(CommandError, match=r"another operation .* is in progress"):
-            house.up()
+            live_stack.up()
     assert "Helm may still run, it wrote " in recover()[2]
     monkeypatch.setattr(recovery, "AGE", 0)
 
@@ -158,23 +160,23 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
 
     assert (code, err) == (0, "")
     assert "is pending-upgrade: an up was cut off" in out
-    assert statuses(house)[-1] == "deployed"
-    up_as_if_never_killed(house, wanted, pods)
+    assert statuses(live_stack)[-1] == "deployed"
+    up_as_if_never_killed(live_stack, wanted, pods)
 
 
 def test_a_destroy_killed_while_helm_uninstalls(
-    house: House, tools: Tools, recover: Recover
+    live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
-    before = objects(house)
-    with held(house, "DELETE", "services", DELETED, policy="Fail") as hold:
-        run = Run(house, tools, "destroy")
+    before = objects(live_stack)
+    with held(live_stack, "DELETE", "services", DELETED, policy="Fail") as hold:
+        run = Run(live_stack, tools, "destroy")
         hold.reached()
         run.kill(plugins=True)
-    assert statuses(house)[-1] == "uninstalling"
+    assert statuses(live_stack)[-1] == "uninstalling"
 
     code, out, err = recover()
 
     assert (code, err) == (0, "")
     assert "is uninstalling: a destroy was cut off" in out
-    assert statuses(house) == []
-    up_as_if_never_killed(house, before, {})
+    assert statuses(live_stack) == []
+    up_as_if_never_killed(live_stack, before, {})

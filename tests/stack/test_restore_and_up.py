@@ -4,23 +4,23 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from house_lab import House
 from kubernetes.client import CoreV1Api
+from live_stack import LiveStack
 from waiting import eventually
 
 from ops import restore
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(house: House) -> None:
-    core = CoreV1Api(house.core.api_client)
+def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(live_stack: LiveStack) -> None:
+    core = CoreV1Api(live_stack.core.api_client)
     # No kubelet is there to give it.
     core.read_namespaced_pod_log = lambda *_, **__: "restored"  # type: ignore[method-assign]
-    page = restore.ChatPage(house.apps, house.batch, core, timeout=300)
+    page = restore.ChatPage(live_stack.apps, live_stack.batch, core, timeout=300)
 
     def pods() -> list[Any]:
         label = "app.kubernetes.io/name=open-webui"
-        items: list[Any] = house.core.list_namespaced_pod(
+        items: list[Any] = live_stack.core.list_namespaced_pod(
             "ollama-stack", label_selector=label
         ).items
         return items
@@ -41,9 +41,9 @@ def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(house: House) 
 
     thread = Thread(target=restored)
     thread.start()
-    house.up()
+    live_stack.up()
     thread.join()
 
     assert seen[1:] == [("restore", 0), None]
     assert [pod.status.phase for pod in pods()] == ["Running"]
-    assert house.core.read_node("evo4t").spec.taints is None
+    assert live_stack.core.read_node("evo4t").spec.taints is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from doctor_lab import Place, thing
-from house_lab import House
+from live_stack import LiveStack
 from waiting import eventually
 
 from components.observability import reader
@@ -17,13 +17,13 @@ from ops.cluster import Cluster, UnreadableError
 
 
 @pytest.fixture
-def account(house: House, tmp_path: Path) -> Path:
+def account(live_stack: LiveStack, tmp_path: Path) -> Path:
     """A kubeconfig of `homelab-reader`."""
     asked = {"spec": {"expirationSeconds": 3600}}
-    made = house.core.create_namespaced_service_account_token(
+    made = live_stack.core.create_namespaced_service_account_token(
         reader.ACCOUNT, "observability", asked
     )
-    whole = json.loads(house.cluster.kubeconfig.read_text())
+    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
     whole["users"][0]["user"] = {"token": made.status.token}
     (tmp_path / "reader").write_text(json.dumps(whole))
     return tmp_path / "reader"
@@ -98,7 +98,7 @@ def test_through_the_api_server_it_may_only_get_from_prometheus(
     assert cluster.review("selfsubjectaccessreviews", spec) is allowed
 
 
-def test_what_is_not_ready_says_what_it_waits_for(house: House, look: Any) -> None:
+def test_what_is_not_ready_says_what_it_waits_for(live_stack: LiveStack, look: Any) -> None:
     where = "ollama-stack"
     main = {"name": "main", "image": "example.invalid/x:1"}
     size = {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"]}
@@ -109,7 +109,7 @@ def test_what_is_not_ready_says_what_it_waits_for(house: House, look: Any) -> No
     refused = {"selector": {"matchLabels": labels}, "template": template}
     outside = {"annotations": {"metallb.io/loadBalancerIPs": "203.0.113.9"}}
     port = {"type": "LoadBalancer", "ports": [{"port": 80}]}
-    with Place(house.cluster, house.engine).planted(
+    with Place(live_stack.cluster, live_stack.engine).planted(
         thing("PersistentVolumeClaim", "lost", where, spec={**size, "storageClassName": "none"}),
         thing("Pod", "waits", where, spec={"containers": [main], "volumes": [volume]}),
         thing("Service", "outside", where, metadata=outside, spec=port),

@@ -10,9 +10,9 @@ from threading import Event, Thread
 
 import pytest
 import yaml
-from house_lab import House, addresses, quiet
 from kill_lab import HELM, Run, held
 from kubernetes.client import ApiException
+from live_stack import LiveStack, addresses, quiet
 from pulumi.automation import CommandError
 from waiting import eventually
 
@@ -47,14 +47,14 @@ for owner in ("one", "two"):
 
 
 @pytest.fixture(autouse=True)
-def as_in_the_project(house: House) -> Iterator[None]:
+def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
     """Leave the stack file as it was found."""
     yield
-    house.reset()
+    live_stack.reset()
 
 
-def test_every_claim_is_bound_to_its_own_volume(house: House) -> None:
-    assert house.bound() == {
+def test_every_claim_is_bound_to_its_own_volume(live_stack: LiveStack) -> None:
+    assert live_stack.bound() == {
         "ollama-stack/models": ("ollama-stack-models", "/mnt/evo4t/models"),
         "ollama-stack/open-webui": ("ollama-stack-open-webui", "/mnt/evo4t/open-webui"),
         # The operator has made it, as the release's Prometheus says.
@@ -62,15 +62,15 @@ def test_every_claim_is_bound_to_its_own_volume(house: House) -> None:
     }
 
 
-def test_both_addresses_are_exactly_as_configured(house: House) -> None:
-    assert addresses(house.core) == {
+def test_both_addresses_are_exactly_as_configured(live_stack: LiveStack) -> None:
+    assert addresses(live_stack.core) == {
         "open-webui-service-local": ["192.168.1.101"],
         "grafana-external": ["192.168.1.102"],
     }
 
 
-def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
-    pods = [pod for name in ("ollama-stack", "observability") for pod in house.pods(name)]
+def test_every_pod_is_scheduled_on_the_node_of_the_house(live_stack: LiveStack) -> None:
+    pods = [pod for name in ("ollama-stack", "observability") for pod in live_stack.pods(name)]
 
     assert {pod.spec.node_name for pod in pods} == {"evo4t"}
     assert {pod.status.phase for pod in pods} == {"Running", "Succeeded"}
@@ -85,79 +85,83 @@ def test_every_pod_is_scheduled_on_the_node_of_the_house(house: House) -> None:
         "prometheus",
         "prometheus-node-exporter",
     ]
-    (node,) = house.core.list_node().items
+    (node,) = live_stack.core.list_node().items
     assert node.status.capacity["cpu"] == "24"
 
 
-def test_every_file_of_the_state_is_written_at_once(house: House) -> None:
+def test_every_file_of_the_state_is_written_at_once(live_stack: LiveStack) -> None:
     # As the sidecars of the CLI's own choice are not: one that was cut off is "EOF" for ever.
-    state = [path for path in (house.cluster.folder / "engine/state").rglob("*") if path.is_file()]
+    state = [
+        path for path in (live_stack.cluster.folder / "engine/state").rglob("*") if path.is_file()
+    ]
     assert any(path.name == "sandbox.json" for path in state)
     assert [path for path in state if path.suffix == ".attrs"] == []
 
 
-def test_what_a_full_disk_has_cut_off_is_read_again(house: House) -> None:
-    before = house.engine.outputs()
-    (state,) = (house.cluster.folder / "engine/state").rglob("sandbox.json")
+def test_what_a_full_disk_has_cut_off_is_read_again(live_stack: LiveStack) -> None:
+    before = live_stack.engine.outputs()
+    (state,) = (live_stack.cluster.folder / "engine/state").rglob("sandbox.json")
     state.write_bytes(state.read_bytes()[:100])
-    lock = house.cluster.folder / "engine/state/.pulumi/locks/organization/x.json.1.tmp"
+    lock = live_stack.cluster.folder / "engine/state/.pulumi/locks/organization/x.json.1.tmp"
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
 
     # One step earlier the stack had no outputs yet.
-    assert house.up() == {}
-    assert house.engine.outputs() == before
+    assert live_stack.up() == {}
+    assert live_stack.engine.outputs() == before
     assert not lock.exists()
 
 
-def test_a_first_up_never_hangs(house: House) -> None:
+def test_a_first_up_never_hangs(live_stack: LiveStack) -> None:
     # It takes ten seconds; the provider waits five minutes for a claim that is bound too soon.
-    assert house.first_up < 240
+    assert live_stack.first_up < 240
 
 
-def test_a_second_up_changes_nothing(house: House) -> None:
-    assert house.up() == {}
-    assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
+def test_a_second_up_changes_nothing(live_stack: LiveStack) -> None:
+    assert live_stack.up() == {}
+    assert set(live_stack.engine.preview()) <= {"same", "OpType.SAME"}
 
 
-def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(house: House) -> None:
-    phrase = house.cluster.folder / "engine" / "passphrase"
+def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(live_stack: LiveStack) -> None:
+    phrase = live_stack.cluster.folder / "engine" / "passphrase"
     away = phrase.rename(phrase.with_suffix(".away"))
     try:
         with pytest.raises(
             SandboxError, match=r"passphrase: is gone, .*; begin anew .* make down$"
         ):
-            house.engine.outputs()
+            live_stack.engine.outputs()
         assert not phrase.exists()
     finally:
         away.rename(phrase)
 
 
-def test_the_closing_table_shows_the_way_of_the_metrics(house: House) -> None:
-    outputs, charts = house.engine.outputs(), house.engine.charts()
-    table = report(house.cluster.kubeconfig, house.cluster.context, outputs, charts, "read ")
+def test_the_closing_table_shows_the_way_of_the_metrics(live_stack: LiveStack) -> None:
+    outputs, charts = live_stack.engine.outputs(), live_stack.engine.charts()
+    table = report(
+        live_stack.cluster.kubeconfig, live_stack.cluster.context, outputs, charts, "read "
+    )
     metrics = table.partition("\n  metrics")[2]
     rows = dict(line.split(maxsplit=1) for line in metrics.splitlines() if line[:4].strip())
 
     pushers, _, url = rows["pushed"].partition(" to ")
     assert set(pushers.split(", ")) == {"ollama-stack/gateway", "ollama-stack/open-webui"}
     assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
-    assert rows["dashboards"] == "AI performance, House, Usage"
+    assert rows["dashboards"] == "AI performance, LiveStack, Usage"
     assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
     assert "kube-prom-stack-prometheus" in rows["scraped"].split(", ")
     (release,) = re.findall(r"^  kube-prom-stack +(.+)$", table, re.MULTILINE)
     assert re.fullmatch(r"kube-prometheus-stack 0.0.0-own\.h\w+; the sandbox's own: .*", release)
 
 
-def test_no_password_lies_in_the_open(house: House) -> None:
-    secret = [str(value) for value, hidden in house.engine.outputs().values() if hidden]
+def test_no_password_lies_in_the_open(live_stack: LiveStack) -> None:
+    secret = [str(value) for value, hidden in live_stack.engine.outputs().values() if hidden]
     assert len(secret) == 2
 
     found = [
         path
-        for path in house.cluster.folder.rglob("*")
+        for path in live_stack.cluster.folder.rglob("*")
         # What the API server keeps in etcd is not encrypted, there as on MicroK8s.
-        if path.is_file() and "data" not in path.relative_to(house.cluster.folder).parts
+        if path.is_file() and "data" not in path.relative_to(live_stack.cluster.folder).parts
         for word in secret
         if word.encode() in path.read_bytes()
     ]
@@ -165,37 +169,39 @@ def test_no_password_lies_in_the_open(house: House) -> None:
 
 
 def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
-    house: House,
+    live_stack: LiveStack,
 ) -> None:
     level = {"pod-security.kubernetes.io/enforce": "restricted"}
-    house.core.create_namespace({"metadata": {"name": "strict", "labels": level}})
+    live_stack.core.create_namespace({"metadata": {"name": "strict", "labels": level}})
     refused = []
-    for pod in house.core.list_namespaced_pod("ollama-stack").items:
-        spec = house.core.api_client.sanitize_for_serialization(pod.spec)
+    for pod in live_stack.core.list_namespaced_pod("ollama-stack").items:
+        spec = live_stack.core.api_client.sanitize_for_serialization(pod.spec)
         # What admission added on the way in.
         kept = ("containers", "initContainers", "securityContext", "volumes")
         spec = {key: spec[key] for key in kept if key in spec}
         try:
-            house.core.create_namespaced_pod(
+            live_stack.core.create_namespaced_pod(
                 "strict", {"metadata": {"name": pod.metadata.name}, "spec": spec}, dry_run="All"
             )
         except ApiException as error:
             refused.append((pod.metadata.labels["app.kubernetes.io/name"], error.body))
-    house.core.delete_namespace("strict")
+    live_stack.core.delete_namespace("strict")
 
     assert [name for name, _ in refused] == ["open-webui"]
     violations = json.loads(str(refused[0][1]))["message"].partition("restricted:latest")[2]
     assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
 
 
-def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(house: House) -> None:
+def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(
+    live_stack: LiveStack,
+) -> None:
     name, namespace = "prometheus-kube-prom-stack", "observability"
-    before = house.bound()
+    before = live_stack.bound()
 
     def made() -> tuple[str, str]:
-        packed = house.core.read_namespaced_secret(name, namespace).data["prometheus.yaml.gz"]
+        packed = live_stack.core.read_namespaced_secret(name, namespace).data["prometheus.yaml.gz"]
         config = yaml.safe_load(gzip.decompress(base64.b64decode(packed)))
-        spec = house.apps.read_namespaced_stateful_set(name, namespace).spec
+        spec = live_stack.apps.read_namespaced_stateful_set(name, namespace).spec
         (claim,) = spec.volume_claim_templates
         return (
             claim.spec.resources.requests["storage"],
@@ -203,48 +209,48 @@ def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(hous
         )
 
     assert made() == ("50Gi", "40960MiB")
-    house.edit(lambda keys: keys["homelab:observability"]["volume"].update(size="60Gi"))
+    live_stack.edit(lambda keys: keys["homelab:observability"]["volume"].update(size="60Gi"))
 
-    assert house.up() == {"update": len(("volume", "release"))}
+    assert live_stack.up() == {"update": len(("volume", "release"))}
     assert eventually(lambda: made() == ("60Gi", "49152MiB")), made()
-    assert house.bound() == before
-    house.reset()
-    assert house.up() == {"update": 2}
+    assert live_stack.bound() == before
+    live_stack.reset()
+    assert live_stack.up() == {"update": 2}
 
 
-def test_bad_input_is_a_line_for_each_key_and_touches_nothing(house: House) -> None:
-    before = house.uids()
-    house.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
-    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("gemma2:4b"))
+def test_bad_input_is_a_line_for_each_key_and_touches_nothing(live_stack: LiveStack) -> None:
+    before = live_stack.uids()
+    live_stack.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
+    live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("gemma2:4b"))
     lines: list[str] = []
 
     with pytest.raises(CommandError):
-        house.engine.up(lines.append)
+        live_stack.engine.up(lines.append)
 
     printed = "\n".join(lines)
     assert "homelab:ollama.models[3]: got 'gemma2:4b', want a model of" in printed
     assert "homelab:webuii: unknown key, did you mean webui?" in printed
     assert "Traceback" not in printed
-    assert house.uids() == before
+    assert live_stack.uids() == before
 
 
-def test_a_changed_model_list_replaces_only_the_job(house: House) -> None:
-    jobs, others = house.jobs(), house.uids()
-    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("llama3.2:1b"))
+def test_a_changed_model_list_replaces_only_the_job(live_stack: LiveStack) -> None:
+    jobs, others = live_stack.jobs(), live_stack.uids()
+    live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("llama3.2:1b"))
 
     # The list itself is in the ConfigMap of the Job's program.
-    assert house.up() == {"replace": 1, "update": 1}
-    assert len(house.jobs()) == 1
-    assert house.jobs() != jobs
-    assert house.uids() == others
+    assert live_stack.up() == {"replace": 1, "update": 1}
+    assert len(live_stack.jobs()) == 1
+    assert live_stack.jobs() != jobs
+    assert live_stack.uids() == others
 
 
-def fail(house: House, pod: str, log: str) -> None:
+def fail(live_stack: LiveStack, pod: str, log: str) -> None:
     """Let a pod that no node runs end as the kubelet says of one whose last container has failed.
 
     So do the programs end, whichever step fails (tests/workloads/test_backup_steps.py).
     """
-    spec = house.core.read_namespaced_pod(pod, "ollama-stack").spec
+    spec = live_stack.core.read_namespaced_pod(pod, "ollama-stack").spec
     (container,) = spec.containers
     # By default the kubelet reads a file that no program here writes.
     logs = container.termination_message_policy == "FallbackToLogsOnError"
@@ -270,98 +276,104 @@ def fail(house: House, pod: str, log: str) -> None:
         "initContainerStatuses": init,
         "containerStatuses": [ended],
     }
-    house.core.patch_namespaced_pod_status(pod, "ollama-stack", {"status": status})
+    live_stack.core.patch_namespaced_pod_status(pod, "ollama-stack", {"status": status})
 
 
-def failed_up(house: House, name: str, log: str) -> str:
+def failed_up(live_stack: LiveStack, name: str, log: str) -> str:
     """Run an `up` in which each new pod of this name ends with `log`; give what it prints."""
     label = {"label_selector": f"app.kubernetes.io/name={name}"}
     before = {
-        pod.metadata.name for pod in house.core.list_namespaced_pod("ollama-stack", **label).items
+        pod.metadata.name
+        for pod in live_stack.core.list_namespaced_pod("ollama-stack", **label).items
     }
     lines: list[str] = []
     # So no node runs it, and its end is what is written here.
-    house.core.patch_node("evo4t", {"spec": {"unschedulable": True}})
+    live_stack.core.patch_node("evo4t", {"spec": {"unschedulable": True}})
     over = Event()
 
     def kubelet() -> None:
         while not over.wait(0.2):
-            for pod in house.core.list_namespaced_pod("ollama-stack", **label).items:
+            for pod in live_stack.core.list_namespaced_pod("ollama-stack", **label).items:
                 if pod.metadata.name not in before and pod.status.phase == "Pending":
-                    fail(house, pod.metadata.name, log)
+                    fail(live_stack, pod.metadata.name, log)
 
     thread = Thread(target=kubelet)
     thread.start()
     try:
         with pytest.raises(CommandError):
-            house.engine.up(lines.append)
+            live_stack.engine.up(lines.append)
     finally:
         over.set()
         thread.join()
-        house.core.patch_node("evo4t", {"spec": {"unschedulable": None}})
+        live_stack.core.patch_node("evo4t", {"spec": {"unschedulable": None}})
     return "\n".join(lines)
 
 
-def test_a_job_that_fails_says_why(house: House) -> None:
+def test_a_job_that_fails_says_why(live_stack: LiveStack) -> None:
     reason = "error: llama3.2:9b: pull model manifest: file does not exist"
-    house.edit(lambda keys: keys["homelab:ollama"]["models"].append("qwen2.5:0.5b"))
+    live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("qwen2.5:0.5b"))
 
-    assert reason in failed_up(house, "ollama-models", f"llama3.2:3b: there\n{reason}\n")
-    house.reset()
-    house.up()
+    assert reason in failed_up(live_stack, "ollama-models", f"llama3.2:3b: there\n{reason}\n")
+    live_stack.reset()
+    live_stack.up()
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_a_backup_that_fails_before_another_image_says_why(house: House) -> None:
+def test_a_backup_that_fails_before_another_image_says_why(live_stack: LiveStack) -> None:
     reason = "Fatal: wrong password or no key found"
     image = {"image": "ghcr.io/open-webui/open-webui:v99.0.0"}
-    house.edit(lambda keys: keys["homelab:webui"].update(image))
+    live_stack.edit(lambda keys: keys["homelab:webui"].update(image))
 
-    assert reason in failed_up(house, "open-webui-backup", f"{reason}\n")
-    page = house.apps.read_namespaced_deployment("open-webui", "ollama-stack").spec.template.spec
+    assert reason in failed_up(live_stack, "open-webui-backup", f"{reason}\n")
+    page = live_stack.apps.read_namespaced_deployment(
+        "open-webui", "ollama-stack"
+    ).spec.template.spec
     assert not page.containers[0].image.endswith(":v99.0.0")
 
 
 def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
-    house: House, tools: Tools
+    live_stack: LiveStack, tools: Tools
 ) -> None:
-    before = house.bound()
+    before = live_stack.bound()
     assert len(before) == 3
 
-    house.engine.destroy(quiet)
-    assert house.core.list_persistent_volume().items == []
-    assert "ollama-stack" not in {n.metadata.name for n in house.core.list_namespace().items}
+    live_stack.engine.destroy(quiet)
+    assert live_stack.core.list_persistent_volume().items == []
+    assert "ollama-stack" not in {n.metadata.name for n in live_stack.core.list_namespace().items}
 
-    with held(house, "CREATE", "secrets", HELM) as hold:
-        run = Run(house, tools)
+    with held(live_stack, "CREATE", "secrets", HELM) as hold:
+        run = Run(live_stack, tools)
         hold.reached()
         plugins = run.kill(plugins=False)
 
     # The CLI is dead; its plugins, whose programs are elsewhere, are not.
-    house.up()
+    live_stack.up()
     assert plugins
     assert [one.name() for one in plugins if one.is_running()] == []
-    assert eventually(lambda: house.bound() == before), house.bound()
-    assert house.up() == {}
+    assert eventually(lambda: live_stack.bound() == before), live_stack.bound()
+    assert live_stack.up() == {}
 
 
-def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(house: House) -> None:
-    before = house.bound()
-    house.core.delete_namespace("ollama-stack")
+def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(
+    live_stack: LiveStack,
+) -> None:
+    before = live_stack.bound()
+    live_stack.core.delete_namespace("ollama-stack")
     assert eventually(
         lambda: (
-            "ollama-stack" not in {one.metadata.name for one in house.core.list_namespace().items}
+            "ollama-stack"
+            not in {one.metadata.name for one in live_stack.core.list_namespace().items}
         )
     )
 
-    house.up()
+    live_stack.up()
 
-    assert eventually(lambda: house.bound() == before), house.bound()
-    assert house.up() == {}
+    assert eventually(lambda: live_stack.bound() == before), live_stack.bound()
+    assert live_stack.up() == {}
 
 
 def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
-    house: House,
+    live_stack: LiveStack,
     tools: Tools,
     tmp_path: Path,
 ) -> None:
@@ -369,7 +381,7 @@ def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
     (tmp_path / "Pulumi.volumes.yaml").write_text("config: {}\n")
     path = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
     (tmp_path / "__main__.py").write_text(path + TWO_STORAGES)
-    engine = Engine(house.cluster, tools, tmp_path, "volumes")
+    engine = Engine(live_stack.cluster, tools, tmp_path, "volumes")
 
     def claim_as_an_operator_does(owner: str) -> None:
         spec = {
@@ -378,7 +390,7 @@ def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
             "resources": {"requests": {"storage": "10Gi"}},
         }
         body = {"metadata": {"name": "made-by-another"}, "spec": spec}
-        house.core.create_namespaced_persistent_volume_claim(owner, body)
+        live_stack.core.create_namespaced_persistent_volume_claim(owner, body)
 
     wanted = {
         f"{owner}/{claim}": (f"{owner}-{name}", f"/mnt/evo4t/{owner}/{name}")
@@ -390,10 +402,10 @@ def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
         engine.up(quiet)
         for owner in ("one", "two"):
             claim_as_an_operator_does(owner)
-        assert eventually(lambda: wanted.items() <= house.bound().items())
+        assert eventually(lambda: wanted.items() <= live_stack.bound().items())
 
     come()
     # The claims that nobody here made go with their namespaces, or this would never end.
     engine.destroy(quiet)
-    assert not wanted.keys() & house.bound().keys()
+    assert not wanted.keys() & live_stack.bound().keys()
     come()

@@ -19,7 +19,7 @@ PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" *
 
 
 def program(image: str = "") -> Deployment:
-    """The house with backups, and with another image of Open WebUI if asked for."""
+    """The live_stack with backups, and with another image of Open WebUI if asked for."""
     raw = backup_config()
     raw["webui"] |= {"image": image} if image else {}
     return deploy_program("home", raw)

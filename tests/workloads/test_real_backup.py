@@ -186,15 +186,17 @@ def test_another_password_never_makes_a_new_repository(box: Box) -> None:
     assert "wrong password" in said.splitlines()[-1]
 
 
-def test_a_new_house_reads_old_backups_once_its_password_is_added(box: Box, tmp_path: Path) -> None:
+def test_a_new_server_reads_old_backups_once_its_password_is_added(
+    box: Box, tmp_path: Path
+) -> None:
     password = tmp_path / "new"
-    password.write_text("of the new house")
+    password.write_text("of the new server")
     command = [str(box.restic), "key", "add", "--new-password-file", str(password)]
     repository = str(box.mounts["backup"] / "repository")
     given = {"RESTIC_REPOSITORY": repository, "RESTIC_PASSWORD": box.secrets["RESTIC_PASSWORD"]}
     subprocess.run([*command, "--no-cache"], env={**os.environ, **given}, check=True)
     box.stop_page()
-    box.secrets["RESTIC_PASSWORD"] = "of the new house"
+    box.secrets["RESTIC_PASSWORD"] = "of the new server"
 
     code, said = box.run(cron(box.lab, "open-webui-backup-restore"))
 

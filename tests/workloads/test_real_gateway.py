@@ -26,7 +26,7 @@ CONTEXT = 2048
 SMALL = {"num_predict": 2, "seed": 1, "temperature": 0}
 
 
-class House(NamedTuple):
+class Gateways(NamedTuple):
     """The real server, with one model loaded, and the gateway before it."""
 
     ollama: Ollama
@@ -53,7 +53,9 @@ def runners(ollama: Ollama) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, programs: dict[str, Path]) -> Iterator[House]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, programs: dict[str, Path]
+) -> Iterator[Gateways]:
     folder = tmp_path_factory.mktemp("ollama")
     environment = {"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
     environment |= {"OLLAMA_LLM_LIBRARY": "cpu", "OLLAMA_NO_CLOUD": "1", "OLLAMA_KEEP_ALIVE": "30m"}
@@ -68,7 +70,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, programs: dict[str, Path]) -
             upstream.close()
             upstream.port = int(ollama.host.rpartition(":")[2])
             with program(upstream, GATEWAY_MANAGE_TOKEN=TOKEN) as (_, port):
-                yield House(ollama, port)
+                yield Gateways(ollama, port)
         finally:
             ollama.kill()
 
@@ -132,16 +134,16 @@ def written(pairs: list[tuple[str, Any]], escaped: bool, spaced: bool) -> bytes:
 )
 @settings(max_examples=300, deadline=None, phases=[Phase.generate])  # it shrinks for minutes
 def test_nobody_makes_it_leave_the_plan(
-    house: House, path: str, pairs: list[Any], where: int, escaped: bool, spaced: bool
+    server: Gateways, path: str, pairs: list[Any], where: int, escaped: bool, spaced: bool
 ) -> None:
-    house.ollama.ask("/api/generate", {"model": MODEL})
-    before = house.loaded()
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    before = server.loaded()
     honest = [("model", MODEL), *ASKED[path].items()]
     pairs = [("options", SMALL), *pairs[:where], *honest, *pairs[where:]]
 
-    answer = house.ask(path, written(pairs, escaped, spaced))
+    answer = server.ask(path, written(pairs, escaped, spaced))
 
-    after = house.loaded()
+    after = server.loaded()
     assert answer.status == 200, answer.body
     assert (after["name"], after["context_length"]) == (MODEL, CONTEXT)
     assert after["runners"] == before["runners"]  # it was not loaded anew
@@ -192,54 +194,56 @@ def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @given(schema=st.recursive(PART, larger, max_leaves=12))
 @settings(max_examples=300, deadline=None, phases=[Phase.generate])
-def test_no_schema_that_passes_ends_a_process(house: House, schema: Any) -> None:
+def test_no_schema_that_passes_ends_a_process(server: Gateways, schema: Any) -> None:
     """Some are refused by the gateway, and some by Ollama."""
     body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
-    house.ollama.ask("/api/generate", {"model": MODEL})
-    before = house.loaded()["runners"]
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    before = server.loaded()["runners"]
 
-    answer = house.ask("/api/generate", body | {"format": schema})
+    answer = server.ask("/api/generate", body | {"format": schema})
 
     assert answer.status in (200, 400) or b"format" in answer.body, (schema, answer.body)
-    assert house.loaded()["runners"] == before, schema
+    assert server.loaded()["runners"] == before, schema
 
 
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
-def test_ollama_itself_would_do_it(house: House, key: str) -> None:
+def test_ollama_itself_would_do_it(server: Gateways, key: str) -> None:
     """What the gateway drops is no invention: without it, each of these unloads the model."""
-    house.ollama.ask("/api/generate", {"model": MODEL})
+    server.ollama.ask("/api/generate", {"model": MODEL})
     body = b'{"model":"%s","%s":0}' % (MODEL.encode(), key.encode())
 
-    assert house.ask("/api/generate", body).status == 200
-    assert house.loaded()["name"] == MODEL
-    assert house.ask("/api/generate", body, MANAGES).status == 200
-    assert eventually(lambda: house.ollama.ask("/api/ps")["models"] == [])
+    assert server.ask("/api/generate", body).status == 200
+    assert server.loaded()["name"] == MODEL
+    assert server.ask("/api/generate", body, MANAGES).status == 200
+    assert eventually(lambda: server.ollama.ask("/api/ps")["models"] == [])
 
 
-def test_who_has_the_token_may_choose(house: House) -> None:
+def test_who_has_the_token_may_choose(server: Gateways) -> None:
     body = {"model": MODEL, "options": {"num_ctx": 512} | SMALL, "keep_alive": -1, "stream": False}
-    assert house.ask("/api/generate", body, MANAGES).status == 200
-    loaded = house.loaded()
+    assert server.ask("/api/generate", body, MANAGES).status == 200
+    loaded = server.loaded()
     assert loaded["context_length"] == 512
     assert int(loaded["expires_at"][:4]) > 2200
-    assert house.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
+    assert server.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
 
 
-def test_of_a_process_that_hangs_the_gateway_tells_although_ollama_answers(house: House) -> None:
-    house.ollama.ask("/api/generate", {"model": MODEL})
-    runner = house.loaded()["runners"][-1]
+def test_of_a_process_that_hangs_the_gateway_tells_although_ollama_answers(
+    server: Gateways,
+) -> None:
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    runner = server.loaded()["runners"][-1]
 
     def silence(one: Lab) -> float:
         return max((float(point.value) for point in one.metric("ollama.model.silence")), default=0)
 
-    with lab(upstream=f"http://{house.ollama.host}") as one:
+    with lab(upstream=f"http://{server.ollama.host}") as one:
         os.kill(runner, signal.SIGSTOP)
         try:
             body = {"model": MODEL, "prompt": "Hello", "options": SMALL}
             with closing(one.connect(body, "/api/generate")):
                 assert eventually(lambda: silence(one) > 2)
                 assert one.ask("/api/version").status == 200
-                assert house.loaded()["name"] == MODEL
+                assert server.loaded()["name"] == MODEL
         finally:
             os.kill(runner, signal.SIGCONT)
         assert eventually(lambda: silence(one) == 0)
@@ -251,32 +255,32 @@ def peak(process: int) -> int:
     return int(text.partition("VmHWM:")[2].split()[0]) // 1000
 
 
-def test_what_fills_the_memory_is_dropped(house: House) -> None:
-    house.ollama.ask("/api/generate", {"model": MODEL})
-    [runner] = runners(house.ollama)
+def test_what_fills_the_memory_is_dropped(server: Gateways) -> None:
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    [runner] = runners(server.ollama)
     before = peak(runner)
     options = SMALL | {"repeat_last_n": 50_000_000}  # the sampler allocates as many
     body = {"model": MODEL, "prompt": "Hello", "stream": False, "options": options}
 
-    assert house.ask("/api/generate", body).status == 200
+    assert server.ask("/api/generate", body).status == 200
     assert peak(runner) < before + 50
-    assert house.ask("/api/generate", body, MANAGES).status == 200
+    assert server.ask("/api/generate", body, MANAGES).status == 200
     assert peak(runner) > before + 100
 
 
-def test_a_template_is_dropped(house: House) -> None:
+def test_a_template_is_dropped(server: Gateways) -> None:
     """One of 5 kB can write a prompt of any size."""
     body = {"model": MODEL, "prompt": "Hello", "stream": False, "options": SMALL}
     template = {"template": '{{ printf "%50d" 1 }}'}
     plain, dropped, applied = (
-        json.loads(house.ask("/api/generate", body | more, headers).body)["prompt_eval_count"]
+        json.loads(server.ask("/api/generate", body | more, headers).body)["prompt_eval_count"]
         for more, headers in (({}, {}), (template, {}), (template, MANAGES))
     )
     assert plain == dropped < applied
 
 
-def test_an_answer_is_the_same_with_and_without_the_gateway(house: House) -> None:
+def test_an_answer_is_the_same_with_and_without_the_gateway(server: Gateways) -> None:
     body = {"model": MODEL, "prompt": "Hé 😀 " + "x" * 400, "stream": False, "options": SMALL}
-    through = json.loads(house.ask("/api/generate", body).body)
-    direct = house.ollama.ask("/api/generate", body)
+    through = json.loads(server.ask("/api/generate", body).body)
+    direct = server.ollama.ask("/api/generate", body)
     assert (through["response"], through["context"]) == (direct["response"], direct["context"])

@@ -99,7 +99,7 @@ def test_another_embedding_model_finds_a_knowledge_base_once_it_is_indexed_anew(
 ) -> None:
     """Although its vectors have another length."""
     token = start(box, models, "short:8")
-    about = {"name": "House", "description": "Where things are"}
+    about = {"name": "LiveStack", "description": "Where things are"}
     status, text = ask("POST", f"{box.page}/api/v1/knowledge/create", about, token)
     assert status == 200, text
     base: Any = json.loads(text)["id"]

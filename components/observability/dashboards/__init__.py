@@ -1,14 +1,14 @@
-"""The dashboards of the house, made with Grafana's own typed builders."""
+"""Grafana dashboards, made with Grafana's own typed builders."""
 
 from collections.abc import Iterable
 
-from components.observability.dashboards import ai, house, usage
+from components.observability.dashboards import ai, server, usage
 from components.observability.dashboards.panels import Board, encoded
 
 
 def boards(disks: str, backup_hours: int | None) -> list[Board]:
     """Every dashboard there is; `disks` is a PromQL regular expression of mount points."""
-    return [ai.BOARD, usage.BOARD, house.board(disks, backup_hours)]
+    return [ai.BOARD, usage.BOARD, server.board(disks, backup_hours)]
 
 
 def dashboards(

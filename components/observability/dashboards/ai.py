@@ -28,7 +28,7 @@ WELL = (
     Panel(
         "Alerts firing",
         "short",
-        "All alerts of the house that fire now. Grafana lists them under Alerting.",
+        "All alerts of the stack that fire now. Grafana lists them under Alerting.",
         "OllamaDown",
         {"": f"count({FIRING}) or vector(0)"},
         high(1, 3),
@@ -85,14 +85,14 @@ SPEEDS = (
         "Writing speed",
         "suffix: tok/s",
         "Tokens a second while a model writes, in the last 15 minutes of use. The ceiling is the "
-        "memory's bandwidth by the bytes read per token; 0 where the house's file has none.",
+        "memory's bandwidth by the bytes read per token; 0 where the stack file has none.",
         "ModelSlow",
         {NAME: or_zero(SPEED), f"{NAME}, ceiling": or_zero(CEILING)},
     ),
     Panel(
         "Share of the ceiling, by model",
         "percentunit",
-        "Writing speed as a share of the ceiling. 0: idle, or no bandwidth in the house's file.",
+        "Writing speed as a share of the ceiling. 0: idle, or no bandwidth in the stack file.",
         "ModelSlow",
         {NAME: or_zero(f"{SPEED} / on (gen_ai_request_model) {CEILING}")},
     ),

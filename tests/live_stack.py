@@ -30,7 +30,7 @@ def addresses(core: Any) -> dict[str, list[str]]:
     }
 
 
-class House:
+class LiveStack:
     """The stack, up, with a stack file that a test may edit."""
 
     def __init__(

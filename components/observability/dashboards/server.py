@@ -1,4 +1,4 @@
-"""House: the data disk, the memory, the pods, and Prometheus itself."""
+"""Server: the data disk, the memory, the pods, and Prometheus itself."""
 
 from components.observability.dashboards.panels import Board, Panel, high, low
 
@@ -69,7 +69,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Pods not running",
             "short",
-            "Pods of the house that wait or failed, less failed ones of Jobs, which stay. "
+            "Pods that wait or failed, less failed ones of Jobs, which stay. "
             "After an install some wait for their images.",
             "RestartLoop",
             {
@@ -136,7 +136,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
             "Volumes, in use",
             "bytes",
             "What programs know about their volumes: the models' sizes, which count shared layers "
-            "twice, and Prometheus' data. Nobody measures Open WebUI's; ask `du` on the house.",
+            "twice, and Prometheus' data. Nobody measures Open WebUI's; run `du` on the server.",
             "DataDiskFull",
             {"models": "sum(ollama_model_size_bytes) or vector(0)", "Prometheus": TSDB},
         ),
@@ -168,7 +168,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Pods",
             "short",
-            "Pods of the house by phase. Succeeded: the Job that pulled the models.",
+            "Pods by phase. Succeeded: the Job that pulled the models.",
             "RestartLoop",
             {"{{phase}}": f"sum by (phase) (kube_pod_status_phase{{{OURS}}})"},
         ),
@@ -224,4 +224,4 @@ def board(disks: str, backup_hours: int | None) -> Board:
         "Pods": pods,
         "Prometheus": prometheus,
     }
-    return Board("house", "House", rows, time="7d")
+    return Board("server", "Server", rows, time="7d")
