@@ -25,7 +25,7 @@ SYSTEM = (
     *("containerd", "kubelet", "proxy", "network-policies"),
 )
 Row = tuple[str, str, str]
-# Prints the median seconds to the first piece, and pieces per second after it, of 30 answers.
+# Prints the median seconds to the first piece, and pieces per second of all, of 30 answers.
 ASK = """
 import statistics, sys, time, urllib.request
 url, token, body = sys.argv[1:]
@@ -40,8 +40,8 @@ for _ in range(30):
                 moments.append(time.perf_counter())
     if len(moments) > 1:
         first.append(moments[0] - began)
-        pieces += len(moments) - 1
-        seconds += moments[-1] - moments[0]
+        pieces += len(moments)
+        seconds += moments[-1] - began
 print(statistics.median(first), pieces / seconds)
 """
 
@@ -105,10 +105,10 @@ def quietly(cluster: Cluster) -> dict[str, float]:
 
 
 def memory(cluster: Cluster) -> int:
-    """Add up the resident memory of what runs on the node besides pods, in bytes."""
+    """Add up the memory of what runs on the node besides pods, in bytes, what is shared once."""
     alive, total = cluster.node.processes.alive(), 0
     for name in SYSTEM:
         for process in (alive[name], *alive[name].children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
+                total += process.memory_full_info().pss
     return total
