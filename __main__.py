@@ -1,4 +1,4 @@
-"""Composes the homelab stack: settings in, one component for each part, outputs."""
+"""Composes the homelab stack from its settings, one component after the other."""
 
 import inspect
 from typing import cast
@@ -25,21 +25,23 @@ from components import (
 from config import model_name
 
 
-def pod(part: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
-    """The pod of a part, with the memory that it is given."""
+def pod(workload: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
+    """Return the image, resources and node of a workload's pod."""
     return {
-        "image": part.image,
-        "cpu": part.cpu,
+        "image": workload.image,
+        "cpu": workload.cpu,
         "memory_request": memory.request,
         "memory_limit": memory.limit,
-        "node": settings.node_of(part),
+        "node": settings.node_of(workload),
     }
 
 
-def volume(part: config.Part, of: config.Volume, namespace: str = "ollama-stack") -> Volume:
-    """A volume of a part, on the node that the part runs on."""
-    node = settings.node_of(part)
-    return {"namespace": namespace, "path": of.path, "size": of.size, "node": node}
+def volume(
+    workload: config.Workload, directory: config.Volume, namespace: str = "ollama-stack"
+) -> Volume:
+    """Return a volume at `directory` on the workload's node."""
+    node = settings.node_of(workload)
+    return {"namespace": namespace, "path": directory.path, "size": directory.size, "node": node}
 
 
 reserved = config.requested(CHART_VALUES)
@@ -144,7 +146,7 @@ models = OllamaStack(
             "device_groups": settings.gpu.groups if settings.gpu else [],
         },
         "models": {
-            "declared": config.told(ollama.models, webui.embedding_model),
+            "declared": config.model_job_entries(ollama.models, webui.embedding_model),
             "refreshed": ollama.refreshed,
             "dry_run": ollama.dry_run,
         },
@@ -221,7 +223,7 @@ pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
 pulumi.export(
     "alerts",
-    f"by {notify.way}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
+    f"by {notify.receiver}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
     if notify
     else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )

@@ -1,4 +1,4 @@
-"""What the owner wrote in a stack file: read and checked once, before any resource."""
+"""The stack file's settings, read and validated once, before any resource is declared."""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -10,89 +10,98 @@ from config import checks, models
 from config.capacity import Request, plan, requested
 from config.capacity_table import table
 from config.catalogue import prefixes, read_bytes
-from config.errors import PREFIX, SECRET, Encrypted, SettingsError, in_words, lines, right_part
+from config.errors import (
+    PREFIX,
+    SECRET,
+    Encrypted,
+    SettingsError,
+    format_problems,
+    validation_problems,
+    without_invalid,
+)
 from config.ide import API_PATHS, ide_config
-from config.models import told
+from config.models import model_job_entries
 from config.settings import Memory, Observability, Ollama, Settings, Volume, WebUI
-from config.stack_file import value_of
+from config.stack_file import parse_value
 
-Part = Ollama | WebUI | Observability
+Workload = Ollama | WebUI | Observability
+"""A section whose pods run on one node and keep data there."""
 
 __all__ = [
     "API_PATHS",
     "Memory",
     "Ollama",
-    "Part",
     "Request",
     "Settings",
     "SettingsError",
     "Volume",
     "WebUI",
+    "Workload",
     "ide_config",
     "load",
+    "model_job_entries",
     "plan",
     "prefixes",
     "read",
     "read_bytes",
     "requested",
     "table",
-    "told",
 ]
 
 
 def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()) -> Settings:
-    """Check a stack file's `homelab:` keys, given without the prefix; raises SettingsError.
+    """Validate a stack file's `homelab:` keys, given without the prefix; raises SettingsError.
 
-    `reserved` is what the monitoring chart requests; the values of the keys in `secret` are in no
-    error.
+    `reserved` is the sum of the monitoring chart's requests; no error shows the value of a key in
+    `secret`.
     """
-    raw, wrong = _readable(raw), []
+    raw, problems = _normalize(raw), []
     if isinstance(raw.get("notifySecret"), Encrypted):
-        # As it should be, and only Pulumi needs it.
+        # Meant to be encrypted, and only Pulumi needs its value.
         raw = {**raw, "notifySecret": SECRET}
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
-        wrong = [*in_words(Settings, error)]
+        problems = [*validation_problems(Settings, error)]
     for check in (
         *(checks.nodes, checks.addresses, checks.access, checks.notify, checks.hosts),
-        *(models.declared, models.known, models.runnable, models.used),
+        *(models.check_names, models.check_sizes, models.check_versions, models.check_uses),
         *(checks.volumes, checks.disks, partial(checks.memory, reserved=reserved)),
     ):
-        if wrong:
-            settings = right_part(Settings, raw, {problem.at for problem in wrong})
+        if problems:
+            settings = without_invalid(Settings, raw, {problem.path for problem in problems})
         try:
-            wrong += check(settings)
+            problems += check(settings)
         except (AttributeError, KeyError, TypeError):
-            # What it needs is wrong itself, and left out.
-            if not wrong:
+            # The check needs a key that is invalid, and so left out.
+            if not problems:
                 raise
-    if wrong:
-        raise SettingsError(lines(wrong, {key: raw.get(key) for key in secret}))
+    if problems:
+        raise SettingsError(format_problems(problems, {key: raw.get(key) for key in secret}))
     return settings
 
 
-def _readable(value: Any) -> Any:
-    """Put a stand-in for each `{secure: …}`, and have texts for keys, as the engine does."""
+def _normalize(value: Any) -> Any:
+    """Return `value` with Encrypted for each `{secure: …}` and strings as keys, as Pulumi has."""
     if isinstance(value, Mapping):
-        inner = {str(key): _readable(one) for key, one in value.items()}
+        inner = {str(key): _normalize(item) for key, item in value.items()}
         is_secret = list(inner) == ["secure"] and isinstance(inner["secure"], str)
         return Encrypted() if is_secret else inner
-    return [*map(_readable, value)] if isinstance(value, list) else value
+    return [*map(_normalize, value)] if isinstance(value, list) else value
 
 
 def load(reserved: Request) -> Settings:
-    """Read the settings of the stack that is being run; raises RunError, one line for each key."""
-    # Not above: who reads a stack file without it need not wait for it.
+    """Read the settings of the stack being run; raises RunError with one line for each key."""
+    # Imported here: it is slow, and reading a stack file does not need it.
     import pulumi
     from pulumi.runtime import config as run
 
-    # Not pulumi.Config: it has no list of the keys there are, and would overlook a misspelt one.
+    # pulumi.Config cannot list keys, so it would overlook a misspelt one.
     stack = {**run.get_config_env(), **run.CONFIG.get()}
     own = {key.removeprefix(PREFIX): stack[key] for key in stack if key.startswith(PREFIX)}
     secret = {*run.get_config_secret_keys_env(), *filter(run.is_config_secret, stack)}
     try:
-        raw = {key: value_of(key, text) for key, text in own.items()}
+        raw = {key: parse_value(key, value) for key, value in own.items()}
         return read(raw, reserved, [key for key in own if f"{PREFIX}{key}" in secret])
     except SettingsError as error:
         raise pulumi.RunError(str(error)) from None

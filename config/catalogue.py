@@ -1,4 +1,4 @@
-"""What is known of a model before it is pulled: its row of the catalogue, or its size alone."""
+"""Size and architecture of models that are not pulled yet: from the catalogue, or estimated."""
 
 import functools
 import math
@@ -13,10 +13,11 @@ from config.model_name import canonical
 from config.quantities import size
 
 SAFETY = 1.2
-"""What is added to a model that is not in the catalogue, as GPUStack adds to its weights."""
+"""Factor for a model that is not in the catalogue; GPUStack's for weights."""
 
-_LIKE = "llama3.2:3b"
-"""Has the most context per byte of all models with grouped queries, as all since 2024 have."""
+_REFERENCE = "llama3.2:3b"
+"""Has the largest KV cache per byte of weights of all models with grouped-query attention, which
+all since 2024 have."""
 
 _BITS = {
     "1": 2.0,
@@ -29,14 +30,14 @@ _BITS = {
     "16": 16.0,
     "32": 32.0,
 }
-"""Bits per parameter by the digit of a quantisation: llama.cpp's table of Llama 3.1 8B, K_M."""
+"""Bits per parameter by the digit of a quantization: llama.cpp's table for Llama 3.1 8B, K_M."""
 _ROUNDED = 1.15
-"""Parameters of a tag are rounded down: `3b` has 3.2 billion."""
+"""Factor for the parameters in a tag, which are rounded down: `3b` has 3.2 billion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model's files, shape and limits; what each field is stands above `catalogue.yaml`."""
+    """A model's size, architecture and limits; `catalogue.yaml` describes each field."""
 
     size: int
     layers: int
@@ -51,68 +52,69 @@ class Shape:
     since: str = "0.0.0"
     document: str = ""
     query: str = ""
-    guessed: str = ""
-    """What this was guessed by, its `size` or its `name`; empty for a row of the catalogue."""
+    estimated_from: str = ""
+    """`size` or `name` if the shape is an estimate; empty for a row of the catalogue."""
 
 
 @functools.cache
 def catalogue() -> dict[str, Shape]:
-    """All models that are known, by name."""
+    """Return all models of the catalogue, by name."""
     rows = yaml.load(Path(__file__).with_suffix(".yaml").read_text(), yaml.CSafeLoader)
     return {name: Shape(**row) for name, row in rows.items()}
 
 
 def read_bytes() -> dict[str, float]:
-    """Bytes read for each token, of all models known to read less than their files.
+    """Return bytes read for each token, by model, where clearly less than the model's size.
 
-    Of all, not of those that the house has: a list of models is none of the gateway's settings.
+    For the whole catalogue, because the gateway is not restarted for another list of models.
     """
     return {name: model.read for name, model in catalogue().items() if model.read}
 
 
 def prefixes(name: str) -> tuple[str, str]:
-    """What a document and what a query begin with for this model; empty where nothing is known."""
+    """Return the model's prefixes of documents and of queries; empty if it has none."""
     model = catalogue().get(canonical(name))
     return (model.document, model.query) if model else ("", "")
 
 
 def find(name: str, sizes: Mapping[str, str]) -> Shape | None:
-    """Look a model up; else estimate it by its declared size, or by its name; None if neither says.
+    """Return a model's shape, or None if it is unknown.
 
-    `sizes` are declared ones by name, such as `4Gi`.
+    It is estimated from the declared size in `sizes` (quantities such as `4Gi`, by name), else of
+    the catalogue, else estimated from the size in its name.
     """
-    declared = {canonical(other): text for other, text in sizes.items()}
+    declared = {canonical(other): quantity for other, quantity in sizes.items()}
     if canonical(name) in declared:
-        return _of_size(size(declared[canonical(name)]), "size")
+        return _estimate(size(declared[canonical(name)]), "size")
     if model := catalogue().get(canonical(name)):
         return model
-    bytes_ = _size_in(name)
-    return None if bytes_ is None else _of_size(bytes_, "name")
+    bytes_ = _size_from_name(name)
+    return None if bytes_ is None else _estimate(bytes_, "name")
 
 
-def _of_size(bytes_: int, guessed: str) -> Shape:
-    """A stand-in that takes as much as any model with files of this size."""
-    like = catalogue()[_LIKE]
+def _estimate(bytes_: int, source: str) -> Shape:
+    """Return a shape that needs as much memory as any model with files of this size."""
+    reference = catalogue()[_REFERENCE]
     return Shape(
         size=math.ceil(bytes_ * SAFETY),
-        layers=math.ceil(like.layers * bytes_ * SAFETY / like.size),
-        kv_heads=like.kv_heads,
-        head_dim=like.head_dim,
-        # 2 GiB of buffers, the most that is known of any model.
+        layers=math.ceil(reference.layers * bytes_ * SAFETY / reference.size),
+        kv_heads=reference.kv_heads,
+        head_dim=reference.head_dim,
+        # Compute buffers of 2 GiB, the largest that have been reported.
         vocab=2**20,
         context=2**20,
-        guessed=guessed,
+        estimated_from=source,
     )
 
 
-def _size_in(name: str) -> int | None:
-    """Bytes of a model by the parameters and the quantisation in its name, such as `7b-q8_0`."""
+def _size_from_name(name: str) -> int | None:
+    """Return bytes by the parameters and the quantization in a name, such as `7b-q8_0`."""
     tag = name.rpartition(":")[2].lower()
     # Not after a letter: e4b has 8 billion, and a3b are the active ones of 30b.
     count = r"(?<![\w.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])"
-    if not (found := re.search(count, tag) or re.search(count, name.lower())):
+    if not (match := re.search(count, tag) or re.search(count, name.lower())):
         return None
-    parameters = int(found[1] or 1) * float(found[2]) * {"b": 1e9, "m": 1e6}[found[3]]
-    quantised = re.search(r"(?:q|fp|bf|f|int)(\d+)", tag)
-    bits = _BITS.get(quantised[1] if quantised else "4", 16.0)
+    parameters = int(match[1] or 1) * float(match[2]) * {"b": 1e9, "m": 1e6}[match[3]]
+    quantization = re.search(r"(?:q|fp|bf|f|int)(\d+)", tag)
+    bits = _BITS.get(quantization[1] if quantization else "4", 16.0)
     return int(parameters * bits / 8 * _ROUNDED)

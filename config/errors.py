@@ -1,4 +1,4 @@
-"""What is wrong with a stack file, one line for each key: `key: got X, want Y`."""
+"""Errors of a stack file, one line for each key: `key: got X, want Y`."""
 
 import difflib
 import re
@@ -16,34 +16,33 @@ PREFIX = "homelab:"
 """Namespace of this project's keys."""
 SECRET = "[secret]"
 
-# Types in YAML's words.
-WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-WORDS |= {list: "a list", dict: "an object"}
+TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+TYPE_NAMES |= {list: "a list", dict: "an object"}
 
-Path = tuple[str | int, ...]
-"""Names of keys and numbers of list items that lead to a value."""
+KeyPath = tuple[str | int, ...]
+"""Keys and list indices that lead to a value."""
 
 
 class SettingsError(ValueError):
-    """A stack file that is refused: one line for each wrong key."""
+    """An invalid stack file: one line for each invalid key."""
 
 
 @dataclass(frozen=True)
 class Want(GroupedMetadata):
-    """Says in `Annotated` what the values of a type must be, and checks it."""
+    """Metadata for `Annotated`: a validator, and the text of its errors after `want`."""
 
     text: str
     pattern: str | None = None
     check: Callable[[Any], object] | None = None
-    """Gives something false, or raises ValueError, for a value that is wrong."""
+    """Returns a false value, or raises ValueError, for an invalid value."""
 
     def __iter__(self) -> Iterator[object]:
         if self.pattern:
             yield Field(pattern=self.pattern)
         if self.check:
-            yield Predicate(self._holds)
+            yield Predicate(self._is_valid)
 
-    def _holds(self, value: object) -> bool:
+    def _is_valid(self, value: object) -> bool:
         try:
             return bool(self.check and self.check(value))
         except ValueError:
@@ -51,126 +50,130 @@ class Want(GroupedMetadata):
 
 
 class NoValue(Enum):
-    """What is wrong with a key that has no value to show."""
+    """Errors of a key that has no value to show, as they begin."""
 
     MISSING = "missing, want"
     UNKNOWN = "unknown key,"
 
 
 class Encrypted:
-    """Stands for `{secure: …}`, which only Pulumi decrypts."""
+    """Placeholder of a `{secure: …}`, which only Pulumi decrypts."""
 
     def __repr__(self) -> str:
         return SECRET
 
 
 class Problem(NamedTuple):
-    """A value that is refused, and what it must be."""
+    """An invalid value, and the value wanted instead."""
 
-    at: Path
+    path: KeyPath
     got: object
     want: str
 
 
-def lines(problems: Iterable[Problem], hidden: Mapping[str, object]) -> str:
-    """Write one line for each wrong key, with no text that is a value in `hidden`."""
-    texts = "|".join(re.escape(text) for text in _texts(hidden) if text)
-    said: dict[str, str] = {}
-    for at, got, want in problems:
-        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)[1:]
+def format_problems(problems: Iterable[Problem], hidden: Mapping[str, object]) -> str:
+    """Return one line for each invalid key, without any string that is a value in `hidden`."""
+    strings = "|".join(re.escape(string) for string in _strings(hidden) if string)
+    lines: dict[str, str] = {}
+    for path, got, want in problems:
+        key = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
         if isinstance(got, NoValue):
             start = got.value
         else:
-            word = "nothing" if got is None else repr(got)[:100]
-            word = word.lower() if isinstance(got, bool) else word
-            start = f"got {SECRET if at[0] in hidden else word}, want"
+            value = "nothing" if got is None else repr(got)[:100]
+            value = value.lower() if isinstance(got, bool) else value
+            start = f"got {SECRET if path[0] in hidden else value}, want"
             # A model may be written as its name alone.
             key = re.sub(r"\]\.name$", "]", key)
-        if texts:
-            want = re.sub(rf"(?<!\w)({texts})(?!\w)", SECRET, want)
+        if strings:
+            want = re.sub(rf"(?<!\w)({strings})(?!\w)", SECRET, want)
         line = f"{PREFIX}{key}: {start} {want}"
-        said.setdefault(key, "".join(c if c.isprintable() else "?" for c in line))
-    return "\n".join(said.values())
+        lines.setdefault(key, "".join(c if c.isprintable() else "?" for c in line))
+    return "\n".join(lines.values())
 
 
-def _texts(value: object) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):
         for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(inner)
+            yield from _strings(inner)
 
 
-def in_words(kind: type[BaseModel], error: ValidationError) -> Iterator[Problem]:
-    """Put into words what pydantic found wrong with a `kind`."""
-    for found in error.errors(include_url=False):
-        at, got = found["loc"], found["input"]
-        if at[-1] == "[key]":
-            names = get_args(_bare(reduce(_inner, at[:-2], kind))[0])[0]
-            yield Problem(at[:-1], got, _wanted(names))
+def validation_problems(model: type[BaseModel], error: ValidationError) -> Iterator[Problem]:
+    """Yield a Problem for each of pydantic's errors in an object of type `model`."""
+    for details in error.errors(include_url=False):
+        path, got = details["loc"], details["input"]
+        if path[-1] == "[key]":
+            names = get_args(_unwrap(reduce(_type_at, path[:-2], model))[0])[0]
+            yield Problem(path[:-1], got, _want(names))
             continue
-        holder = reduce(_inner, at[:-1], kind)
-        if found["type"] in ("extra_forbidden", "invalid_key"):
-            known = list(_bare(holder)[0].model_fields)
-            close = difflib.get_close_matches(str(at[-1]), known, 1)
-            advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            yield Problem(at, NoValue.UNKNOWN, advice)
+        parent = reduce(_type_at, path[:-1], model)
+        if details["type"] in ("extra_forbidden", "invalid_key"):
+            known = list(_unwrap(parent)[0].model_fields)
+            close = difflib.get_close_matches(str(path[-1]), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+            yield Problem(path, NoValue.UNKNOWN, hint)
         elif isinstance(got, Encrypted):
-            yield Problem(at, got, "a value that is not encrypted: only pulumi itself can read it")
-        elif found["type"] == "value_error":
-            yield Problem(at, got, str(found["ctx"]["error"]))
+            yield Problem(path, got, "a value that is not encrypted: only Pulumi can decrypt it")
+        elif details["type"] == "value_error":
+            yield Problem(path, got, str(details["ctx"]["error"]))
         else:
-            got = NoValue.MISSING if found["type"] == "missing" else got
-            yield Problem(at, got, _wanted(_inner(holder, at[-1])))
+            got = NoValue.MISSING if details["type"] == "missing" else got
+            yield Problem(path, got, _want(_type_at(parent, path[-1])))
 
 
-def right_part(kind: Any, raw: Any, wrong: Collection[Path], at: Path = ()) -> Any:
-    """Give `raw` as a `kind`, unchecked, and without what is `wrong`.
+def without_invalid(type_: Any, raw: Any, invalid: Collection[KeyPath], path: KeyPath = ()) -> Any:
+    """Return `raw` as a `type_`, unvalidated, without the values at the paths `invalid`.
 
-    To use what is left out is an AttributeError, by which a check that needs it is passed over.
+    Reading a value that was left out raises AttributeError, so that a check that needs it is
+    skipped.
     """
-    if at in wrong:
+    if path in invalid:
         return None
-    bare = _bare(kind)[0]
+    bare = _unwrap(type_)[0]
     if isinstance(bare, type) and issubclass(bare, BaseModel) and raw is not None:
         raw = {"name": raw} if isinstance(raw, str) else raw
-        part = bare.model_construct()
+        section = bare.model_construct()
         for name in bare.model_fields:
-            if (*at, name) in wrong:
-                part.__dict__.pop(name, None)
+            if (*path, name) in invalid:
+                section.__dict__.pop(name, None)
             elif name in raw:
-                value = right_part(_inner(bare, name), raw[name], wrong, (*at, name))
-                part.__dict__[name] = value
-        return part
-    if isinstance(raw, Mapping):
-        return {key: right_part(_inner(bare, key), raw[key], wrong, (*at, key)) for key in raw}
-    if isinstance(raw, list):
-        return [right_part(_inner(bare, i), one, wrong, (*at, i)) for i, one in enumerate(raw)]
+                value = without_invalid(_type_at(bare, name), raw[name], invalid, (*path, name))
+                section.__dict__[name] = value
+        return section
+    if isinstance(raw, Mapping | list):
+        steps = raw if isinstance(raw, Mapping) else range(len(raw))
+        items = {
+            step: without_invalid(_type_at(bare, step), raw[step], invalid, (*path, step))
+            for step in steps
+        }
+        return items if isinstance(raw, Mapping) else [*items.values()]
     return raw
 
 
-def _bare(kind: Any) -> tuple[Any, str]:
-    """A type without `| None` and `Annotated`, and what the outermost `Want` says of it."""
+def _unwrap(type_: Any) -> tuple[Any, str]:
+    """Return the type without `| None` and `Annotated`, and the text of the outermost `Want`."""
     want = ""
-    while get_origin(kind) in (Annotated, Union, UnionType):
-        kind, *more = get_args(kind)
-        want = want or next((one.text for one in more[::-1] if isinstance(one, Want)), "")
-    return kind, want
+    while get_origin(type_) in (Annotated, Union, UnionType):
+        type_, *metadata = get_args(type_)
+        want = want or next((item.text for item in metadata[::-1] if isinstance(item, Want)), "")
+    return type_, want
 
 
-def _inner(kind: Any, step: str | int) -> Any:
-    """The type of what is at `step` of a `kind`."""
-    bare = _bare(kind)[0]
+def _type_at(type_: Any, step: str | int) -> Any:
+    """Return the type of the field, value or item at `step`."""
+    bare = _unwrap(type_)[0]
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         return get_type_hints(bare, include_extras=True)[str(step)]
     return get_args(bare)[-1]
 
 
-def _wanted(kind: Any) -> str:
-    bare, want = _bare(kind)
+def _want(type_: Any) -> str:
+    bare, want = _unwrap(type_)
     if get_origin(bare) is Literal:
         *most, last = map(str, get_args(bare))
         return f"{', '.join(most)} or {last}"
     if not want and issubclass(get_origin(bare) or bare, BaseModel):
         return f"an object with the keys {', '.join(bare.model_fields)}"
-    return want or WORDS[get_origin(bare) or bare]
+    return want or TYPE_NAMES[get_origin(bare) or bare]

@@ -1,4 +1,4 @@
-"""What an editor is told so that it completes code with a model of the house."""
+"""Configuration of code completion in an editor, by the Continue extension."""
 
 from collections.abc import Iterable
 
@@ -7,27 +7,28 @@ import yaml
 from config.model_name import canonical
 
 API_PATHS = ("/ollama/api/generate", "/ollama/api/show")
-"""What the editor's plug-in asks the page for, and all that an API key is good for."""
+"""Paths of the chat page that Continue requests; an API key allows no others."""
 
-FILLS_IN = ("codellama:7b", "codellama:13b")
-"""Beginnings of the names of models that were trained to fill in the middle: of Code Llama the
-7B and 13B ones, and of these not the ones for Python (arXiv 2308.12950)."""
+INFILL = ("codellama:7b", "codellama:13b")
+"""Name prefixes of models trained to fill in the middle: Code Llama 7B and 13B, except their
+Python variants (arXiv 2308.12950)."""
 
 
 def completion_model(names: Iterable[str]) -> str | None:
-    """The first of these models that fills in the middle, or None."""
+    """Return the first of these models that fills in the middle, or None."""
     for name in names:
-        if canonical(name).startswith(FILLS_IN) and "-python" not in canonical(name):
+        if canonical(name).startswith(INFILL) and "-python" not in canonical(name):
             return name
     return None
 
 
 def ide_config(page: str, model: str, context_length: int) -> str:
-    """The `config.yaml` of Continue, which is to ask the `page` for completions.
+    """Return Continue's `config.yaml`, with the URL `page` of the chat page.
 
-    It knows Code Llama's marks and sends them raw, so the model's template for chats is not used.
+    Continue adds Code Llama's infill tokens itself and sends raw prompts, so Ollama does not apply
+    the model's chat template.
     """
-    told = {
+    settings = {
         "name": "homelab",
         "version": "1.0.0",
         "schema": "v1",
@@ -39,13 +40,13 @@ def ide_config(page: str, model: str, context_length: int) -> str:
                 "apiBase": f"{page}/ollama",
                 "apiKey": "${{ secrets.HOMELAB_API_KEY }}",
                 "roles": ["autocomplete"],
-                # Another context than the server's would load the model anew for each request.
+                # Ollama reloads the model for a request with another context length.
                 "defaultCompletionOptions": {"contextLength": context_length, "maxTokens": 128},
             }
         ],
     }
-    how = (
-        "# For ~/.continue/config.yaml. The key is made at the page: Settings, Account, API keys;\n"
-        "# it belongs into ~/.continue/.env as HOMELAB_API_KEY=sk-...\n"
+    header = (
+        "# For ~/.continue/config.yaml. Create an API key on the chat page (Settings, Account)\n"
+        "# and put it in ~/.continue/.env as HOMELAB_API_KEY=sk-...\n"
     )
-    return how + yaml.safe_dump(told, sort_keys=False)
+    return header + yaml.safe_dump(settings, sort_keys=False)

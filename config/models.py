@@ -1,4 +1,4 @@
-"""Which models may be declared, and what the model Job is told of them."""
+"""Checks of the declared models, and the model Job's list of them."""
 
 import difflib
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from packaging.version import Version
 
 from config.catalogue import catalogue, find
-from config.errors import Path, Problem
+from config.errors import KeyPath, Problem
 from config.model_name import canonical
 from config.settings import Model, Ollama, Settings
 
@@ -25,92 +25,95 @@ SIZES: dict[str, tuple[str, ...]] = {
     "llama3.3": ("70b",),
     "nomic-embed-text": ("v1.5", "137m"),
 }
-"""Tags per family of the Ollama library, November 2026. Another family or kind of tag may be asked
-for; a size that its family does not have may not."""
+"""Tags by family of the Ollama library, November 2026. Other families and other tags are accepted;
+a size that its family does not have is not."""
 
 
-def unavailable(name: str, *, is_variant: bool = False) -> str | None:
-    """Say which name would be right; None if this one can be pulled.
+def validate_name(name: str, *, is_variant: bool = False) -> str | None:
+    """Return which name is wanted instead, or None if this one is valid.
 
-    A variant's name is right if it cannot be taken for that of a model to be pulled.
+    A variant must not have the name of a model in the Ollama library.
     """
     path, _, short = canonical(name).rpartition("/")
     family, _, tag = short.partition(":")
-    # Whatever the path, by Ollama's internal/modelref.
+    # With any path, as in Ollama's internal/modelref.
     if f"-{tag}".endswith("-cloud"):
-        return "a model that is on the disk: this one runs at ollama.com"
+        return "a model that runs locally: this one runs at ollama.com"
     if tag == "local":
-        return "another tag than local, which Ollama takes for no tag"
+        return "a tag other than local, which Ollama ignores"
     if path or (is_variant and family not in SIZES):
         return None
     if is_variant:
-        return f"a name of its own, such as my-{family}:{tag}"
-    sizes, asked = SIZES.get(family, ()), tag.partition("-")[0]
-    if not sizes or asked in sizes or not re.fullmatch(r"e?[\d.]+[bm]", asked):
+        return f"a new name, such as my-{family}:{tag}"
+    sizes, wanted = SIZES.get(family, ()), tag.partition("-")[0]
+    if not sizes or wanted in sizes or not re.fullmatch(r"e?[\d.]+[bm]", wanted):
         return None
-    relatives = [
-        f"{other}:{asked}"
+    others = [
+        f"{other}:{wanted}"
         for other, tags in SIZES.items()
-        if asked in tags and other.rstrip("0123456789.") == family.rstrip("0123456789.")
+        if wanted in tags and other.rstrip("0123456789.") == family.rstrip("0123456789.")
     ]
-    there = ", ".join([f"{family}:{size}" for size in sizes] + relatives)
-    return f"one that the Ollama library has: {there}"
+    names = ", ".join([f"{family}:{size}" for size in sizes] + others)
+    return f"a model of the Ollama library: {names}"
 
 
-def meant(name: str) -> str | None:
-    """The name that is certainly meant by a misspelt one; None if this one may exist.
+def closest_name(name: str) -> str | None:
+    """Return the known model that a misspelt name stands for, or None.
 
-    Only a family with the same digits is meant (`gemma2` and `gemma3` are two), that differs in
-    one or two letters and has this size.
+    Its family has the same digits (`gemma2` is not a misspelt `gemma3`), differs in one or two
+    letters, and has this size.
     """
     family, _, tag = canonical(name).partition(":")
-    there = set(SIZES) | {other.partition(":")[0] for other in catalogue()}
-    same = {one for one in there if re.findall(r"\d", one) == re.findall(r"\d", family)}
-    for near in difflib.get_close_matches(family, same - {family}, 1, 0.9):
-        asked = tag.partition("-")[0]
-        if family not in there and (
-            asked in SIZES.get(near, ()) or f"{near}:{asked}" in catalogue()
+    families = set(SIZES) | {other.partition(":")[0] for other in catalogue()}
+    digits = re.findall(r"\d", family)
+    same_digits = {other for other in families if re.findall(r"\d", other) == digits}
+    for match in difflib.get_close_matches(family, same_digits - {family}, 1, 0.9):
+        size = tag.partition("-")[0]
+        if family not in families and (
+            size in SIZES.get(match, ()) or f"{match}:{size}" in catalogue()
         ):
-            return f"{near}:{tag}"
+            return f"{match}:{tag}"
     return None
 
 
-def declared(settings: Settings) -> Iterator[Problem]:
-    """Check the models of the list against each other."""
+def check_names(settings: Settings) -> Iterator[Problem]:
+    """Check that the models' names are valid and distinct, and that each base is in the list."""
     models = settings.ollama.models
-    named = {index: one for index, one in enumerate(models) if hasattr(one, "name")}
-    bases = {canonical(one.name) for one in named.values() if getattr(one, "base", "") is None}
+    named = {index: model for index, model in enumerate(models) if hasattr(model, "name")}
+    bases = {
+        canonical(model.name) for model in named.values() if getattr(model, "base", "") is None
+    }
     seen: set[str] = set()
     for index, model in named.items():
-        at, base = ("ollama", "models", index), getattr(model, "base", None)
+        path, base = ("ollama", "models", index), getattr(model, "base", None)
         if canonical(model.name) in seen:
-            yield Problem((*at, "name"), model.name, "each model once")
-        elif want := unavailable(model.name, is_variant=base is not None):
-            yield Problem((*at, "name"), model.name, want)
+            yield Problem((*path, "name"), model.name, "each model once")
+        elif want := validate_name(model.name, is_variant=base is not None):
+            yield Problem((*path, "name"), model.name, want)
         seen.add(canonical(model.name))
         if base and canonical(base) not in bases and len(named) == len(models):
             want = f"one of ollama.models that has no base: {', '.join(sorted(bases))}"
-            yield Problem((*at, "base"), base, want)
+            yield Problem((*path, "base"), base, want)
 
 
-def known(settings: Settings) -> Iterator[Problem]:
-    """Check that the size of each model to be pulled is known."""
-    for at, name in _pulled(settings):
+def check_sizes(settings: Settings) -> Iterator[Problem]:
+    """Check that the size of each model to pull is known."""
+    for path, name in _models_to_pull(settings):
         if not find(name, settings.ollama.model_sizes or {}):
-            want = f"a name that says its size, or ollama.model_sizes: {{{name}: 4Gi}}"
-            yield Problem(at, name, want)
+            want = f"a name with its size, or ollama.model_sizes: {{{name}: 4Gi}}"
+            yield Problem(path, name, want)
 
 
-def runnable(settings: Settings) -> Iterator[Problem]:
-    """Check that Ollama is new enough for each model to be pulled."""
+def check_versions(settings: Settings) -> Iterator[Problem]:
+    """Check that Ollama's version supports each model to pull."""
     image, sizes = settings.ollama.image, settings.ollama.model_sizes or {}
-    for _, name in _pulled(settings):
-        if (model := find(name, sizes)) and _version(image) < Version(model.since):
-            yield Problem(("ollama", "image"), image, f"{model.since} or newer for {name}")
+    for _, name in _models_to_pull(settings):
+        if (shape := find(name, sizes)) and _version(image) < Version(shape.since):
+            yield Problem(("ollama", "image"), image, f"{shape.since} or newer for {name}")
 
 
-def _pulled(settings: Settings) -> Iterator[tuple[Path, str]]:
-    """Give each name that is pulled, and where it is written."""
+def _models_to_pull(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the key and the name of each model that is not a variant."""
     for index, model in enumerate(settings.ollama.models):
         if hasattr(model, "name") and getattr(model, "base", "") is None:
             yield ("ollama", "models", index, "name"), model.name
@@ -118,69 +121,73 @@ def _pulled(settings: Settings) -> Iterator[tuple[Path, str]]:
 
 
 def _version(image: str) -> Version:
-    """The version in an image's tag, less what a build adds, such as `-rocm`."""
-    found = re.search(r":v?(\d+\.\d+\.\d+(-?rc\d+)?)", image)
-    assert found, f"{image}: config.settings lets no other image through"
-    return Version(found[1])
+    """Return the version in an image's tag, without a suffix such as `-rocm`."""
+    match = re.search(r":v?(\d+\.\d+\.\d+(-?rc\d+)?)", image)
+    assert match, f"{image}: config.settings lets no other image through"
+    return Version(match[1])
 
 
-def used(settings: Settings) -> Iterator[Problem]:
-    """Check the keys that go by the list of models."""
+def check_uses(settings: Settings) -> Iterator[Problem]:
+    """Check the keys that refer to the list of models."""
     ollama, webui = settings.ollama, settings.webui
-    least = ollama.loaded_at_once
-    if ollama.loaded_models and ollama.loaded_models < least:
-        want = f"{least} or more: the first model and each with a keep_alive of its own"
+    minimum = ollama.preloaded_weights
+    if ollama.loaded_models and ollama.loaded_models < minimum:
+        want = f"{minimum} or more: the first model, and each with a keep_alive"
         yield Problem(("ollama", "loaded_models"), ollama.loaded_models, want)
     for index, model in enumerate(ollama.models):
-        if model.keep_alive and (other := _pushed_out(model, ollama)):
+        if model.keep_alive and (other := _conflicting(model, ollama)):
             tokens = other.context or ollama.context_length
             want = (
-                f"the context of {other.name}, {tokens}, or no keep_alive: both are the same"
+                f"the context of {other.name}, {tokens}, or no keep_alive: both have the same"
                 " weights, which Ollama loads once"
             )
-            at = ("ollama", "models", index, "context" if model.context else "keep_alive")
-            yield Problem(at, model.context or model.keep_alive, want)
-    if webui.task_model and not ollama.named(webui.task_model):
+            key = "context" if model.context else "keep_alive"
+            path = ("ollama", "models", index, key)
+            yield Problem(path, model.context or model.keep_alive, want)
+    if webui.task_model and not ollama.find(webui.task_model):
         want = f"one of ollama.models: {', '.join(ollama.names)}"
         yield Problem(("webui", "task_model"), webui.task_model, want)
-    if reason := unavailable(webui.embedding_model):
-        yield Problem(("webui", "embedding_model"), webui.embedding_model, reason)
+    if want := validate_name(webui.embedding_model) or "":
+        yield Problem(("webui", "embedding_model"), webui.embedding_model, want)
     for index, model in enumerate(ollama.models):
         if model.keep_alive and canonical(model.name) == canonical(webui.embedding_model):
-            at = ("ollama", "models", index, "keep_alive")
-            yield Problem(at, model.keep_alive, "nothing for webui.embedding_model")
-    for name, text in (ollama.model_sizes or {}).items():
+            path = ("ollama", "models", index, "keep_alive")
+            yield Problem(path, model.keep_alive, "nothing for webui.embedding_model")
+    for name, quantity in (ollama.model_sizes or {}).items():
         if canonical(name) not in map(canonical, settings.model_set):
             want = f"a size for one of {', '.join(settings.model_set)}"
-            yield Problem(("ollama", "model_sizes", name), text, want)
+            yield Problem(("ollama", "model_sizes", name), quantity, want)
 
 
-def _pushed_out(model: Model, ollama: Ollama) -> Model | None:
-    """The model loaded before this one that Ollama ends to load it, with another context."""
-    for other in ollama.loaded:
+def _conflicting(model: Model, ollama: Ollama) -> Model | None:
+    """Return an earlier preloaded model with the same weights and another context, or None.
+
+    Ollama unloads it to load this one.
+    """
+    for other in ollama.preloaded:
         if other is model:
             return None
         is_same = canonical(other.base or other.name) == canonical(model.base or model.name)
-        contexts = {one.context or ollama.context_length for one in (model, other)}
+        contexts = {model.context or ollama.context_length, other.context or ollama.context_length}
         if is_same and len(contexts) > 1:
             return other
     return None
 
 
-def told(models: Iterable[Model], embedding_model: str) -> list[dict[str, Any]]:
-    """What the model Job is told; it loads the first model, and each with a keep_alive."""
-    jobs: list[dict[str, Any]] = []
+def model_job_entries(models: Iterable[Model], embedding_model: str) -> list[dict[str, Any]]:
+    """Return the model Job's list; it loads the first model, and each with a `keep_alive`."""
+    entries: list[dict[str, Any]] = []
     for model in models:
-        plain = ("name", "digest", "keep_alive", "base", "system", "template")
-        job = {key: value for key in plain if (value := getattr(model, key)) is not None}
+        keys = ("name", "digest", "keep_alive", "base", "system", "template")
+        entry = {key: value for key in keys if (value := getattr(model, key)) is not None}
         parameters = model.parameters.model_dump(exclude_none=True) if model.parameters else {}
         if model.context:
             parameters["num_ctx"] = model.context
         if parameters:
-            job["parameters"] = parameters
-        if not jobs or model.keep_alive:
-            job["load"] = True
-        jobs.append(job)
-    if canonical(embedding_model) not in [canonical(job["name"]) for job in jobs]:
-        jobs.append({"name": embedding_model})
-    return jobs
+            entry["parameters"] = parameters
+        if not entries or model.keep_alive:
+            entry["load"] = True
+        entries.append(entry)
+    if canonical(embedding_model) not in [canonical(entry["name"]) for entry in entries]:
+        entries.append({"name": embedding_model})
+    return entries

@@ -1,4 +1,4 @@
-"""Kubernetes quantities of memory and disk, as bytes and back."""
+"""Conversion of Kubernetes quantities of memory and storage."""
 
 import re
 
@@ -10,12 +10,12 @@ PATTERN = rf"^([0-9]{{1,15}}(?:\.[0-9]{{1,9}})?)({'|'.join(UNITS)})$"
 
 
 def size(text: str) -> int:
-    """Bytes of a quantity with its unit, such as `24Gi`; raises ValueError if it is none."""
+    """Return the bytes of a quantity with a unit, such as `24Gi`; raises ValueError."""
     if not (match := re.fullmatch(PATTERN, text)):
         raise ValueError(f"got {text!r}, want a size with its unit, such as 100Gi")
     return int(float(match[1]) * UNITS[match[2]])
 
 
 def gib(number: float) -> str:
-    """Bytes for a person, in GiB with one decimal at most."""
+    """Return bytes as GiB with at most one decimal, such as `24 GiB`."""
     return f"{number / 1024**3:.1f}".removesuffix(".0") + " GiB"

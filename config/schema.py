@@ -1,4 +1,4 @@
-"""`python -m config.schema` writes schema.json for editors, and docs/settings.md for people."""
+"""Writes schema.json, for editors, and docs/settings.md: `python -m config.schema`."""
 
 import json
 import re
@@ -13,8 +13,8 @@ FILE = Path(__file__).with_name("schema.json")
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 HEAD = f"""# Settings
 
-Written by `python -m config.schema` from [config/settings.py](../config/settings.py). All keys are
-below `{PREFIX}` in the stack file; a wrong value is answered by a line that says what is right.
+Written by `python -m config.schema` from [config/settings.py](../config/settings.py). All keys
+begin with `{PREFIX}` in the stack file; an invalid value fails with one line, `key: got X, want Y`.
 
 | key | default | meaning |
 | --- | --- | --- |
@@ -29,14 +29,14 @@ ENCRYPTED = {
 
 
 def schema() -> dict[str, Any]:
-    """Give the JSON schema of a whole stack file, with what Pulumi itself writes there."""
+    """Return the JSON schema of a whole stack file, with the keys that Pulumi writes."""
     settings = _object(Settings.model_json_schema(ref_template="#/definitions/{model}"))
-    definitions = {name: _object(one) for name, one in settings["$defs"].items()}
-    # `pulumi config set` writes texts.
+    definitions = {name: _object(definition) for name, definition in settings["$defs"].items()}
+    # `pulumi config set` writes strings.
     settings["properties"]["protect"]["anyOf"].append({"enum": ["true", "false"]})
     config = {
         "type": "object",
-        "properties": {PREFIX + key: one for key, one in settings["properties"].items()},
+        "properties": {PREFIX + key: value for key, value in settings["properties"].items()},
         "patternProperties": {f"^(?!{PREFIX})[^:]+:": {}},
         "required": [PREFIX + key for key in settings["required"]],
         "additionalProperties": False,
@@ -52,27 +52,27 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _object(one: dict[str, Any]) -> dict[str, Any]:
-    """Let `{secure: …}` stand for each value inside, and leave out pydantic's titles."""
-    made = {key: value for key, value in one.items() if key != "title"}
-    for key in {"items", "additionalProperties"} & {*made}:
-        made[key] = made[key] and _value(made[key])
-    if "patternProperties" in made:
-        made["additionalProperties"] = False
-    for key in {"properties", "patternProperties"} & {*made}:
-        made[key] = {name: _value(inner) for name, inner in made[key].items()}
-    return made
+def _object(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema with `{secure: …}` allowed for each value, without pydantic's titles."""
+    copy = {key: value for key, value in schema.items() if key != "title"}
+    for key in {"items", "additionalProperties"} & {*copy}:
+        copy[key] = copy[key] and _value(copy[key])
+    if "patternProperties" in copy:
+        copy["additionalProperties"] = False
+    for key in {"properties", "patternProperties"} & {*copy}:
+        copy[key] = {name: _value(inner) for name, inner in copy[key].items()}
+    return copy
 
 
-def _value(one: dict[str, Any]) -> dict[str, Any]:
-    said = {key: one[key] for key in ("description", "default") if one.get(key) is not None}
-    rest = {key: value for key, value in one.items() if key not in ("description", "default")}
-    kinds = [_object(kind) for kind in rest.get("anyOf", [rest])]
-    return {**said, "anyOf": [*kinds, {"$ref": "#/definitions/Encrypted"}]}
+def _value(schema: dict[str, Any]) -> dict[str, Any]:
+    notes = {key: schema[key] for key in ("description", "default") if schema.get(key) is not None}
+    rest = {key: value for key, value in schema.items() if key not in ("description", "default")}
+    types = [_object(type_) for type_ in rest.get("anyOf", [rest])]
+    return {**notes, "anyOf": [*types, {"$ref": "#/definitions/Encrypted"}]}
 
 
 def page() -> str:
-    """Give docs/settings.md: a row for each key, with its default and meaning."""
+    """Return docs/settings.md: a row for each key, with its default and meaning."""
     schema = Settings.model_json_schema()
 
     def rows(section: dict[str, Any], path: str) -> Iterator[str]:
@@ -82,7 +82,7 @@ def page() -> str:
             default = "required" if name in section.get("required", []) else default
             meaning = value.get("description", "")
             key = f"{path}{name}"
-            # An object, a list of them, or one by each name.
+            # The section below: an object, a list of objects, or objects by name.
             names = re.findall(r"#/\$defs/(\w+)", json.dumps(value))
             key += "[]" if names and "items" in value else ""
             key += ".<name>" if names and "patternProperties" in value else ""

@@ -1,4 +1,4 @@
-"""The stack file as it lies on the disk, for whoever reads it without Pulumi."""
+"""Reads a stack file without Pulumi."""
 
 import json
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ from config.errors import PREFIX, SECRET, SettingsError
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads as Pulumi does: no key twice, where PyYAML takes the last, and a date is a text."""
+    """Loads as Pulumi does: rejects duplicate keys, and keeps dates as strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if names.count(key.value) > 1:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value}: is there twice")
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value}: duplicate key")
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.value)
 
 
-def config_of(file: Path) -> dict[str, Any]:
-    """Give what is below `config`, by key as written; raises SettingsError in one line."""
+def read_config(file: Path) -> dict[str, Any]:
+    """Return the object below `config`; raises SettingsError of one line."""
     try:
         document = yaml.load(file.read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -37,14 +37,14 @@ def config_of(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in keys.items()}
 
 
-def own(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give this project's keys without the prefix; to Pulumi, one without any is the project's."""
-    ours = [key for key in config if key.startswith(PREFIX) or ":" not in key]
-    return {(name := key.removeprefix(PREFIX)): value_of(name, config[key]) for key in ours}
+def project_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return this project's keys without the prefix; a key without any prefix is also its own."""
+    keys = [key for key in config if key.startswith(PREFIX) or ":" not in key]
+    return {(name := key.removeprefix(PREFIX)): parse_value(name, config[key]) for key in keys}
 
 
-def value_of(name: str, value: object) -> object:
-    """The value of a key: the engine hands it over as text, and `pulumi config set` writes one."""
+def parse_value(name: str, value: object) -> object:
+    """Return a key's value; the engine passes JSON, and `pulumi config set` writes strings."""
     if not isinstance(value, str) or name in ("context", "notifySecret"):
         return value
     try:
@@ -53,16 +53,18 @@ def value_of(name: str, value: object) -> object:
         return value
 
 
-def replaced(value: Any, placeholder: str, at: str = "") -> tuple[Any, list[str]]:
-    """Give `value` with `placeholder` for each `{secure: …}` in it, and where these were."""
+def without_secrets(value: Any, placeholder: str, path: str = "") -> tuple[Any, list[str]]:
+    """Return `value` with `placeholder` for each `{secure: …}`, and the paths of these."""
     if not isinstance(value, dict | list):
         return value, []
     if isinstance(value, dict) and [*value] == ["secure"]:
-        # That one has a shape, which is not looked at where it says so.
-        return SECRET if at == "notifySecret" else placeholder, [at]
+        # The pattern of notifySecret is not checked where its value is SECRET.
+        return SECRET if path == "notifySecret" else placeholder, [path]
     pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    inside = {key: replaced(item, placeholder, f"{at}.{key}".lstrip(".")) for key, item in pairs}
-    found = [path for _, paths in inside.values() for path in paths]
+    inner = {
+        key: without_secrets(item, placeholder, f"{path}.{key}".lstrip(".")) for key, item in pairs
+    }
+    paths = [path for _, paths in inner.values() for path in paths]
     if isinstance(value, list):
-        return [item for item, _ in inside.values()], found
-    return {key: item for key, (item, _) in inside.items()}, found
+        return [item for item, _ in inner.values()], paths
+    return {key: item for key, (item, _) in inner.items()}, paths

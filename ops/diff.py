@@ -21,7 +21,7 @@ from pulumi.automation import CommandError, EngineEvent, StepEventMetadata
 
 from components import CHART_VALUES
 from config import SettingsError, read, requested
-from config.stack_file import config_of, own, replaced
+from config.stack_file import project_keys, read_config, without_secrets
 from sandbox.build import FOLDER, Tools, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
@@ -77,8 +77,10 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
         tree, file = folder / "base", f"Pulumi.{stack}.yaml"
         commit = _extract(project, tree, base)
         there = (tree / file).exists()
-        after, secret = replaced(own(config_of(project / file)), PLACEHOLDER)
-        before, more = replaced(own(config_of(tree / file)) if there else {}, PLACEHOLDER)
+        after, secret = without_secrets(project_keys(read_config(project / file)), PLACEHOLDER)
+        before, more = without_secrets(
+            project_keys(read_config(tree / file)) if there else {}, PLACEHOLDER
+        )
         notes = [] if there else [f"{base} has no {file}: all is new"]
         notes += [f"not compared: {key}, which is encrypted" for key in sorted({*secret, *more})]
         read(after, requested(CHART_VALUES))

@@ -13,7 +13,7 @@ from kubernetes.utils import parse_quantity
 
 from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops import doctor_server, recover, stacks
 from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
 from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check a stack, print, and give the exit code."""
     try:
-        keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+        keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
         settings = read(keys, requested(CHART_VALUES))
         stack = stacks.find(options.stack)
         cluster = Cluster(settings.context, stack.kubeconfig)

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from components import CHART_VALUES
 from config import Settings, SettingsError, plan, read, requested
 from config.quantities import gib, size
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops import machines, stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.machines import Machine
@@ -267,9 +267,9 @@ def _models(keys: Mapping[str, Any], asking: Asking) -> list[Any]:
     fitting = []
     for name in FIRST:
         with contextlib.suppress(SettingsError):
-            (line, *_) = plan(fits(name), RESERVED).lines
+            (line, *_) = plan(fits(name), RESERVED).models
             speed = f"at most {line.ceiling:.0f} tokens/s" if line.ceiling else "tokens/s unknown"
-            print(f"  {name:14} {gib(line.model.size):>9}, {speed}")
+            print(f"  {name:14} {gib(line.shape.size):>9}, {speed}")
             fitting.append(name)
     if not fitting:
         fits(FIRST[0])
@@ -302,7 +302,7 @@ def check(text: str) -> Settings:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "Pulumi.yaml")
         file.write_text(text)
-        return read(own(config_of(file)), RESERVED)
+        return read(project_keys(read_config(file)), RESERVED)
 
 
 def next_steps(stack: str) -> str:
@@ -329,7 +329,7 @@ def directories(found: list[Machine], settings: Settings, api: ApiClient, asking
     """Make the volumes' directories on each node, by a Job, if that is confirmed."""
     for machine in found:
         node, wanted = settings.nodes[machine.name], {}
-        for name, part in settings.parts.items():
+        for name, part in settings.workloads.items():
             if settings.node_of(part) == machine.name:
                 owner = OWNERS.get(name, ("1000:1000", "0750"))
                 wanted[part.volume.path] = owner
@@ -377,7 +377,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, asking: Asking) -> int:
     file = stacks.PROJECT / f"Pulumi.{options.stack}.yaml"
     before = file.read_text() if file.exists() else ""
-    was = own(config_of(file)) if before else {}
+    was = project_keys(read_config(file)) if before else {}
     try:
         current = list_kube_config_contexts()[1]  # type: ignore[no-untyped-call]
     except ConfigException as error:

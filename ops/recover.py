@@ -24,7 +24,7 @@ from kubernetes.config import new_client_from_config
 from urllib3.exceptions import HTTPError
 
 from config import Request, SettingsError, read
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops import releases, stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.releases import UNFINISHED, Revision
@@ -214,7 +214,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+    keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
     context = read(keys, Request(0, 0)).context
     stack = stacks.find(options.stack)
     cluster = Cluster(context, stack.kubeconfig)

@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 from components import CHART_VALUES
 from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops import stacks
 from ops.cluster import UnreadableError
 
@@ -265,7 +265,7 @@ def run(options: argparse.Namespace) -> int:
         with told():
             stack = stacks.find(options.stack)
             reserved = requested(CHART_VALUES)
-            keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+            keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
             context = read(keys, reserved).context
             file = str(stack.kubeconfig) if stack.kubeconfig else None
             api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from typing import Any
 
 from components import CHART_VALUES
 from config import SettingsError, read, requested
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops import stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.status_cluster import Line, addresses, last_up, pods, span
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read all sections at once, print them, and give the exit code."""
     try:
-        keys = own(config_of(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
+        keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
         settings = read(keys, requested(CHART_VALUES))
         # Any other is reached without the CLI.
         sandbox = stacks.find("sandbox") if options.stack == "sandbox" else None

@@ -12,7 +12,7 @@ from pulumi.automation import CommandError
 from urllib3.exceptions import HTTPError
 
 from config import Request, Settings, SettingsError, read
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from sandbox import demo
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
@@ -172,7 +172,7 @@ def _nodes(settings: Settings) -> list[Node]:
 
 
 def _settings() -> Settings:
-    settings = read(own(config_of(demo.STACK_FILE)), Request(0, 0))
+    settings = read(project_keys(read_config(demo.STACK_FILE)), Request(0, 0))
     if settings.context != Cluster.context:
         message = (
             f"homelab:context: got {settings.context!r}, want {Cluster.context} in the sandbox"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from sandbox.build import FOLDER, build
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, end_marked, locked
@@ -70,7 +70,7 @@ def clean(folder: Path) -> None:
 
 def settings(cluster: Cluster) -> dict[str, Any]:
     """Give the stack file's configuration, in which the page is also where the cluster leads to."""
-    keys = own(config_of(STACK_FILE))
+    keys = project_keys(read_config(STACK_FILE))
     keys["webui"]["origins"] = [f"http://127.0.0.1:{cluster.ports['page']}"]
     return keys
 

@@ -19,7 +19,7 @@ from pulumi.runtime.proto import resource_pb2
 
 import config
 from components import CHART_VALUES
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 
 ROOT = Path(__file__).parent.parent
 RESERVED = config.requested(CHART_VALUES)
@@ -155,7 +155,7 @@ def stack_config(stack_name: str) -> dict[str, Any]:
 
     Raises SettingsError if there are none to read.
     """
-    return own(config_of(ROOT / f"Pulumi.{stack_name}.yaml"))
+    return project_keys(read_config(ROOT / f"Pulumi.{stack_name}.yaml"))
 
 
 def deploy_program(stack_name: str, config: Mapping[str, Any] | None = None) -> Deployment:

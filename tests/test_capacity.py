@@ -12,9 +12,9 @@ from pulumi import RunError
 
 import config
 from config import Request, SettingsError, capacity, catalogue, checks
-from config.capacity import GIB, KV_BYTES, Line, Plan
+from config.capacity import GIB, KV_BYTES, ModelPlan, Plan
 from config.capacity_table import HEAD
-from config.models import unavailable
+from config.models import validate_name
 from config.quantities import size
 from config.settings import Settings
 
@@ -64,16 +64,16 @@ def planned(settings: Settings) -> Plan:
     return config.plan(settings, RESERVED)
 
 
-def line(name: str, **keys: Any) -> Line:
+def line(name: str, **keys: Any) -> ModelPlan:
     """The plan's line of one model."""
-    lines = planned(stack(name, **keys)).lines
+    lines = planned(stack(name, **keys)).models
     return next(line for line in lines if line.name == name)
 
 
 def refused(settings: Settings) -> str:
     """The first thing that does not fit, with what would; empty if all fits."""
     for problem in checks.memory(settings, RESERVED):
-        return f"{'.'.join(map(str, problem.at))}: {problem.want}"
+        return f"{'.'.join(map(str, problem.path))}: {problem.want}"
     return ""
 
 
@@ -81,7 +81,7 @@ def test_the_plan_is_within_15_percent_of_what_was_recorded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     errors = {
-        name: line(name, context_length=8192).computing / (loaded * 1e9) - 1
+        name: line(name, context_length=8192).device_memory / (loaded * 1e9) - 1
         for name, loaded in LOADED.items()
     }
     with capsys.disabled():
@@ -97,11 +97,11 @@ def test_the_plan_is_within_15_percent_of_what_was_recorded(
 @pytest.mark.xfail(strict=True, reason="an engine of 2025 on a GPU, and 1.26 GB of it beside that")
 def test_the_example_in_ollamas_documentation_is_met() -> None:
     # docs.ollama.com/api/ps: gemma3 (4.3B), context_length 4096.
-    assert line("gemma3:4b", context_length=4096).computing >= 0.85 * 6591830464
+    assert line("gemma3:4b", context_length=4096).device_memory >= 0.85 * 6591830464
 
 
 def test_what_that_example_has_on_the_gpu_is_met() -> None:
-    taken = line("gemma3:4b", context_length=4096).computing
+    taken = line("gemma3:4b", context_length=4096).device_memory
 
     assert taken == pytest.approx(5333539264, rel=0.15)
 
@@ -126,17 +126,17 @@ def test_a_smaller_kind_of_context_takes_what_its_blocks_take() -> None:
 
 
 def test_what_reads_documents_answers_one_at_a_time_and_keeps_nothing() -> None:
-    reader = planned(stack("llama3.2:3b", parallel=4)).lines[-1]
+    reader = planned(stack("llama3.2:3b", parallel=4)).models[-1]
 
     assert (reader.name, reader.kv, reader.prompt_cache) == ("nomic-embed-text:v1.5", 0, 0)
-    assert reader == planned(stack("llama3.2:3b", parallel=1)).lines[-1]
+    assert reader == planned(stack("llama3.2:3b", parallel=1)).models[-1]
     assert reader.ceiling is None
 
 
 def test_what_reads_documents_and_keeps_tokens_answers_one_at_a_time_too() -> None:
-    def reader(parallel: int) -> Line:
+    def reader(parallel: int) -> ModelPlan:
         webui = {"embedding_model": "qwen3-embedding:0.6b"}
-        return planned(stack(parallel=parallel, webui=webui)).lines[-1]
+        return planned(stack(parallel=parallel, webui=webui)).models[-1]
 
     assert reader(4) == reader(1)
     assert reader(1).kv > 0
@@ -279,7 +279,7 @@ def test_a_model_of_unknown_shape_is_planned_with_more_than_was_measured(
 ) -> None:
     guess = line("unknown:tuned", model_sizes={"unknown:tuned": f"{files / 1024:.4f}Ki"})
 
-    assert guess.computing > taken
+    assert guess.device_memory > taken
 
 
 def test_no_speed_is_promised_for_a_model_of_unknown_shape() -> None:
@@ -288,7 +288,7 @@ def test_no_speed_is_promised_for_a_model_of_unknown_shape() -> None:
 
 def test_the_catalogue_names_models_that_exist_and_whole_shapes() -> None:
     for name, model in catalogue.catalogue().items():
-        assert unavailable(name) is None
+        assert validate_name(name) is None
         assert bool(model.window) == (model.full_every > 1), name
         assert (model.read or 1) < model.size, name
     assert len(catalogue.catalogue()) >= 4 + 12
@@ -350,7 +350,7 @@ def test_the_same_weights_are_loaded_once(
     assert made.loaded_models == count
     assert [one.name for one in made.resident if one.name != embedding] == resident
     assert made.needed == sum(one.total for one in made.resident)
-    assert made.on_gpu == sum(one.computing for one in made.resident)
+    assert made.on_gpu == sum(one.device_memory for one in made.resident)
 
 
 def test_the_largest_models_are_taken_for_loaded() -> None:
@@ -370,7 +370,7 @@ def test_the_limit_is_above_the_request_but_leaves_the_system_its_own() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"models": ["gpt-oss:120b", "llama3.3:70b"], "loaded_models": 2},
-        "ollama.loaded_models: models that fit: gpt-oss:120b, llama3.3:70b take 106 GiB at once,"
+        "ollama.loaded_models: models that fit: gpt-oss:120b, llama3.3:70b need 106 GiB at once,"
         " 19.7 GiB more than evo4t has left for Ollama; it fits with ollama.loaded_models: 1",
     ),
     (
@@ -379,24 +379,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"models": ["llama3.3:70b", "llama3.2:3b"], "memory": "32Gi"},
-        "ollama.models: models that fit: llama3.3:70b take 43.4 GiB at once, 18.7 GiB more than"
+        "ollama.models: models that fit: llama3.3:70b need 43.4 GiB at once, 18.7 GiB more than"
         " evo4t has left for Ollama; it fits without llama3.3:70b",
     ),
     (
         {"models": ["gpt-oss:120b", "gemma3:4b"], "gpu": 48},
-        "ollama.models: models that fit: gpt-oss:120b take 63.6 GiB at once, 15.6 GiB more"
-        " than the 48 GiB that the GPU sees; it fits without gpt-oss:120b",
+        "ollama.models: models that fit: gpt-oss:120b need 63.6 GiB at once, 15.6 GiB more"
+        " than the GPU's 48 GiB; it fits without gpt-oss:120b",
     ),
     ({"models": ["phi4:14b"], "memory": "12Gi"}, " more than evo4t has left for Ollama"),
     (
         {"models": ["hf.co/someone/Qwen3-235B-A22B-GGUF:TQ1_0"], "context_length": 2048},
-        "; its size is guessed by its name: ollama.model_sizes:"
-        " {hf.co/someone/Qwen3-235B-A22B-GGUF:TQ1_0: ...} says the right one",
+        "; its size is estimated from its name: set ollama.model_sizes:"
+        " {hf.co/someone/Qwen3-235B-A22B-GGUF:TQ1_0: ...} if that is wrong",
     ),
     (
         {"models": ["llama3.2:3b", "some:120b"], "memory": "24Gi"},
-        "; it fits without some:120b; its size is guessed by its name: ollama.model_sizes:"
-        " {some:120b: ...} says the right one",
+        "; it fits without some:120b; its size is estimated from its name: set ollama.model_sizes:"
+        " {some:120b: ...} if that is wrong",
     ),
     (
         {"models": ["some:120b"], "model_sizes": {"some:120b": "80Gi"}, "memory": "24Gi"},
@@ -449,10 +449,11 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     assert " ".join(llama.split()) == "llama3.2:3b 2 x 8192 1.9 1.8 0.3 1.0 4.9 <= 44"
     assert some.startswith("some:3b *")
     assert reader.split()[-1] == "-"
-    assert sums[0] == "* not in the catalogue, planned some:3b by its name with 20% more than that"
-    assert sums[1].endswith(": 13.1 GiB; Ollama requests 14Gi and is killed at 18Gi")
+    assert sums[0] == "* not in the catalogue: estimated some:3b from its name, plus 20%"
+    assert sums[1].startswith("loaded at once, at most: 13.1 GiB for ")
+    assert sums[1].endswith("; Ollama has request 14Gi, limit 18Gi")
     assert sums[2].startswith("evo4t: 20.7 GiB of 93 GiB requested")
-    assert sums[3] == "models' files: 4.5 GiB of 500 GiB"
+    assert sums[3] == "files of the models: 4.5 GiB of 500 GiB"
 
 
 @pytest.mark.parametrize(
@@ -511,8 +512,8 @@ def test_a_variant_has_a_context_of_its_own_and_the_files_of_its_base() -> None:
     variant = {"name": "mine:4k", "base": "llama3.2:3b", "context": 4096}
     raw["ollama"]["models"] = ["llama3.2:3b", variant]
     made = planned(Settings.model_validate(raw))
-    base, mine = made.lines[:2]
+    base, mine = made.models[:2]
 
-    assert (mine.model, mine.context) == (base.model, 4096)
+    assert (mine.shape, mine.context) == (base.shape, 4096)
     assert mine.kv * 2 == base.kv
-    assert made.files == sum(line.model.size for line in made.lines) - mine.model.size
+    assert made.files == sum(line.shape.size for line in made.models) - mine.shape.size

@@ -97,7 +97,7 @@ def test_models_that_the_gpu_cannot_hold_are_refused() -> None:
     raw["nodes"]["evo4t"]["gpu"]["memory"] = "14Gi"
     raw["ollama"]["loaded_models"] = 2
 
-    with pytest.raises(SettingsError, match=r"loaded_models: got 2, .* that the GPU sees"):
+    with pytest.raises(SettingsError, match=r"loaded_models: got 2, .* more than the GPU's"):
         read(raw)
 
 
@@ -119,20 +119,20 @@ def test_one_word_brings_the_models_back_to_the_processor() -> None:
             (
                 "nodes/evo4t/gpu",
                 none,
-                "gpu: missing, want memory and groups as the machine has them, for profile hx370",
+                "gpu: missing, want the memory and groups of its GPU, for profile hx370",
             )
             for none in (None, ...)
         ),
-        ("nodes/evo4t/gpu/groups", ..., "gpu.groups: missing, want the numbers that ls -ln"),
+        ("nodes/evo4t/gpu/groups", ..., "gpu.groups: missing, want the group IDs that ls -ln"),
         ("nodes/evo4t/gpu/memory", "46", "gpu.memory: got '46', want a size"),
         (
             "nodes/evo4t/gpu/memory",
             "93Gi",
             "gpu.memory: got '93Gi', want less than the node's memory, 93Gi",
         ),
-        ("nodes/evo4t/gpu/groups", [], "gpu.groups: got [], want the numbers that ls -ln"),
-        ("nodes/evo4t/gpu/groups", [44, 0], "gpu.groups[1]: got 0, want a group's number"),
-        ("nodes/evo4t/gpu/groups", ["render"], "gpu.groups[0]: got 'render', want a group's"),
+        ("nodes/evo4t/gpu/groups", [], "gpu.groups: got [], want the group IDs that ls -ln"),
+        ("nodes/evo4t/gpu/groups", [44, 0], "gpu.groups[1]: got 0, want a group ID"),
+        ("nodes/evo4t/gpu/groups", ["render"], "gpu.groups[0]: got 'render', want a group ID"),
         (
             "ollama/context_length",
             65536,

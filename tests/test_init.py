@@ -7,7 +7,7 @@ import pytest
 from harness import ROOT
 
 from config import SettingsError
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops.init import TEMPLATE, Asking, check, draft, merged
 from ops.machines import Disk, Machine, free_pair, job, of_nodes, seen
 
@@ -148,7 +148,7 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     file.write_text(text)
     asking = Asking({"backup_disk": "none"}, yes=True)
 
-    keys = draft("homelab", [machine], True, own(config_of(file)), asking)
+    keys = draft("homelab", [machine], True, project_keys(read_config(file)), asking)
     new = merged(text, keys)
 
     changed = [line for line in new.splitlines() if line not in text.splitlines()]
@@ -162,7 +162,7 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
         ("pool", "192.168.1.101", "want two neighbours, such as 192.168.1.101-192.168.1.102"),
         ("pool", "192.168.1.101-192.168.1.109", "want two neighbours"),
         ("memory_kind", "DDR6", "got 'DDR6', want DDR4-3200, DDR5-4800"),
-        ("models", "gemma2:4b", "one that the Ollama library has"),
+        ("models", "gemma2:4b", "a model of the Ollama library"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )

@@ -20,7 +20,7 @@ from waiting import eventually
 
 from components.observability.notify import Notify, configuration
 from config import SettingsError
-from config.stack_file import replaced
+from config.stack_file import without_secrets
 
 MAIL = {"to": "me@example.com", "sender": "box@example.com", "smarthost": "smtp.example.com:587"}
 WAYS: list[tuple[dict[str, Any], str]] = [
@@ -40,8 +40,8 @@ WRONG: list[tuple[Any, str | None, str]] = [
         "observability.notify: got ['ntfy', 'telegram'], want exactly one of ntfy, pushover,",
     ),
     (None, "x", "notifySecret: got [secret], want nothing without observability.notify"),
-    ({"ntfy": "https://ntfy.sh"}, None, "notifySecret: missing, want a topic, and after a blank"),
-    ({"ntfy": "https://ntfy.sh"}, "a/b", "notifySecret: got [secret], want a topic, and after a"),
+    ({"ntfy": "https://ntfy.sh"}, None, "notifySecret: missing, want a topic, followed by a space"),
+    ({"ntfy": "https://ntfy.sh"}, "a/b", "notifySecret: got [secret], want a topic, followed"),
     ({"ntfy": "ntfy.sh"}, "topic", "observability.notify.ntfy: got 'ntfy.sh', want a URL, https"),
     (
         {"webhook": "text"},
@@ -49,10 +49,10 @@ WRONG: list[tuple[Any, str | None, str]] = [
         "notifySecret: got [secret], want a URL, https://…:",
     ),
     ({"webhook": "body"}, "https://x", "observability.notify.webhook: got 'body', want text, cont"),
-    ({"telegram": "1"}, "1:a", "observability.notify.telegram: got '1', want the number of a chat"),
-    ({"telegram": 0}, "1:a", "observability.notify.telegram: got 0, want the number of a chat"),
+    ({"telegram": "1"}, "1:a", "observability.notify.telegram: got '1', want a chat ID"),
+    ({"telegram": 0}, "1:a", "observability.notify.telegram: got 0, want a chat ID"),
     ({"telegram": 1}, "abc", "notifySecret: got [secret], want a bot's token, such as 123456:ABC"),
-    ({"pushover": "u"}, "short", "notifySecret: got [secret], want an application's token, 30"),
+    ({"pushover": "u"}, "short", "notifySecret: got [secret], want an application's API token, 30"),
     (
         {"email": {**MAIL, "smarthost": "smtp.example.com"}},
         "x",
@@ -96,7 +96,7 @@ def test_whoever_reads_the_file_without_pulumi_needs_no_secret(
 
     assert read(raw).observability.notify
     # As `make diff` hands it to the engine.
-    assert read(replaced(raw, "placeholder")[0]).observability.notify
+    assert read(without_secrets(raw, "placeholder")[0]).observability.notify
 
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)

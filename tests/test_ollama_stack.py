@@ -20,7 +20,7 @@ from harness import (
 from sync_models import DeclaredModel
 
 from config import plan
-from config.stack_file import config_of
+from config.stack_file import read_config
 
 HOME = deployed()
 SERVER = HOME["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
@@ -72,7 +72,7 @@ def test_a_date_is_a_word_to_whoever_reads_the_stack_file(tmp_path: Path) -> Non
     file = tmp_path / "Pulumi.x.yaml"
     file.write_text("config:\n  homelab:ollama: {refreshed: 2026-12-01}\n")
 
-    assert config_of(file) == {"homelab:ollama": {"refreshed": "2026-12-01"}}
+    assert read_config(file) == {"homelab:ollama": {"refreshed": "2026-12-01"}}
 
 
 def declared_to(lab: Deployment) -> list[dict[str, Any]]:
@@ -247,11 +247,11 @@ def test_the_ceiling_that_the_gateway_reports_is_the_planned_one() -> None:
     settings = Settings.parse(own | dict.fromkeys(secret_keys(GATEWAY), "generated"))
     config = stack_config("home")
     config["ollama"]["models"] += ["gpt-oss:20b"]
-    lines = [line for line in plan(read(config), RESERVED).lines if line.ceiling]
+    lines = [line for line in plan(read(config), RESERVED).models if line.ceiling]
 
     assert [line.name for line in lines] == config["ollama"]["models"]
     for line in lines:
-        told = settings.bytes_read().get(line.name, line.model.size)
+        told = settings.bytes_read().get(line.name, line.shape.size)
         assert settings.bandwidth / told == pytest.approx(line.ceiling, rel=1e-5)
 
 

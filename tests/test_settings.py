@@ -18,7 +18,7 @@ from pulumi.runtime.config import set_all_config
 
 import config
 from config import SettingsError
-from config.models import unavailable
+from config.models import validate_name
 from config.quantities import UNITS, size
 
 TWO_NODES = {
@@ -132,8 +132,8 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
         ("observability/label_users", "on"),
         ("ollama/dry_run", "yes"),
     ],
-    "text": [("webui/node", 7)],
-    "text that is not empty": [("ollama/refreshed", 20261201), ("context", "")],
+    "a string": [("webui/node", 7)],
+    "a non-empty string": [("ollama/refreshed", 20261201), ("context", "")],
     # numbers
     "a whole number, 1 or more": [
         *(("ollama/parallel", wrong) for wrong in ("2", True, 1.0, 0)),
@@ -168,19 +168,19 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
         ("ollama/prompt_cache", "1024"),
         ("ollama/model_sizes", {BASE: "4"}),
     ],
-    "a time such as 30m or 2h, or '-1' in quotes": [
+    "a duration such as 30m or 2h, or '-1' in quotes": [
         *(("ollama/keep_alive", wrong) for wrong in ("long", -1, "30", "1h\n"))
     ],
     # one of
     "helm or addon": [("network/metallb", "yes")],
     "f16, q8_0 or q4_0": [("ollama/kv_cache", "q5")],
-    "one version, as name:1.2.3 or name:1.2.3@sha256:<64 hex digits>": [
+    "an image with a full version, as name:1.2.3 or name:1.2.3@sha256:<64 hex digits>": [
         *(("ollama/image", wrong) for wrong in ("ollama/ollama", "ollama/ollama:latest")),
         ("ollama/gateway_image", "open-webui:main"),
         *(("webui/image", wrong) for wrong in ("w:0.12", "w:v0.12.4@sha256:abc")),
     ],
-    "one exact version, such as 88.5.3": [("observability/chart_version", "88")],
-    "docs/runbook.md or its address, http…": [("observability/runbook", "runbook")],
+    "a full version, such as 88.5.3": [("observability/chart_version", "88")],
+    "docs/runbook.md or its URL, http…": [("observability/runbook", "runbook")],
     "an e-mail address, such as me@example.com": [("webui/admin_email", "me")],
     # addresses and directories
     "a network such as 192.168.1.0/24": [("network/lan", "192.168.1.7/24")],
@@ -191,19 +191,17 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     ],
     "an address within network.lan, 192.168.1.0/24": [("nodes/evo4t/address", "10.0.0.1")],
     "an IPv4 address such as 192.168.1.100": [("nodes/evo4t/address", "fe80::1")],
-    "an address of network.pool, 192.168.1.101-192.168.1.102": [
+    "an address in network.pool, 192.168.1.101-192.168.1.102": [
         ("webui/lan_address", "192.168.1.103"),
     ],
-    "an address of network.pool": [("observability/lan_address", "grafana")],
-    "another than webui.lan_address has": [("observability/lan_address", "192.168.1.101")],
-    "a range without 192.168.1.100, which evo4t has": [
-        ("network/pool", "192.168.1.100-192.168.1.110")
-    ],
+    "an address in network.pool": [("observability/lan_address", "grafana")],
+    "another address than webui.lan_address": [("observability/lan_address", "192.168.1.101")],
+    "a range without 192.168.1.100, node evo4t": [("network/pool", "192.168.1.100-192.168.1.110")],
     "a range within network.lan, 192.168.1.0/24": [("network/pool", "10.0.0.1-10.0.0.2")],
     "the node's Tailscale address, within 100.64.0.0/10": [
         ("webui/tailnet_address", "192.168.1.100")
     ],
-    "an absolute path without . or .. or a slash at its end, such as /mnt/data": [
+    "an absolute path without ., .. or a trailing slash, such as /mnt/data": [
         *(
             ("webui/volume/path", wrong)
             for wrong in ("mnt/x", "/mnt/evo4t/../etc", "/mnt/evo4t/x/", "/mnt/./x", "//mnt", "/")
@@ -213,13 +211,15 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "a directory below /mnt/evo4t, the disk of evo4t": [
         *(("webui/volume/path", wrong) for wrong in ("/home/webui", "/mnt/evo4t"))
     ],
-    "a directory apart from ollama.volume.path, /mnt/evo4t/models": [
+    "a directory outside of ollama.volume.path, /mnt/evo4t/models": [
         *(("webui/volume/path", f"/mnt/evo4t/models{below}") for below in ("", "/webui"))
     ],
     # access
-    "nothing beside lan_address or tailnet_address": [("webui/trusted_email_header", "X-Login")],
-    "a name such as evo4t.lan, or a URL such as https://chat.example.org, in lower case,"
-    " without a path or usual port, and without *, by which any web page could read the chats": [
+    "nothing while lan_address or tailnet_address is set": [
+        ("webui/trusted_email_header", "X-Login")
+    ],
+    "a hostname such as evo4t.lan, or a URL such as https://chat.example.org, in lower case,"
+    " without a path, default port or *, which would let any website read the chats": [
         *(
             ("webui/origins", ["evo4t.lan", wrong])
             for wrong in (
@@ -230,33 +230,31 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
         )
     ],
     # nodes
-    "at least one node by its name, with its address, cpus, memory and disk": [
+    "at least one node by name, with its address, cpus, memory and disk": [
         ("nodes", []),
         ("nodes", {}),
         ("nodes", None),
     ],
     "one of the nodes: evo4t": [("webui/node", "evo5")],
     # what is declared of a model
-    "64 hex digits, as the Job's log has them": [
+    "64 hex digits, as the Job logs them": [
         ("ollama/models/1", {"name": "gemma3:1b", "digest": "a2af6cc3eb7f"})
     ],
-    "family:tag with a fixed tag, not latest, such as llama3.2:3b": [
+    "family:tag with a tag other than latest, such as llama3.2:3b": [
         *(
             ("ollama/models/0", wrong)
             for wrong in ("llama3.2", "mistral:latest", "x:LATEST", "a b:1", f"{BASE}; rm -rf /")
         )
     ],
-    "one that the Ollama library has: gemma2:2b, gemma2:9b, gemma2:27b, gemma3:4b": [
+    "a model of the Ollama library: gemma2:2b, gemma2:9b, gemma2:27b, gemma3:4b": [
         *(("ollama/models/1", f"{name}:4b") for name in ("gemma2", "Gemma2", "library/gemma2")),
         ("ollama/models/1", "registry.ollama.ai/library/Gemma2:4b-it-q4_K_M"),
     ],
-    "one that the Ollama library has: llama3.2:1b, llama3.2:3b": [
-        ("ollama/models/0", "llama3.2:7b")
-    ],
-    "one that the Ollama library has: nomic-embed-text:v1.5, nomic-embed-text:137m": [
+    "a model of the Ollama library: llama3.2:1b, llama3.2:3b": [("ollama/models/0", "llama3.2:7b")],
+    "a model of the Ollama library: nomic-embed-text:v1.5, nomic-embed-text:137m": [
         ("webui/embedding_model", "nomic-embed-text:7b")
     ],
-    "a model that is on the disk: this one runs at ollama.com": [
+    "a model that runs locally: this one runs at ollama.com": [
         *(
             ("ollama/models/1", name)
             for name in (
@@ -272,11 +270,11 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
         ),
         ("webui/embedding_model", "someone/reads:300m-cloud"),
     ],
-    "another tag than local, which Ollama takes for no tag": [
+    "a tag other than local, which Ollama ignores": [
         ("ollama/models/1", "mistral:local"),
         ("ollama/models/1", {"name": "mine:Local", "base": BASE, "context": 4096}),
     ],
-    "the context of llama3.2:3b, 8192, or no keep_alive: both are the same weights, which Ollama"
+    "the context of llama3.2:3b, 8192, or no keep_alive: both have the same weights, which Ollama"
     " loads once": [
         *(
             ("ollama/models/1", variant)
@@ -297,7 +295,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "one of ollama.models: llama3.2:3b, codellama:7b, gemma3:4b": [
         ("webui/task_model", "llama3.2:1b")
     ],
-    "a name that says its size, or ollama.model_sizes: {mistral:instruct: 4Gi}": [
+    "a name with its size, or ollama.model_sizes: {mistral:instruct: 4Gi}": [
         ("ollama/models/1", "mistral:instruct")
     ],
     "a size for one of llama3.2:3b, codellama:7b, gemma3:4b, nomic-embed-text:v1.5": [
@@ -324,13 +322,13 @@ def test_a_wrong_value_is_answered_by_what_is_wanted(path: str, value: object, w
 OTHERWISE: list[tuple[str, object, str]] = [
     # unknown and missing keys
     ("ollama/modles", [], "ollama.modles: unknown key, did you mean models?"),
-    ("nodes/evo4t/disk/mount", "/", "nodes.evo4t.disk.mount: unknown key, known are path, size"),
+    ("nodes/evo4t/disk/mount", "/", "nodes.evo4t.disk.mount: unknown key, known keys: path, size"),
     ("network/lna", "x", "network.lna: unknown key, did you mean lan?"),
     ("webuii", {}, "webuii: unknown key, did you mean webui?"),
     (
         "ollama/models/1",
         {"name": "mine:3b", "base": BASE, "parameters": {"num_ctx": 4096}},
-        "ollama.models[1].parameters.num_ctx: got 4096, want nothing here: it is the `context`",
+        "ollama.models[1].parameters.num_ctx: got 4096, want nothing: set the variant's `context`",
     ),
     ("network/lan", ..., "network.lan: missing, want a network such as 192.168.1.0/24"),
     ("webui/memory/limit", ..., "webui.memory.limit: missing, want a size with its unit, such as"),
@@ -364,7 +362,7 @@ OTHERWISE: list[tuple[str, object, str]] = [
     (
         "nodes",
         TWO_NODES | {"spare": TWO_NODES["spare"] | {"address": "192.168.1.100"}},
-        "nodes.spare.address: got '192.168.1.100', want another address than nodes.evo4t has",
+        "nodes.spare.address: got '192.168.1.100', want another address than that of nodes.evo4t",
     ),
     (
         "ollama/volume/size",
@@ -380,18 +378,18 @@ OTHERWISE: list[tuple[str, object, str]] = [
     (
         "ollama/memory",
         {"request": "96Gi", "limit": "96Gi"},
-        "nodes.evo4t.memory: got '93Gi', want 103Gi or more, as is requested on it, with 4 GiB",
+        "nodes.evo4t.memory: got '93Gi', want 103Gi or more for all requests and 4 GiB",
     ),
     (
         "ollama/cpu",
         24,
-        "nodes.evo4t.cpus: got 24, want 25.93 or more, as is requested on it, with 1 for the",
+        "nodes.evo4t.cpus: got 24, want 25.93 or more for all requests and 1 for the system",
     ),
     *(
         ("ollama/models/1", {"name": "gemma3:1b"} | declared, f"ollama.models[1].{message}")
         for declared, message in (
-            ({"keep_alive": "30"}, "keep_alive: got '30', want a time such as 30m or 2h, or '-1'"),
-            ({"context": 4096}, "context: got 4096, want nothing without a base: only a variant"),
+            ({"keep_alive": "30"}, "keep_alive: got '30', want a duration such as 30m or 2h, or"),
+            ({"context": 4096}, "context: got 4096, want nothing without a base: only variants"),
             ({"system": "Be short."}, "system: got 'Be short.', want nothing without a base"),
             ({"template": "t"}, "template: got 't', want nothing without a base"),
             ({"parameters": {}}, "parameters: got {}, want nothing without a base"),
@@ -411,7 +409,7 @@ OTHERWISE: list[tuple[str, object, str]] = [
         for declared, message in (
             (
                 {"name": "llama3.2:1b", "context": 4096},
-                ": got 'llama3.2:1b', want a name of its own, such as my-llama3.2:1b",
+                ": got 'llama3.2:1b', want a new name, such as my-llama3.2:1b",
             ),
             (
                 {},
@@ -423,7 +421,7 @@ OTHERWISE: list[tuple[str, object, str]] = [
             ),
             ({"base": "mine:3b", "context": 4096}, ".base: got 'mine:3b', want one of"),
             ({"context": 100}, ".context: got 100, want 512 to 1048576 tokens"),
-            ({"system": ""}, ".system: got '', want text that is not empty"),
+            ({"system": ""}, ".system: got '', want a non-empty string"),
             ({"context": 4096, "digest": "0" * 64}, f".digest: got '{'0' * 64}', want nothing for"),
             (
                 {"parameters": {"temperature": "hot"}},
@@ -438,7 +436,7 @@ OTHERWISE: list[tuple[str, object, str]] = [
         "ollama",
         stack_config("home")["ollama"]
         | {"loaded_models": 1, "models": [BASE, {"name": "a:1b", "keep_alive": "-1"}]},
-        "ollama.loaded_models: got 1, want 2 or more: the first model and each with a keep_alive",
+        "ollama.loaded_models: got 1, want 2 or more: the first model, and each with a keep_alive",
     ),
 ]
 
@@ -448,7 +446,7 @@ OTHERWISE: list[tuple[str, object, str]] = [
     [
         (
             {"metallb": "ftp://a/b"},
-            "charts.metallb: got 'ftp://a/b', want a folder, a .tgz, or an oci:// or https:// ref",
+            "charts.metallb: got 'ftp://a/b', want a directory, a .tgz, or an oci:// or https://",
         ),
         ({"grafana": "/a"}, "charts.grafana: got 'grafana', want kube-prometheus-stack or metallb"),
     ],
@@ -574,7 +572,7 @@ def test_a_line_is_one_line_whatever_a_key_or_a_value_has_in_it() -> None:
     raw["ollama"]["keep_alive"] = "1h\nhomelab:fake: line" + 200 * "x"
     value, name = refused(raw)
 
-    assert name.startswith("homelab:ollama.a?b?: unknown key, known are")
+    assert name.startswith("homelab:ollama.a?b?: unknown key, known keys: models")
     assert value.startswith("homelab:ollama.keep_alive: got '1h\\nhomelab:fake: linex")
     assert len(value) < 220
 
@@ -598,8 +596,8 @@ def test_an_encrypted_value_is_not_shown() -> None:
 
     assert "v1:" not in "".join(lines)
     assert lines[:2] == [
-        "homelab:network: got [secret], want a value that is not encrypted: only pulumi itself can"
-        " read it",
+        "homelab:network: got [secret], want a value that is not encrypted: only Pulumi can"
+        " decrypt it",
         "homelab:ollama.models[3]: got [[secret]], want a name or an object with the keys name,"
         " base, digest, keep_alive, context, system, template, parameters",
     ]
@@ -633,8 +631,8 @@ def test_a_value_that_the_engine_decrypted_is_not_shown(
         set_all_config({}, [])
     assert said == [
         "homelab:webui.admin_email: got [secret], want an e-mail address, such as me@example.com",
-        "homelab:webui.lan_address: got [secret], want an address of network.pool, [secret]",
-        "homelab:observability.lan_address: got '192.168.1.102', want an address of network.pool,"
+        "homelab:webui.lan_address: got [secret], want an address in network.pool, [secret]",
+        "homelab:observability.lan_address: got '192.168.1.102', want an address in network.pool,"
         " [secret]",
     ]
 
@@ -660,7 +658,7 @@ def test_a_page_without_any_address_is_refused() -> None:
     raw = changed("webui/lan_address", ...)
     del raw["webui"]["tailnet_address"]
 
-    assert refused(raw) == ["homelab:webui.lan_address: missing, want an address of network.pool"]
+    assert refused(raw) == ["homelab:webui.lan_address: missing, want an address in network.pool"]
 
 
 def test_a_page_behind_a_proxy_has_the_proxys_url() -> None:
@@ -711,7 +709,7 @@ def test_two_nodes_may_have_the_same_directory() -> None:
     ],
 )
 def test_a_model_that_may_exist_is_accepted(name: str) -> None:
-    assert unavailable(name) is None
+    assert validate_name(name) is None
 
 
 def test_a_model_is_the_same_however_it_is_written() -> None:
@@ -723,12 +721,13 @@ def test_a_model_is_the_same_however_it_is_written() -> None:
     plan = config.plan(settings, RESERVED)
 
     assert settings.completion_model == "codellama:7b"
-    assert [line.name for line in plan.lines] == [
+    assert [line.name for line in plan.models] == [
         *(BASE, "codellama:7b", "mine:7b", "nomic-embed-text:v1.5", "some:instruct")
     ]
-    assert [line.name for line in plan.lines if line.model.guessed] == ["some:instruct"]
+    assert [line.name for line in plan.models if line.shape.estimated_from] == ["some:instruct"]
     assert [
-        job["name"] for job in config.told(settings.ollama.models, "nomic-embed-text:v1.5")
+        job["name"]
+        for job in config.model_job_entries(settings.ollama.models, "nomic-embed-text:v1.5")
     ] == (settings.ollama.names)
 
 
@@ -751,7 +750,10 @@ def test_the_page_is_given_a_name_as_ollama_lists_it(written: str, listed: str) 
 
     assert settings.ollama.names == settings.model_set == [listed]
     assert (settings.webui.task_model, settings.webui.embedding_model) == (listed, listed)
-    assert config.told(settings.ollama.models, settings.webui.embedding_model)[0]["name"] == listed
+    assert (
+        config.model_job_entries(settings.ollama.models, settings.webui.embedding_model)[0]["name"]
+        == listed
+    )
 
 
 @given(st.decimals(min_value="0.001", max_value=999999, places=3), st.sampled_from(sorted(UNITS)))

@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 from test_settings import changed, every_key, paths
 
 from config import SettingsError, schema
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 
 VALIDATOR = Draft7Validator(
     json.loads(schema.FILE.read_text()), format_checker=Draft7Validator.FORMAT_CHECKER
@@ -42,7 +42,7 @@ def test_a_date_is_a_text_and_a_text_of_the_cli_what_it_says(tmp_path: Path) -> 
     # `pulumi config set protect false` writes a text.
     text = 'config: {"homelab:protect": "false", "homelab:context": "5", ollama: {a: 2026-12-01}}'
 
-    assert own(config_of(written(tmp_path, text))) == {
+    assert project_keys(read_config(written(tmp_path, text))) == {
         "protect": False,
         "context": "5",
         "ollama": {"a": "2026-12-01"},
@@ -54,12 +54,12 @@ def test_a_date_is_a_text_and_a_text_of_the_cli_what_it_says(tmp_path: Path) -> 
     [
         ("encryptionsalt: x", "config: missing, want an object with the homelab: keys"),
         ("config: [", "cannot be read: while parsing"),
-        ("config: {b: {c: 1, c: 2}}", "cannot be read: line 1: c: is there twice"),
+        ("config: {b: {c: 1, c: 2}}", "cannot be read: line 1: c: duplicate key"),
     ],
 )
 def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        config_of(written(tmp_path, text))
+        read_config(written(tmp_path, text))
 
     assert str(caught.value).startswith(f"Pulumi.other.yaml: {line}")
     assert "\n" not in str(caught.value)

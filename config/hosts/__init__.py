@@ -1,4 +1,4 @@
-"""The kinds of machines that are known, one file each."""
+"""Profiles of machines, one file each."""
 
 from config.hosts import cpu, hx370
 from config.hosts.profile import Profile
@@ -6,4 +6,4 @@ from config.hosts.profile import Profile
 __all__ = ["PROFILES", "Profile"]
 
 PROFILES = {"cpu": cpu.PROFILE, "hx370": hx370.PROFILE}
-"""By the word that a stack file has in `nodes.<name>.profile`."""
+"""Profiles by the name in `nodes.<name>.profile`."""

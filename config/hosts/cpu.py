@@ -1,10 +1,10 @@
-"""Any machine: models run on the processor. What the tests prove, and the default."""
+"""Any machine: models run on the CPU. The default, and the only profile that is tested."""
 
 from config.hosts.profile import Profile
 
 PROFILE = Profile(
     environment={
-        # No such library, so it looks for no GPU: starts at once, and never falls back silently.
+        # There is no library of this name, so Ollama skips GPU discovery and starts at once.
         "OLLAMA_LLM_LIBRARY": "cpu",
     }
 )

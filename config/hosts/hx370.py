@@ -1,31 +1,32 @@
-"""AMD Ryzen AI 9 HX 370: models run on its Radeon 890M (gfx1150) by Vulkan. Never run on one.
+"""AMD Ryzen AI 9 HX 370: models run on its Radeon 890M (gfx1150) through Vulkan.
 
-Read in Ollama's source of 0.33.0-rc2 and in reports of owners, as each setting says.
+Never run on this hardware: from Ollama's source (0.33.0-rc2) and the reports named beside each
+value.
 """
 
 from config.hosts.profile import Profile
 
 PROFILE = Profile(
     environment={
-        # Not ROCm: on this chip with 96 GB it saw the BIOS's carve-out only and was killed, while
-        # Vulkan saw all 53 GB (llama.cpp #19818). Pinned, so that nothing else is looked for; it
-        # still falls back to the processor when Vulkan finds no device, hence the GPU check.
+        # Not ROCm: on this chip with 96 GB it saw only the BIOS's carve-out and was OOM-killed;
+        # Vulkan saw all 53 GB (llama.cpp #19818). Without a Vulkan device Ollama still falls back
+        # to the CPU, hence the alert ModelOnCPU.
         "OLLAMA_LLM_LIBRARY": "vulkan",
-        # On by default since 0.30, but a house may pin an older image.
+        # On by default since 0.30, but `ollama.image` may pin an older version.
         "OLLAMA_VULKAN": "1",
-        # An integrated GPU is dropped without it (discover/runner.go; ollama #16433).
+        # Ollama ignores integrated GPUs without it (discover/runner.go; ollama #16433).
         "OLLAMA_IGPU_ENABLE": "1",
-        # Bytes that it leaves free on the GPU: without CAP_PERFMON, which a restricted pod has not,
-        # Vulkan can only guess how much is free.
+        # Bytes left free on the GPU: Vulkan only estimates free memory without CAP_PERFMON, which
+        # a restricted pod lacks.
         "OLLAMA_GPU_OVERHEAD": str(1024**3),
     },
-    # AMD's own plugin; it hands over /dev/kfd and /dev/dri, so the pod needs neither privilege nor
-    # a path of the host, whose devices it could not open anyway (kubernetes #5607).
+    # AMD's device plugin mounts /dev/kfd and /dev/dri, so the pod needs neither privileges nor a
+    # hostPath, whose devices it could not open anyway (kubernetes #5607).
     device="amd.com/gpu",
-    # It reads 322 (Qwen3-8B) to 390 (gpt-oss-20b) tokens/s of a prompt, as msf.github.io measured
-    # on DDR5-5600: 32768 take 84 to 102 s, and at 120 s the alert FirstTokenSlow fires.
+    # Prompts are processed at 322 (Qwen3-8B) to 390 (gpt-oss-20b) tokens/s, measured on DDR5-5600
+    # (msf.github.io): 32768 tokens take 84 to 102 s; the alert FirstTokenSlow fires at 120 s.
     context_limit=32768,
-    # llama.cpp's own 8 GiB for each model are in no plan (ollama #18264), and memory of this GPU
-    # is the pods' memory too, outside the limit of any (llama.cpp #20472).
+    # llama.cpp's default, 8 GiB for each model, is not planned for (ollama #18264), and GPU memory
+    # here is system memory that no pod's limit counts (llama.cpp #20472).
     prompt_cache_limit="2Gi",
 )

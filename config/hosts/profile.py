@@ -1,4 +1,4 @@
-"""What a kind of machine needs for its models to run where they should."""
+"""Settings that depend on the machine that models run on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """How models run on a kind of machine; each setting's reason is beside its value."""
+    """How models run on a machine of this type; each value has its reason beside it."""
 
     environment: Mapping[str, str]
-    """Variables of Ollama that choose its library and the device."""
+    """Ollama's environment variables that select its library and device."""
     device: str | None = None
-    """Resource of the device plugin that hands the GPU to the pod; None runs on the processor."""
+    """Extended resource of the GPU's device plugin; None if models run on the CPU."""
     context_limit: int | None = None
-    """Tokens of context that a request may have at most."""
+    """Maximum of `ollama.context_length`, in tokens."""
     prompt_cache_limit: str | None = None
-    """Old prompts that a loaded model may keep at most, as a size such as `2Gi`."""
+    """Maximum of `ollama.prompt_cache`, a quantity such as `2Gi`."""

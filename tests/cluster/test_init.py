@@ -10,7 +10,7 @@ from harness import ROOT
 from terminal import INIT, init_at_a_terminal
 
 from config import read
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from ops.init import RESERVED
 from sandbox.cluster import Cluster
 
@@ -36,7 +36,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
 
     assert code == 0, screen
     assert [question for question in answers if question not in screen] == []
-    settings = read(own(config_of(file)), RESERVED)
+    settings = read(project_keys(read_config(file)), RESERVED)
     assert settings.nodes["evo4t"].memory == "93Gi"
     assert settings.nodes["evo4t"].memory_bandwidth == 89.6
     assert settings.ollama.names == ["llama3.2:3b", "gemma3:4b", "codellama:7b"]

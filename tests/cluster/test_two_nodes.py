@@ -13,7 +13,7 @@ from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
 from config import SettingsError
-from config.stack_file import config_of, own
+from config.stack_file import project_keys, read_config
 from sandbox.build import Tools
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
@@ -191,7 +191,7 @@ def test_make_init_asks_for_each_of_two_machines(
     )
 
     assert code == 0, screen
-    settings = read(own(config_of(tmp_path / "Pulumi.new.yaml")))
+    settings = read(project_keys(read_config(tmp_path / "Pulumi.new.yaml")))
     assert list(settings.nodes) == ["large", "small"]
     assert [node.disk.path for node in settings.nodes.values()] == ["/mnt/fast", "/mnt/small"]
     assert settings.node_of(settings.ollama) == "large"
