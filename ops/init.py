@@ -267,7 +267,7 @@ def _models(keys: Mapping[str, Any], asking: Asking) -> list[Any]:
     fitting = []
     for name in FIRST:
         with contextlib.suppress(SettingsError):
-            (line, *_) = plan(fits(name), RESERVED).models
+            (line, *_) = plan(fits(name), RESERVED)["ollama"].models
             speed = f"at most {line.ceiling:.0f} tokens/s" if line.ceiling else "tokens/s unknown"
             print(f"  {name:14} {gib(line.shape.size):>9}, {speed}")
             fitting.append(name)
@@ -333,7 +333,7 @@ def directories(found: list[Machine], settings: Settings, api: ApiClient, asking
             if settings.node_of(part) == machine.name:
                 owner = OWNERS.get(name, ("1000:1000", "0750"))
                 wanted[part.volume.path] = owner
-                if name == "ollama":
+                if name in settings.model_servers:
                     wanted[f"{part.volume.path}/homelab"] = owner
         if not wanted:
             continue

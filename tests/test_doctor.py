@@ -354,7 +354,7 @@ def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | N
 
     found = served(
         doctor_server.answer,
-        {"/api/v1/auths/signin": sign_in, "/ollama/api/generate": generate},
+        {"/api/v1/auths/signin": sign_in, "/ollama/api/generate/0": generate},
         {"open_webui_email": "a@b", "models": ["m:1b", "other:1b"]},
         settings=read(gpu_config()) if stack == "gpu" else HOME,
         stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
