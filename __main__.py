@@ -56,12 +56,12 @@ secret = pulumi.Output.secret(settings.notifySecret)
 cluster = Provider(
     "cluster",
     context=settings.context,
-    # Empty, not unset: unset reads $KUBECONFIG into the state, so that laptop and CI would differ.
+    # Empty, because the default reads $KUBECONFIG into the state, which differs between machines.
     kubeconfig="",
-    # Without it, a changed address of the API server replaces every resource.
+    # Without it, a changed URL of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
-    # Overwrite edits by hand instead of failing on conflicts of field managers.
+    # Overwrite manual changes instead of failing on conflicts between field managers.
     enable_patch_force=True,
 )
 on_cluster = ResourceOptions(provider=cluster)
@@ -70,9 +70,9 @@ storage = LocalStorage(
     "storage",
     {
         "namespaces": {
-            # A port on the node's tailnet address needs more than `restricted`.
+            # A hostPort, for the node's tailnet address, requires `privileged`.
             "ollama-stack": "privileged" if webui.tailnet_address else "restricted",
-            # node-exporter reads the host.
+            # node-exporter requires hostPath, hostNetwork and hostPID.
             "observability": "privileged",
         },
         "volumes": {
@@ -111,7 +111,7 @@ monitoring = ObservabilityStack(
             "size": observability.volume.size,
             "retention_size": observability.retention_size,
         },
-        "watched": {
+        "monitored": {
             "disks": [node.disk.path for node in settings.nodes.values()],
             "runbook": observability.runbook,
             "gpu": any(settings.gpu(server) for server in settings.model_servers.values()),
@@ -122,7 +122,7 @@ monitoring = ObservabilityStack(
         "lan_address": observability.lan_address,
         "address_pool": addresses.pool_name,
         "release_namespaces": addresses.release_namespaces,
-        "pushed_from": [namespace],
+        "pusher_namespaces": [namespace],
         "node": settings.node_of(observability),
     },
     on_cluster,
@@ -198,10 +198,10 @@ chat = OpenWebUI(
             "embedding": webui.embedding_model,
             "prefixes": [*config.prefixes(webui.embedding_model)],
             "task": webui.task_model,
-            "name_users": observability.label_users,
+            "forward_users": observability.label_users,
         },
         "access": {
-            "reached_from": settings.reached_from,
+            "client_cidrs": settings.client_cidrs,
             "lan_address": webui.lan_address,
             "address_pool": addresses.pool_name,
             "tailnet_address": webui.tailnet_address,
@@ -210,7 +210,7 @@ chat = OpenWebUI(
             "api_paths": [*config.API_PATHS] if settings.completion_model else [],
         },
         "telemetry": telemetry,
-        "after": [snapshots.before] if snapshots else [],
+        "depends_on": [snapshots.pre_upgrade] if snapshots else [],
         "protect": settings.protect,
     },
     on_cluster,
@@ -228,7 +228,7 @@ pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)
 pulumi.export(
     "alerts",
-    f"by {notify.receiver}: critical ones at once, warnings from 8 to 22 ({notify.timezone})"
+    f"by {notify.receiver}: critical at once, warnings from 8:00 to 22:00 ({notify.timezone})"
     if notify
     else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )

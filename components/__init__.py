@@ -1,4 +1,4 @@
-"""The parts of the server, each usable on its own: values in, outputs out."""
+"""Components of the homelab stack; each takes plain values and other components' outputs."""
 
 from components._kubernetes import Pod, Telemetry
 from components.local_storage import LocalStorage, Volume

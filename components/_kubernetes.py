@@ -1,4 +1,4 @@
-"""What every component shares: labels, Pod Security, pods, Services and network policies."""
+"""Builders of Kubernetes objects for all components: pods, Services, NetworkPolicies, labels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,81 +25,81 @@ from pulumi_kubernetes.networking.v1 import (
 )
 
 USER = 1000
-"""The uid and gid of every pod here; both images would run as root if not told otherwise."""
+"""UID and GID of every pod; the images' default is root."""
 
 RESTRICTED: SecurityContextArgsDict = {
     "allow_privilege_escalation": False,
     "capabilities": {"drop": ["ALL"]},
     "read_only_root_filesystem": True,
 }
-"""A container's security context: what Pod Security `restricted` asks for, and a read-only root."""
+"""Security context of every container: Pod Security `restricted`, and a read-only root."""
 
 
-UNAWAITED = {"pulumi.com/skipAwait": "true"}
-"""Annotation by which the provider does not wait for an object to become ready."""
+SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
+"""Annotation: the provider does not wait until the object is ready."""
 
 SLOW_PULL = "2h"
-"""How long a pod may take to run: the kubelet pulls one image after the other, and the 8 GB of all
-take an hour at 20 Mbit/s."""
+"""Timeout until a pod is ready: the kubelet pulls one image after the other, and all 8 GB take an
+hour at 20 Mbit/s."""
 
 
 class ChartArgs(TypedDict):
-    """Inputs of a `Release` that say which chart."""
+    """Inputs of a `Release` that select its chart."""
 
     chart: str
     version: str | None
     repository_opts: RepositoryOptsArgsDict | None
 
 
-def chart(name: str, version: str, where: str) -> ChartArgs:
-    """The chart `name`, in a folder or a `.tgz`, as `oci://…`, or in a repository as `https://…`.
+def chart(name: str, version: str, source: str) -> ChartArgs:
+    """Return the inputs for chart `name`; a directory or `.tgz` has its own version.
 
-    A folder or a `.tgz` has its own version.
+    `source` is a directory, a `.tgz`, an `oci://` reference, or the `https://` URL of a repository.
     """
-    is_url = where.startswith(("oci://", "https://"))
-    if not is_url or where.endswith(".tgz"):
-        return {"chart": where, "version": None, "repository_opts": None}
-    if where.startswith("oci://"):
-        return {"chart": where, "version": version, "repository_opts": None}
-    return {"chart": name, "version": version, "repository_opts": {"repo": where}}
+    is_url = source.startswith(("oci://", "https://"))
+    if not is_url or source.endswith(".tgz"):
+        return {"chart": source, "version": None, "repository_opts": None}
+    if source.startswith("oci://"):
+        return {"chart": source, "version": version, "repository_opts": None}
+    return {"chart": name, "version": version, "repository_opts": {"repo": source}}
 
 
 class Pod(TypedDict):
-    """What the scheduler and the kubelet need to know of a pod."""
+    """Image, resources and node of a pod."""
 
     image: str
     """Image of its main container, pinned."""
     cpu: float
-    """Cores to be scheduled with; there is no limit."""
+    """CPU request, in cores; there is no limit."""
     memory_request: str
-    """Memory to be scheduled with, such as `1Gi`."""
+    """Memory request, such as `1Gi`."""
     memory_limit: str
-    """Memory at which the container is killed."""
+    """Memory limit, such as `2Gi`."""
     node: NotRequired[str | None]
-    """Host name of the node to run on. Default: the one with the volume."""
+    """Host name of the node to run on. Default: the node of its volume."""
 
 
 class Telemetry(TypedDict):
     """Where a pod pushes metrics."""
 
     otlp_url: Input[str]
-    """Address that takes them, by OTLP over HTTP."""
+    """Endpoint of OTLP over HTTP."""
     pod_labels: dict[str, str]
-    """Labels that open the way there."""
+    """Labels by which network policies allow a pod to reach it."""
 
 
-NOWHERE: Telemetry = {"otlp_url": "", "pod_labels": {}}
-"""Nothing is pushed."""
+NO_TELEMETRY: Telemetry = {"otlp_url": "", "pod_labels": {}}
+"""Metrics are not pushed."""
 
 
-def texts(folder: Path, *patterns: str) -> dict[str, str]:
-    """The text files of `folder` that match, by name, as a ConfigMap has them."""
+def read_files(folder: Path, *patterns: str) -> dict[str, str]:
+    """Return the text of the files in `folder` that match, by name: a ConfigMap's `data`."""
     files = sorted(file for pattern in patterns for file in folder.glob(pattern))
     return {file.name: file.read_text() for file in files}
 
 
 def labels(name: str) -> dict[str, str]:
-    """The recommended labels of an object that belongs to the application `name`."""
+    """Return the recommended labels of an object of the application `name`."""
     return {
         "app.kubernetes.io/name": name,
         "app.kubernetes.io/part-of": "homelab",
@@ -108,12 +108,12 @@ def labels(name: str) -> dict[str, str]:
 
 
 def selector(name: str) -> dict[str, str]:
-    """The one label that selects the pods of the application `name`."""
+    """Return the label that selects the pods of the application `name`."""
     return {"app.kubernetes.io/name": name}
 
 
 def pod_security(level: str) -> dict[str, str]:
-    """Namespace labels that enforce a Pod Security level, and tell what `restricted` refuses."""
+    """Return namespace labels that enforce a Pod Security level, and warn about `restricted`."""
     return {
         "pod-security.kubernetes.io/enforce": level,
         "pod-security.kubernetes.io/warn": "restricted",
@@ -128,10 +128,10 @@ def pod(
     server: ContainerArgsDict | None = None,
     groups: Sequence[int] = (),
 ) -> PodSpecArgsDict:
-    """A restricted pod spec around one container, on the named node or wherever its volume is.
+    """Return a restricted pod spec with one container, on `node` or on the node of its volume.
 
-    A `server` beside it starts first, and ends last: a native sidecar, for which Kubernetes must
-    be 1.29 or newer. `groups` are further group numbers of its processes.
+    `server` is a native sidecar (Kubernetes 1.29 or newer): it starts before the container and
+    stops after it. `groups` are supplemental group IDs.
     """
     spec: PodSpecArgsDict = {
         "automount_service_account_token": False,
@@ -142,7 +142,7 @@ def pod(
             "run_as_group": USER,
             "fs_group": USER,
             "supplemental_groups": groups or None,
-            # Otherwise the kubelet walks every file of a volume at each start.
+            # With Always, the kubelet changes every file of the volume at each start.
             "fs_group_change_policy": "OnRootMismatch",
             "seccomp_profile": {"type": "RuntimeDefault"},
         },
@@ -157,7 +157,7 @@ def pod(
 
 
 def otel_service(name: str, namespace: Input[str], instance: str) -> dict[str, Input[str]]:
-    """Environment that names who pushes metrics; the same after a restart: the same series."""
+    """Return the environment that identifies a service's metrics, the same after a restart."""
     return {
         "OTEL_SERVICE_NAME": name,
         "OTEL_RESOURCE_ATTRIBUTES": Output.concat(
@@ -167,22 +167,22 @@ def otel_service(name: str, namespace: Input[str], instance: str) -> dict[str, I
 
 
 def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:
-    """A container's plain environment variables."""
+    """Return a container's `env`, without Secrets."""
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
-def resources(of: Pod, device: str | None = None) -> ResourceRequirementsArgsDict:
-    """Requests and the memory limit of a container, with one `device` of a device plugin."""
-    # A device must be both, and the same.
+def resources(pod: Pod, device: str | None = None) -> ResourceRequirementsArgsDict:
+    """Return a container's resources, with one `device` of a device plugin."""
+    # Request and limit of an extended resource must be equal.
     devices = {device: "1"} if device else {}
     return {
-        "requests": {"cpu": f"{of['cpu']:g}", "memory": of["memory_request"], **devices},
-        "limits": {"memory": of["memory_limit"], **devices},
+        "requests": {"cpu": f"{pod['cpu']:g}", "memory": pod["memory_request"], **devices},
+        "limits": {"memory": pod["memory_limit"], **devices},
     }
 
 
 def volume(name: str, claim: Input[str]) -> VolumeArgsDict:
-    """A pod's volume that is a claim."""
+    """Return a pod's volume of a PersistentVolumeClaim."""
     return {"name": name, "persistent_volume_claim": {"claim_name": claim}}
 
 
@@ -195,14 +195,14 @@ DNS: NetworkPolicyEgressRuleArgsDict = {
     ],
     "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}],
 }
-"""Egress rule that lets a pod ask the cluster's DNS."""
+"""Egress rule: the cluster's DNS."""
 
 INTERNET: NetworkPolicyEgressRuleArgsDict = {
     "to": [
         {
             "ip_block": {
                 "cidr": "0.0.0.0/0",
-                # Private, shared and link-local ranges: RFC 1918, 6598, 3927.
+                # Private, shared and link-local ranges: RFC 1918, 6598 and 3927.
                 "except_": [
                     "10.0.0.0/8",
                     "100.64.0.0/10",
@@ -215,36 +215,36 @@ INTERNET: NetworkPolicyEgressRuleArgsDict = {
     ],
     "ports": [{"protocol": "TCP", "port": 443}],
 }
-"""Egress rule that lets a pod reach HTTPS servers outside the house, and none inside."""
+"""Egress rule: HTTPS to public addresses."""
 
 
 def from_pods(
-    matching: dict[str, str], port: int, *namespaces: Input[str]
+    match_labels: dict[str, str], port: int, *namespaces: Input[str]
 ) -> NetworkPolicyIngressRuleArgsDict:
-    """Ingress rule for pods of these namespaces, or of the same one."""
+    """Return an ingress rule from pods of these namespaces; without any, of the policy's own."""
     return {
-        "from_": _peers(matching, namespaces),
+        "from_": _peers(match_labels, namespaces),
         "ports": [{"protocol": "TCP", "port": port}],
     }
 
 
 def to_pods(
-    matching: dict[str, str], port: int, *namespaces: Input[str]
+    match_labels: dict[str, str], port: int, *namespaces: Input[str]
 ) -> NetworkPolicyEgressRuleArgsDict:
-    """Egress rule to pods of these namespaces, or of the same one."""
+    """Return an egress rule to pods of these namespaces; without any, of the policy's own."""
     return {
-        "to": _peers(matching, namespaces),
+        "to": _peers(match_labels, namespaces),
         "ports": [{"protocol": "TCP", "port": port}],
     }
 
 
 def _peers(
-    matching: dict[str, str], namespaces: Sequence[Input[str]]
+    match_labels: dict[str, str], namespaces: Sequence[Input[str]]
 ) -> list[NetworkPolicyPeerArgsDict]:
-    pods: NetworkPolicyPeerArgsDict = {"pod_selector": {"match_labels": matching}}
-    named = "kubernetes.io/metadata.name"
+    pods: NetworkPolicyPeerArgsDict = {"pod_selector": {"match_labels": match_labels}}
+    label = "kubernetes.io/metadata.name"
     return [
-        {**pods, "namespace_selector": {"match_labels": {named: namespace}}}
+        {**pods, "namespace_selector": {"match_labels": {label: namespace}}}
         for namespace in namespaces
     ] or [pods]
 
@@ -252,18 +252,18 @@ def _peers(
 def policy(
     name: str,
     namespace: Input[str],
-    matching: dict[str, str],
+    match_labels: dict[str, str],
     parent: Resource,
     *,
     ingress: Sequence[NetworkPolicyIngressRuleArgsDict] | None = None,
     egress: Sequence[NetworkPolicyEgressRuleArgsDict] | None = None,
 ) -> NetworkPolicy:
-    """Cut the pods with the labels `matching` off, but for the rules given.
+    """Create a NetworkPolicy for the pods with the labels `match_labels`; of all, if empty.
 
-    A direction without rules is closed, one that is None stays as other policies leave it.
+    An empty list of rules denies the direction; None does not select it.
     """
     spec: NetworkPolicySpecArgsDict = {
-        "pod_selector": {"match_labels": matching} if matching else {},
+        "pod_selector": {"match_labels": match_labels} if match_labels else {},
         "policy_types": [
             *(["Ingress"] if ingress is not None else []),
             *(["Egress"] if egress is not None else []),
@@ -285,31 +285,31 @@ def service(
     logical_name: str,
     name: str,
     namespace: Input[str],
-    matching: dict[str, str],
+    pod_selector: dict[str, str],
     ports: tuple[int, str],
     parent: Resource,
     *,
     address: str | None = None,
     pool: Input[str] = "",
 ) -> Service:
-    """A Service inside the cluster or, given an address of MetalLB's `pool`, on the home network.
+    """Create a ClusterIP Service, or with an `address` of MetalLB's `pool` a LoadBalancer.
 
-    `ports` are its own and the name of the pods' one.
+    `ports` are its port and its target port's name.
     """
     port, target_port = ports
-    asked: dict[str, Input[str]] = {
+    metallb: dict[str, Input[str]] = {
         "metallb.io/loadBalancerIPs": address or "",
         "metallb.io/address-pool": pool,
     }
     spec: ServiceSpecArgsDict = {
         "type": "LoadBalancer" if address else "ClusterIP",
-        "selector": matching,
+        "selector": pod_selector,
         "ports": [{"name": "http", "port": port, "target_port": target_port}],
     }
     if address:
-        # MetalLB needs no node port, and one would be open on every address of the node.
+        # MetalLB needs no node port, which would be open on every address of the node.
         spec["allocate_load_balancer_node_ports"] = False
-        # The pod sees who calls instead of the node.
+        # Preserves the client's source IP, which network policies and audit logs need.
         spec["external_traffic_policy"] = "Local"
     return Service(
         logical_name,
@@ -317,8 +317,8 @@ def service(
             "name": name,
             "namespace": namespace,
             "labels": labels(name),
-            # Its pods may have images to pull first, and what depends on it needs its name only.
-            "annotations": {**UNAWAITED, **(asked if address else {})},
+            # Pulling its pods' images takes longer than the provider waits for a Service.
+            "annotations": {**SKIP_AWAIT, **(metallb if address else {})},
         },
         spec=spec,
         opts=ResourceOptions(parent=parent),

@@ -1,4 +1,4 @@
-"""Directories of the data disk as volumes, with the namespaces and claims that hold on to them."""
+"""Local volumes on the nodes' disks, with their claims and namespaces."""
 
 from typing import NotRequired, TypedDict
 
@@ -11,44 +11,44 @@ from pulumi_kubernetes.core.v1 import (
 )
 from pulumi_kubernetes.storage.v1 import StorageClass
 
-from components._kubernetes import UNAWAITED, labels, pod_security
+from components._kubernetes import SKIP_AWAIT, labels, pod_security
 
 
 class Volume(TypedDict):
-    """One directory, and the claim that it is kept for."""
+    """A directory on a node, and the claim that it is reserved for."""
 
     path: str
-    """Directory on the node; it must exist, or the pod that wants it waits."""
+    """Directory on the node; it must exist, or its pod stays in ContainerCreating."""
     size: str
-    """Planned size, such as `500Gi`; a local volume does not enforce it."""
+    """Capacity, such as `500Gi`; a local volume does not enforce it."""
     namespace: str
     """Namespace of the claim; one of the component's `namespaces`."""
     node: str
-    """Host name of the machine that has the directory."""
+    """Host name of the node."""
     claim: NotRequired[str]
-    """Name of a claim that an operator makes: the volume waits for it, none is made here."""
+    """Name of a claim that an operator creates. Default: the component creates the claim."""
 
 
 class LocalStorageArgs(TypedDict):
-    """What the storage needs to know."""
+    """Inputs of a `LocalStorage`."""
 
     volumes: dict[str, Volume]
-    """Volumes by name; a claim made here has the same name."""
+    """Volumes by name, which is also the name of the claim that is created."""
     namespaces: dict[str, str]
-    """Pod Security level to enforce in each namespace to make, by name."""
+    """Pod Security level of each namespace to create, by name."""
     class_name: NotRequired[str]
     """Name of the StorageClass. Default: `local-path`."""
 
 
 class LocalStorage(ComponentResource):
-    """A StorageClass without provisioner, and volumes that outlive whatever claims them."""
+    """A StorageClass without provisioner, and retained volumes with their claims."""
 
     class_name: Output[str]
     """The StorageClass of the volumes."""
     namespaces: dict[str, Output[str]]
     """Name of each namespace, once it exists."""
     claims: dict[str, Output[str]]
-    """Name of each claim made here, by volume."""
+    """Name of each claim that was created, by volume."""
 
     def __init__(
         self, name: str, args: LocalStorageArgs, opts: ResourceOptions | None = None
@@ -61,7 +61,7 @@ class LocalStorage(ComponentResource):
             provisioner="kubernetes.io/no-provisioner",
             reclaim_policy="Retain",
             volume_binding_mode="WaitForFirstConsumer",
-            opts=_child(self, replaced_by=["reclaimPolicy", "volumeBindingMode"]),
+            opts=_child(self, immutable=["reclaimPolicy", "volumeBindingMode"]),
         )
         self.class_name = storage_class.metadata["name"]
 
@@ -76,7 +76,7 @@ class LocalStorage(ComponentResource):
                     "persistent_volume_reclaim_policy": "Retain",
                     "local": {"path": volume["path"]},
                     "node_affinity": {"required": {"node_selector_terms": [_host(volume["node"])]}},
-                    # Without a uid: a volume made anew binds to a claim made anew.
+                    # Without a uid, so that a recreated volume binds to a recreated claim.
                     "claim_ref": {
                         "api_version": "v1",
                         "kind": "PersistentVolumeClaim",
@@ -84,7 +84,7 @@ class LocalStorage(ComponentResource):
                         "name": volume.get("claim", key),
                     },
                 },
-                opts=_child(self, replaced_by=["spec.nodeAffinity"]),
+                opts=_child(self, immutable=["spec.nodeAffinity"]),
             )
             for key, volume in args["volumes"].items()
         }
@@ -93,13 +93,13 @@ class LocalStorage(ComponentResource):
             key: Namespace(
                 f"{name}-{key}",
                 metadata={"name": key, "labels": {**labels(key), **pod_security(level)}},
-                # A volume goes only after its claim, and an operator's claim only with its
-                # namespace: destroyed the other way round, the volume would wait for ever.
+                # A volume cannot be deleted before its claim, and an operator's claim is deleted
+                # with its namespace, so `destroy` must delete the namespace first.
                 opts=ResourceOptions(parent=self, depends_on=[*volumes.values()]),
             )
             for key, level in args["namespaces"].items()
         }
-        self.namespaces = {key: made.metadata["name"] for key, made in namespaces.items()}
+        self.namespaces = {key: object_.metadata["name"] for key, object_ in namespaces.items()}
 
         self.claims = {
             key: PersistentVolumeClaim(
@@ -108,8 +108,9 @@ class LocalStorage(ComponentResource):
                     "name": key,
                     "namespace": self.namespaces[volume["namespace"]],
                     "labels": labels("storage"),
-                    # Bound at once it is never seen as Pending, for which the provider waits.
-                    "annotations": UNAWAITED,
+                    # The provider waits for the phase Pending, which a claim that binds at once
+                    # never shows.
+                    "annotations": SKIP_AWAIT,
                 },
                 spec={
                     "storage_class_name": self.class_name,
@@ -117,8 +118,8 @@ class LocalStorage(ComponentResource):
                     "access_modes": ["ReadWriteOnce"],
                     "resources": {"requests": {"storage": volume["size"]}},
                 },
-                # The API server refuses to resize a claim on a local volume. The volume itself
-                # carries the new size, and the claim takes it over when it is made anew.
+                # The API server rejects a resize of a claim on a local volume; the volume has the
+                # new capacity, and a recreated claim takes it over.
                 opts=ResourceOptions(parent=self, ignore_changes=["spec.resources"]),
             ).metadata["name"]
             for key, volume in args["volumes"].items()
@@ -129,14 +130,12 @@ class LocalStorage(ComponentResource):
 
 
 def _host(node: Input[str]) -> NodeSelectorTermArgsDict:
-    """The node selector term that means one machine."""
+    """Return the node selector term for one node."""
     return {
         "match_expressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]
     }
 
 
-def _child(parent: ComponentResource, replaced_by: list[str]) -> ResourceOptions:
-    """Options for a kind with fields that the API server refuses to change in place."""
-    return ResourceOptions(
-        parent=parent, replace_on_changes=replaced_by, delete_before_replace=True
-    )
+def _child(parent: ComponentResource, immutable: list[str]) -> ResourceOptions:
+    """Return options of an object with `immutable` fields."""
+    return ResourceOptions(parent=parent, replace_on_changes=immutable, delete_before_replace=True)

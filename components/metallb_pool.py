@@ -1,4 +1,4 @@
-"""Addresses that MetalLB hands out, and the announcement that makes them reachable."""
+"""MetalLB's address pool on the home network, and its layer-2 advertisement."""
 
 from typing import NotRequired, TypedDict
 
@@ -15,25 +15,25 @@ PUBLIC_CHART = "https://metallb.github.io/metallb"
 
 
 class MetalLBPoolArgs(TypedDict):
-    """What a pool needs to know."""
+    """Inputs of a `MetalLBPool`."""
 
     addresses: list[str]
     """Ranges or CIDRs on the home network, outside the router's DHCP range."""
     namespaces: list[str]
-    """The namespaces whose Services may take an address."""
+    """Namespaces whose Services may use the pool."""
     chart_version: NotRequired[str | None]
-    """Version of MetalLB's chart to install. Default: none, MetalLB is there already."""
+    """Version of MetalLB's chart to install. Default: MetalLB is already installed."""
     chart: NotRequired[str | None]
-    """Where it is: a folder, a `.tgz`, `oci://…` or `https://…`. Default: the public one."""
+    """A directory, a `.tgz`, `oci://…` or `https://…`. Default: the public chart."""
 
 
 class MetalLBPool(ComponentResource):
-    """A layer-2 address pool, announced from every node, given only to those who ask for it."""
+    """A layer-2 address pool, announced from every node, for Services that request it."""
 
     release_namespaces: dict[str, Input[str]]
-    """Namespace of MetalLB's own release, by logical name; none if MetalLB was there already."""
+    """Namespace of MetalLB's Helm release, by logical name; empty if it is not installed here."""
     pool_name: Output[str]
-    """Value for a Service's `metallb.io/address-pool` annotation, once addresses are announced."""
+    """Value of a Service's `metallb.io/address-pool` annotation, once the pool is announced."""
 
     def __init__(
         self, name: str, args: MetalLBPoolArgs, opts: ResourceOptions | None = None
@@ -60,14 +60,15 @@ class MetalLBPool(ComponentResource):
                     namespace=namespace.metadata["name"],
                     **chart("metallb", version, args.get("chart") or PUBLIC_CHART),
                     max_history=5,
-                    # A wait that is cut off leaves a release that Helm will not touch again.
+                    # An interrupted wait leaves the release in `pending-install`, which blocks
+                    # every further upgrade.
                     skip_await=True,
                     values={
-                        # The webhook answers only some time after the controller is ready, and a
-                        # pool that it fails is not tried again; the controller checks it as well.
+                        # The webhook is not up when the controller is ready, and a rejected pool
+                        # is not retried; the controller validates it as well.
                         "crds": {"validationFailurePolicy": "Ignore"},
-                        # Layer 2 on one node needs neither BGP nor a member list, and the node of
-                        # a one-machine cluster may carry the label that excludes it.
+                        # Layer 2 on one node needs neither BGP nor memberlist; MicroK8s may label
+                        # the only node as excluded from load balancers.
                         "frrk8s": {"enabled": False},
                         "speaker": {
                             "frr": {"enabled": False},
@@ -86,13 +87,13 @@ class MetalLBPool(ComponentResource):
             metadata={"name": name, "namespace": NAMESPACE, "labels": labels("metallb")},
             spec={
                 "addresses": args["addresses"],
-                # A stray Service must not take an address that another one is reached at.
+                # With autoAssign, any Service could take the chat page's address.
                 "autoAssign": False,
                 "serviceAllocation": {"namespaces": args["namespaces"]},
             },
             opts=ResourceOptions(parent=self, depends_on=metallb),
         )
-        # Without an advertisement the pool assigns addresses that nobody can reach.
+        # Without an advertisement, assigned addresses are not reachable.
         advertisement = CustomResource(
             f"{name}-advertisement",
             api_version=METALLB,

@@ -585,7 +585,7 @@ class Settings(Section):
         return {**self.model_servers, **pages}
 
     @property
-    def reached_from(self) -> list[str]:
+    def client_cidrs(self) -> list[str]:
         """CIDRs that may open the chat page.
 
         Requests from the tailnet may have the client's address or the node's as their source.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import backup
 import pytest
-from backup import MANIFEST, BackupError, check, main, readable, restore, snapshot, verify
+from backup import MANIFEST, BackupError, check, connect, main, restore, snapshot, verify
 
 KNOWN = "aaaa00000001"
 WRITER = """
@@ -82,7 +82,7 @@ def test_all_rows_are_read_whether_it_was_killed_or_stopped(tmp_path: Path, how:
     assert Path(f"{base}-wal").exists() == (how == "kill")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("webui.db*")}
 
-    with closing(readable(base)) as opened:
+    with closing(connect(base)) as opened:
         assert opened.execute("SELECT count(*) FROM chat").fetchone() == (500,)
 
     assert {path.name: path.read_bytes() for path in tmp_path.glob("webui.db*")} == before
@@ -271,7 +271,7 @@ def test_an_index_with_one_unreadable_part_is_left_out_whole(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("times", "left_out"), [(0, []), (1, []), (2, []), (3, ["vector_db (it was written to"])]
+    ("times", "left_out"), [(0, []), (1, []), (2, []), (3, ["vector_db (it changed during"])]
 )
 @pytest.mark.parametrize("what", ["vectors", "new segment", "gone segment", "database"])
 def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
@@ -307,7 +307,7 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
 
     about = json.loads((target / MANIFEST).read_text())
     assert code == 0
-    assert [entry.partition(" all ")[0] for entry in about["left_out"]] == left_out
+    assert [entry.partition(" each ")[0] for entry in about["left_out"]] == left_out
     if not left_out:
         written = (house / "vector_db/one/index.bin").read_bytes()
         assert (target / "vector_db/one/index.bin").read_bytes() == written
@@ -530,7 +530,7 @@ def emptied(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (rotten, "uploads/file is not what was backed up"),
+        (rotten, "uploads/file differs from the snapshot"),
         (lost, "1 files are missing, uploads/file first"),
         (torn, "webui.db is damaged"),
         (emptied, "webui.db: table chat has another number of rows"),
@@ -587,7 +587,7 @@ def test_a_restore_puts_all_in_place_and_the_old_aside(
     assert sorted(path.name for path in house.iterdir()) == sorted(
         [aside.name, "uploads", "vector_db", "webui.db"]
     )
-    assert "another secret key" not in capsys.readouterr().out
+    assert "the secret key has changed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["vector_db", "uploads"])
@@ -638,7 +638,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_touched(
         rotten(house / ".restore")
 
     assert main("restore", str(house / ".restore"), str(house), str(key)) == 1
-    told = "not what was backed up" if why == "rotten" else "which this image does not know"
+    told = "differs from the snapshot" if why == "rotten" else "which this image does not know"
     assert told in capsys.readouterr().out
     assert (house / "uploads/file").read_text() == "newer"
     assert not list(house.glob(".before-restore-*"))

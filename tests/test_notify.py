@@ -115,7 +115,7 @@ def test_the_secret_is_only_in_a_secret(notify: dict[str, Any], secret: str) -> 
     assert config == configuration(told, secret)
     others = [one.inputs for key, one in lab.resources.items() if one is not made]
     assert secret not in json.dumps(others, default=str)
-    assert lab.outputs["alerts"].startswith(f"by {next(iter(notify))}: critical ones at once")
+    assert lab.outputs["alerts"].startswith(f"by {next(iter(notify))}: critical at once")
 
 
 def test_without_a_way_up_says_that_alerts_reach_nobody() -> None:

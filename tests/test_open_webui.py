@@ -25,13 +25,13 @@ ALONE: OpenWebUIArgs = {
         "default": "a:1b",
         "embedding": "b:1b",
     },
-    "access": {"reached_from": ["10.0.0.1/32"]},
+    "access": {"client_cidrs": ["10.0.0.1/32"]},
 }
 
 
 def behind(**access: str) -> None:
     """A page whose users a proxy names."""
-    args: Any = {**ALONE, "access": {"reached_from": [], "trusted_email_header": "X-Email"}}
+    args: Any = {**ALONE, "access": {"client_cidrs": [], "trusted_email_header": "X-Email"}}
     args["access"] |= access
     OpenWebUI("chat", args)
 

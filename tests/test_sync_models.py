@@ -85,14 +85,14 @@ def test_what_is_missing_is_pulled_and_the_log_has_its_digest(lab: Lab) -> None:
 
     assert (code, lab.changes()) == (0, ["pull a:1b", "pull b:1b"])
     assert lines == [
-        "a:1b: pull: not there",
+        "a:1b: pull: missing",
         "a:1b: done in 0:00:00",
-        "b:1b: pull: not there",
+        "b:1b: pull: missing",
         "b:1b: done in 0:00:00",
         f"a:1b: 2.02 GB, digest {sha('a:1b')}",
         f"Library/C: 2.02 GB, digest {sha('c:latest')}",
         f"b:1b: 2.02 GB, digest {sha('b:1b')}",
-        "in sync: all is as declared",
+        "all models are in sync",
     ]
 
 
@@ -161,7 +161,7 @@ def test_another_digest_is_pulled_in_place_and_a_wrong_one_is_one_line(
     assert (code, lab.changes()) == (1, ["pull a:1b"])
     wrong, variant = lines[-1].split("; ")
     assert wrong.startswith(f"failed: a:1b: digest: got {sha('newest')}, want {sha('new')}: ")
-    assert variant == "mine:1b: its base a:1b is not there as declared"
+    assert variant == "mine:1b: base a:1b is missing"
 
     assert lab.run({"name": "a:1b", "digest": sha("newest")})[0] == 0
     assert lab.changes() == []
@@ -214,13 +214,13 @@ def test_a_dry_run_prints_it_all_and_changes_nothing(lab: Lab) -> None:
     assert (lab.folder / "models.json").read_text() == ledger
     assert [line for line in lines if ", digest " not in line or "would" in line] == [
         f"a:1b: would pull: digest: got {sha('a:1b')}, want {'0' * 64}",
-        "c:1b: would pull: not there",
+        "c:1b: would pull: missing",
         "d:1b: would pull: ollama.refreshed: now",
         "mine:1b: would create from a:1b",
         "a:1b: would load",
         "b:1b: would delete: no longer declared",
         "by-hand:1b: kept: not added by this Job",
-        "dry run: nothing was changed",
+        "dry run: nothing changed",
     ]
 
 
@@ -231,7 +231,7 @@ def test_a_variant_never_replaces_a_persons_model(lab: Lab, dry_run: bool) -> No
     code, lines = lab.run("a:1b", VARIANT, dry_run=dry_run)
 
     assert code == 1
-    assert lines[-1].startswith("failed: mine:1b: is there, but was not created by this Job")
+    assert lines[-1].startswith("failed: mine:1b: already exists, not created by this Job")
     assert lab.models["mine:1b"][0] == sha("a person's")
 
 
@@ -286,16 +286,22 @@ def test_a_model_is_loaded_for_as_long_as_declared(
 
 
 FINAL = {
-    "no-such-model": (NO_SUCH_MODEL, "no such model in the registry: correct the name"),
-    "412-in-the-stream": (error(TOO_OLD), "needs a newer Ollama: raise ollama.image"),
-    "412-as-a-status": (status(412, "no"), "needs a newer Ollama: raise ollama.image"),
-    "412-inside-a-500": (status(500, TOO_OLD), "needs a newer Ollama: raise ollama.image"),
+    "no-such-model": (NO_SUCH_MODEL, "model not found in the registry: check its name"),
+    "412-in-the-stream": (error(TOO_OLD), "requires a newer Ollama: update ollama.image"),
+    "412-as-a-status": (status(412, "no"), "requires a newer Ollama: update ollama.image"),
+    "412-inside-a-500": (status(500, TOO_OLD), "requires a newer Ollama: update ollama.image"),
     "full": (error("write /x: no space left on device"), "the volume for models is full"),
-    "too-large": (stream(MANIFEST, layer(0, 10**15)), "the volume for models is full: 1000000.00"),
-    "unlisted": (stream(SUCCESS, listed=False), "Ollama reports success, but does not list it"),
+    "too-large": (
+        stream(MANIFEST, layer(0, 10**15)),
+        "the volume for models is full: needs 1000000.00 GB",
+    ),
+    "unlisted": (
+        stream(SUCCESS, listed=False),
+        "pull succeeded, but Ollama does not list the model",
+    ),
     "sharded": (
         error('pull model manifest: 400: {"error":"The repository contains sharded GGUF."}'),
-        "is in several files, which Ollama does not pull: take a tag that is one file",
+        "has several files, which Ollama cannot pull: choose a tag with one file",
     ),
     "400-in-the-stream": (error("pull model manifest: 400: no"), "pull model manifest: 400: no"),
     "401-in-the-stream": (error("pull model manifest: 401: no"), "pull model manifest: 401: no"),
@@ -338,7 +344,7 @@ def test_one_run_meets_every_failure(lab: Lab) -> None:
     # What may pass is tried again, and all that follows is done.
     assert {case: lab.pulls(f"{case}:1b") for case in PASSING} == dict.fromkeys(PASSING, 2)
     for case in PASSING:
-        assert [line for line in lines if re.match(rf"{case}:1b: .*; next try in 0.01 s", line)]
+        assert [line for line in lines if re.match(rf"{case}:1b: .*; retrying in 0.01 s", line)]
     assert set(lab.models) == {f"{case}:1b" for case in (*PASSING, "good")}
     assert "5ec7e7" not in "".join(lines)
 
@@ -356,7 +362,9 @@ def test_tries_and_waiting_end(lab: Lab) -> None:
 def test_a_server_that_is_not_there_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_URL", "http://127.0.0.1:9")
 
-    assert "failed: no usable answer from http://127.0.0.1:9: [Errno 111]" in lab.run("a:1b")[1][-1]
+    assert (
+        "failed: no valid response from http://127.0.0.1:9: [Errno 111]" in lab.run("a:1b")[1][-1]
+    )
 
 
 def test_the_token_is_needed_and_never_printed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -495,4 +503,4 @@ def test_sigterm_ends_it_at_once_and_the_pod_has_all_files_that_it_needs(lab: La
     out, _ = process.communicate(timeout=30)
 
     assert process.returncode == 1
-    assert out.splitlines()[-1] == "stopped: the next run goes on from here"
+    assert out.splitlines()[-1] == "stopped: the next run continues"

@@ -1,4 +1,4 @@
-"""Prometheus and Grafana: their component, its dashboards, alerts and Helm values."""
+"""Prometheus, Alertmanager and Grafana: their component, dashboards, alerts and Helm values."""
 
 from components.observability.notify import Notify
 from components.observability.stack import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack

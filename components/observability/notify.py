@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: which alert goes where, when, and in which words."""
+"""Alertmanager's configuration: routes, receivers and message templates."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -9,58 +9,58 @@ TITLE = (
     "{{ with index .Alerts 0 }}{{ or .Annotations.summary .Labels.alertname }}{{ end }}"
     "{{ if gt (len .Alerts) 1 }} ({{ len .Alerts }} times){{ end }}"
 )
-"""One line: what has happened."""
+"""Template of a message's title, one line."""
 TEXT = (
     "{{ range $i, $alert := .Alerts }}{{ if $i }}\n\n{{ end }}"
     '{{ if eq .Status "resolved" }}It is over: {{ end }}'
     "{{ or .Annotations.description .Annotations.message .Annotations.summary }}"
     "{{ with .Annotations.runbook_url }}\nWhat to do: {{ . }}{{ end }}{{ end }}"
 )
-"""What it means, and where it stands what to do."""
+"""Template of a message's text: descriptions and runbook URLs."""
 NOBODY, URGENT, BY_DAY, HEARTBEAT = "nobody", "urgent", "by-day", "heartbeat"
 
 
 class Mail(TypedDict):
-    """An account that sends mail."""
+    """A mail account that sends alerts."""
 
     to: str
     sender: str
     smarthost: str
-    """`host:port`; TLS is asked for, from the start on port 465."""
+    """`host:port`; TLS is required, implicit on port 465."""
 
 
 class Notify(TypedDict):
-    """Where alerts go: by one of `ntfy`, `pushover`, `email`, `telegram` and `webhook`."""
+    """A receiver of alerts: one of `ntfy`, `pushover`, `email`, `telegram` and `webhook`."""
 
     ntfy: NotRequired[str | None]
-    """URL of a server; the secret is the topic, and after a blank an access token if it has one."""
+    """URL of a server; the secret is a topic, followed by a space and an access token if needed."""
     pushover: NotRequired[str | None]
-    """A user's key; the secret is the application's token."""
+    """A user key; the secret is an application's API token."""
     email: NotRequired[Mail | None]
     """The secret is the password of `sender`."""
     telegram: NotRequired[int | None]
-    """A chat's number; the secret is the bot's token."""
+    """A chat ID; the secret is a bot's token."""
     webhook: NotRequired[str | None]
-    """The key of a JSON object that has the message; the secret is the URL."""
+    """JSON key of the message; the secret is the URL."""
     heartbeat: NotRequired[str | None]
-    """URL that is asked every five minutes as long as alerts come through. Default: none."""
+    """URL requested every 5 minutes while alerting works. Default: none."""
     secret: Input[str]
     timezone: str
-    """IANA's name, such as `Europe/Berlin`: there it is day from 8 to 22."""
+    """IANA time zone, such as `Europe/Berlin`, of the hours for warnings, 8:00 to 22:00."""
 
 
 def configuration(notify: Notify | None, secret: str) -> dict[str, Any]:
-    """Alertmanager's configuration, as its YAML has it; without `notify` it tells nobody.
+    """Return Alertmanager's configuration; without `notify`, all alerts go to an empty receiver.
 
-    `secret` is that of `notify`, in plain text.
-    One for the whole cluster: an AlertmanagerConfig has alerts of its own namespace only.
+    `secret` is the decrypted secret of `notify`. The configuration is for the whole cluster,
+    because an AlertmanagerConfig matches alerts of its own namespace only.
     """
     receivers: list[dict[str, Any]] = [{"name": NOBODY}]
     routes: list[dict[str, Any]] = []
     if notify and (heartbeat := notify.get("heartbeat")):
         post = {"url": heartbeat, "send_resolved": False}
         receivers.append({"name": HEARTBEAT, "webhook_configs": [post]})
-        # Asked anew at the first group_interval after the repeat_interval.
+        # Repeated at the first group_interval after the repeat_interval: every 5 minutes.
         often = {"group_wait": "0s", "group_interval": "1m", "repeat_interval": "4m"}
         routes.append({"matchers": ['alertname = "Watchdog"'], "receiver": HEARTBEAT, **often})
     if notify:
@@ -75,7 +75,7 @@ def configuration(notify: Notify | None, secret: str) -> dict[str, Any]:
                 "group_wait": "10s",
                 "repeat_interval": "4h",
             },
-            # At night they wait for the morning, and are not sent if they are over by then.
+            # Warnings of the night are sent in the morning, unless they are resolved by then.
             {
                 "matchers": ['severity = "warning"'],
                 "receiver": BY_DAY,
@@ -87,7 +87,7 @@ def configuration(notify: Notify | None, secret: str) -> dict[str, Any]:
     hours = [{"start_time": "08:00", "end_time": "22:00"}]
     return {
         "route": {"receiver": NOBODY, "group_by": ["alertname"], "routes": routes},
-        # The same alert of one namespace, worse: one message.
+        # One message for an alert that is both critical and a warning.
         "inhibit_rules": [
             {
                 "source_matchers": ['severity = "critical"'],
@@ -101,19 +101,19 @@ def configuration(notify: Notify | None, secret: str) -> dict[str, Any]:
 
 
 def _receiver(notify: Notify, secret: str, *, urgent: bool) -> dict[str, Any]:
-    """The one integration of a receiver."""
+    """Return the integration of a receiver."""
     if server := notify.get("ntfy"):
         topic, _, token = secret.partition(" ")
-        login: dict[str, Any] = (
+        auth: dict[str, Any] = (
             {"http_config": {"authorization": {"credentials": token}}} if token else {}
         )
-        # ntfy.sh publishes JSON at the root (docs.ntfy.sh/publish).
+        # ntfy accepts JSON at the root URL (docs.ntfy.sh/publish).
         priority = 5 if urgent else 3
         payload = {"topic": topic, "title": TITLE, "message": TEXT, "priority": priority}
-        return {"webhook_configs": [{"url": server, "payload": payload, **login}]}
+        return {"webhook_configs": [{"url": server, "payload": payload, **auth}]}
     if user := notify.get("pushover"):
-        words = {"title": TITLE, "message": TEXT, "priority": "1" if urgent else "0"}
-        return {"pushover_configs": [{"user_key": user, "token": secret, **words}]}
+        content = {"title": TITLE, "message": TEXT, "priority": "1" if urgent else "0"}
+        return {"pushover_configs": [{"user_key": user, "token": secret, **content}]}
     if mail := notify.get("email"):
         account = {
             "to": mail["to"],
@@ -122,8 +122,8 @@ def _receiver(notify: Notify, secret: str, *, urgent: bool) -> dict[str, Any]:
             "auth_username": mail["sender"],
             "auth_password": secret,
         }
-        letter = {"headers": {"Subject": TITLE}, "html": "", "text": TEXT, "send_resolved": True}
-        return {"email_configs": [{**account, **letter}]}
+        message = {"headers": {"Subject": TITLE}, "html": "", "text": TEXT, "send_resolved": True}
+        return {"email_configs": [{**account, **message}]}
     if chat := notify.get("telegram"):
         bot = {"chat_id": chat, "bot_token": secret, "disable_notifications": not urgent}
         return {"telegram_configs": [{**bot, "message": f"<b>{TITLE}</b>\n{TEXT}"}]}

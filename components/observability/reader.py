@@ -1,4 +1,4 @@
-"""The account that may look at the whole house and change nothing: for drift and status."""
+"""The read-only ServiceAccount of `make drift`, `make status` and CI."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,8 @@ from pulumi_kubernetes.rbac.v1 import (
 from components._kubernetes import labels
 
 ACCOUNT = "homelab-reader"
-LOOK = ["get", "list", "watch"]
-# One by one: `*` would be Secrets too, and `pods/exec`.
+READ_ONLY = ["get", "list", "watch"]
+# Listed, because `*` would include Secrets and `pods/exec`.
 CORE = [
     "configmaps",
     "endpoints",
@@ -31,8 +31,8 @@ CORE = [
     "serviceaccounts",
     "services",
 ]
-# What the program and its charts make, and the endpoints, events and pods that a refresh of a
-# Service or a Deployment reads (pulumi-kubernetes, provider/pkg/await).
+# API groups of the program's and the charts' objects, and of those that a refresh of a Service or
+# a Deployment reads (pulumi-kubernetes, provider/pkg/await).
 GROUPS = [
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
@@ -47,8 +47,8 @@ GROUPS = [
     "storage.k8s.io",
 ]
 PROMETHEUS = "http:kube-prom-stack-prometheus:9090"
-"""The name of Prometheus' Service in the API server's way to it."""
-# A refresh reads each Secret of the program. By name: who may list Secrets may read all of them.
+"""Prometheus' Service, as the API server's proxy names it."""
+# A refresh reads each Secret of the program. By name, because `list` would allow reading all.
 SECRETS = [
     "alertmanager-config",
     "grafana-admin",
@@ -61,19 +61,19 @@ SECRETS = [
 def reader(
     name: str,
     namespace: Input[str],
-    with_releases: Mapping[str, Input[str]],
+    release_namespaces: Mapping[str, Input[str]],
     parent: Resource,
 ) -> None:
-    """Make the account in `namespace`; nobody has a password for it, tokens are asked for.
+    """Create the ServiceAccount in `namespace`; its tokens are requested when needed.
 
-    In the namespaces `with_releases`, here by logical name, it may read every Secret: Helm keeps
-    releases in them, and numbers the names.
+    In the `release_namespaces`, by logical name, it may read every Secret, because Helm stores
+    releases in Secrets with numbered names.
     """
     child = ResourceOptions(parent=parent)
-    about: ObjectMetaArgsDict = {"name": ACCOUNT, "labels": labels(ACCOUNT)}
+    metadata: ObjectMetaArgsDict = {"name": ACCOUNT, "labels": labels(ACCOUNT)}
     account = ServiceAccount(
         f"{name}-reader",
-        metadata={**about, "namespace": namespace},
+        metadata={**metadata, "namespace": namespace},
         automount_service_account_token=False,
         opts=child,
     )
@@ -82,10 +82,10 @@ def reader(
     ]
 
     rules: Sequence[PolicyRuleArgsDict] = [
-        {"api_groups": [""], "resources": CORE, "verbs": LOOK},
-        {"api_groups": GROUPS, "resources": ["*"], "verbs": LOOK},
+        {"api_groups": [""], "resources": CORE, "verbs": READ_ONLY},
+        {"api_groups": GROUPS, "resources": ["*"], "verbs": READ_ONLY},
         {"api_groups": [""], "resources": ["secrets"], "resource_names": SECRETS, "verbs": ["get"]},
-        # For `make status`: its GET requests show measurements and alerts, and can change nothing.
+        # For `make status`: Prometheus' queries are GET requests, which change nothing.
         {
             "api_groups": [""],
             "resources": ["services/proxy"],
@@ -93,25 +93,25 @@ def reader(
             "verbs": ["get"],
         },
     ]
-    role = ClusterRole(f"{name}-reader-role", metadata=about, rules=rules, opts=child)
+    role = ClusterRole(f"{name}-reader-role", metadata=metadata, rules=rules, opts=child)
     ClusterRoleBinding(
         f"{name}-reader-binding",
-        metadata=about,
+        metadata=metadata,
         role_ref=_role("ClusterRole"),
         subjects=subjects,
         opts=ResourceOptions(parent=parent, depends_on=[account, role]),
     )
-    for key, where in with_releases.items():
+    for key, release_namespace in release_namespaces.items():
         label = f"{name}-reader-{key}"
         secrets = Role(
             f"{label}-role",
-            metadata={**about, "namespace": where},
+            metadata={**metadata, "namespace": release_namespace},
             rules=[{"api_groups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}],
             opts=child,
         )
         RoleBinding(
             f"{label}-binding",
-            metadata={**about, "namespace": where},
+            metadata={**metadata, "namespace": release_namespace},
             role_ref=_role("Role"),
             subjects=subjects,
             opts=ResourceOptions(parent=parent, depends_on=[account, secrets]),

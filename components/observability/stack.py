@@ -1,4 +1,4 @@
-"""Prometheus and Grafana as one Helm release, with the house's own dashboards and alerts."""
+"""Prometheus, Alertmanager and Grafana as one Helm release, with dashboards and alerts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,14 +29,14 @@ from components.observability.reader import reader
 CHART_VALUES: dict[str, Any] = yaml.load(
     Path(__file__).with_name("values.yaml").read_text(), yaml.CSafeLoader
 )
-"""Helm values that are the same in every stack."""
+"""Helm values of every stack."""
 
 RELEASE = "kube-prom-stack"
 CHART = "kube-prometheus-stack"
 PUBLIC_CHART = f"oci://ghcr.io/prometheus-community/charts/{CHART}"
 
 PROMETHEUS_CLAIM = f"prometheus-{RELEASE}-db-prometheus-{RELEASE}-0"
-"""Claim that the operator makes for Prometheus' data."""
+"""Claim that the Prometheus operator creates."""
 
 PROMETHEUS_PORT = 9090
 GRAFANA_PORT = 3000
@@ -46,67 +46,67 @@ ALERTMANAGER_SECRET = "alertmanager-config"
 
 
 class History(TypedDict):
-    """Prometheus' volume, which waits for the claim `PROMETHEUS_CLAIM`."""
+    """Prometheus' volume, which is reserved for `PROMETHEUS_CLAIM`."""
 
     class_name: Input[str]
     """Its StorageClass."""
     size: str
-    """Its size, such as `50Gi`."""
+    """Its capacity, such as `50Gi`."""
     retention_size: str
-    """How much to keep, such as `40GiB`: less than the volume, for it leaves out the newest."""
+    """Prometheus' `retentionSize`, such as `40GiB`; it does not count the head block and WAL."""
 
 
-class Watched(TypedDict):
-    """What dashboards and alerts are about."""
+class Monitored(TypedDict):
+    """Inputs of dashboards and alerts."""
 
     disks: list[str]
     """Mount points of the data disks."""
     runbook: str
-    """Address of the page that says what to do; each alert has a section in it."""
+    """URL of the runbook, which has a section for each alert."""
     gpu: NotRequired[bool]
-    """Whether models run on a GPU. Default: false."""
+    """Models run on a GPU. Default: false."""
     backup_hours: NotRequired[int | None]
-    """Hours between two backups. Default: there are none."""
+    """Hours between backups. Default: no backups."""
     backup_path: NotRequired[str]
-    """Folder on the node's disk that takes them. Default: not watched."""
+    """Directory of the backups. Default: not monitored."""
     notify: NotRequired[Notify | None]
-    """Where alerts go. Default: they are only to be seen."""
+    """Receiver of alerts. Default: none."""
 
 
 class ObservabilityStackArgs(TypedDict):
     """Inputs of an `ObservabilityStack`."""
 
     namespace: Input[str]
-    """Namespace of the release and of everything beside it."""
+    """Namespace of the release and all other objects."""
     chart_version: str
-    """Exact version of the chart kube-prometheus-stack."""
+    """Version of the chart kube-prometheus-stack."""
     chart: NotRequired[str | None]
-    """Where it is: a folder, a `.tgz`, `oci://…` or `https://…`. Default: the public one."""
+    """A directory, a `.tgz`, `oci://…` or `https://…`. Default: the public chart."""
     history: History
-    watched: Watched
+    monitored: Monitored
     lan_address: str
     """Address of Grafana on the home network."""
     address_pool: Input[str]
-    """MetalLB pool that has `lan_address`."""
-    pushed_from: NotRequired[list[Input[str]]]
+    """MetalLB pool of `lan_address`."""
+    pusher_namespaces: NotRequired[list[Input[str]]]
     """Namespaces whose pods with `pusher_labels` may push metrics. Default: none."""
     release_namespaces: NotRequired[dict[str, Input[str]]]
-    """Others with a Helm release in which to look for drift, by logical name. Default: none."""
+    """Namespaces of other Helm releases to check for drift, by logical name. Default: none."""
     node: NotRequired[str | None]
-    """Host name of the node to run on. Default: any, but Prometheus follows its volume."""
+    """Host name of the node to run on. Default: any; Prometheus runs on its volume's node."""
 
 
 class ObservabilityStack(ComponentResource):
-    """kube-prometheus-stack, Grafana on the home network, and what Grafana shows."""
+    """kube-prometheus-stack, with Grafana on the home network, dashboards and alerts."""
 
     grafana_url: str
-    """Where Grafana is reached."""
+    """URL of Grafana."""
     admin_password: Output[str]
     """Password of Grafana's user `admin` (secret)."""
     otlp_url: Output[str]
-    """Where pods that carry `pusher_labels` push metrics, by OTLP over HTTP."""
+    """Endpoint of OTLP over HTTP for pods with `pusher_labels`."""
     pusher_labels: dict[str, str]
-    """Pod labels that open the way to `otlp_url`."""
+    """Labels by which network policies allow a pod to reach `otlp_url`."""
 
     def __init__(
         self, name: str, args: ObservabilityStackArgs, opts: ResourceOptions | None = None
@@ -132,8 +132,8 @@ class ObservabilityStack(ComponentResource):
             opts=child,
         )
 
-        watched = args["watched"]
-        notify = watched.get("notify")
+        monitored = args["monitored"]
+        notify = monitored.get("notify")
         config: Output[str] = Output.secret(notify["secret"] if notify else "").apply(
             lambda secret: yaml.safe_dump(configuration(notify, secret), sort_keys=False)
         )
@@ -148,27 +148,29 @@ class ObservabilityStack(ComponentResource):
             opts=child,
         )
 
-        # A Release and not a Chart: only Helm itself installs the chart's CRDs before their users.
+        # A Release instead of a Chart, because Helm installs the CRDs before the custom resources.
         release = Release(
             f"{name}-release",
             name=RELEASE,
             namespace=namespace,
             **chart(CHART, args["chart_version"], args.get("chart") or PUBLIC_CHART),
-            values=_merged(CHART_VALUES, _values(args, self.grafana_url)),
+            values=_merge(CHART_VALUES, _values(args, self.grafana_url)),
             max_history=5,
-            # A wait that is cut off leaves a release that Helm will not touch again.
+            # An interrupted wait leaves the release in `pending-install`, which blocks every
+            # further upgrade.
             skip_await=True,
             opts=ResourceOptions(parent=self, depends_on=[admin, alertmanager]),
         )
 
-        disks, runbook, hours = watched["disks"], watched["runbook"], watched.get("backup_hours")
+        disks, runbook = monitored["disks"], monitored["runbook"]
+        hours = monitored.get("backup_hours")
         for key, dashboard in dashboards(disks, runbook, hours).items():
             ConfigMap(
                 f"{name}-{key}-dashboard",
                 metadata={
                     "name": f"dashboard-{key}",
                     "namespace": namespace,
-                    # Grafana's sidecar looks for this label.
+                    # Selects it for Grafana's sidecar.
                     "labels": {**labels("grafana"), "grafana_dashboard": "1"},
                 },
                 data={f"{key}.json": dashboard},
@@ -177,9 +179,9 @@ class ObservabilityStack(ComponentResource):
         rules = alerts(
             disks,
             runbook,
-            gpu=watched.get("gpu", False),
+            gpu=monitored.get("gpu", False),
             backup_hours=hours,
-            backup_path=watched.get("backup_path", "/"),
+            backup_path=monitored.get("backup_path", "/"),
         )
         for key, spec in rules.items():
             CustomResource(
@@ -192,13 +194,13 @@ class ObservabilityStack(ComponentResource):
                     "labels": labels("prometheus"),
                 },
                 spec=spec,
-                # The release brings the kind.
+                # The release installs the CRD.
                 opts=ResourceOptions(parent=self, depends_on=[release]),
             )
 
         service(
             f"{name}-grafana",
-            # A name, and so labels, that the chart's own monitor for Grafana does not match.
+            # Not `grafana`: the chart's ServiceMonitor would match its labels and scrape it twice.
             "grafana-external",
             namespace,
             {**selector("grafana"), "app.kubernetes.io/instance": RELEASE},
@@ -207,8 +209,8 @@ class ObservabilityStack(ComponentResource):
             address=args["lan_address"],
             pool=args["address_pool"],
         )
-        # What is pushed to Prometheus is believed: its receiver asks for no password.
-        pushers = args.get("pushed_from", [])
+        # Prometheus' OTLP receiver has no authentication.
+        pushers = args.get("pusher_namespaces", [])
         pushed = [from_pods(PUSHER, PROMETHEUS_PORT, *pushers)] if pushers else []
         policy(
             f"{name}-prometheus",
@@ -226,11 +228,11 @@ class ObservabilityStack(ComponentResource):
 
 
 def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
-    """The Helm values that depend on this house."""
+    """Return the Helm values that depend on the stack's settings."""
     node, history = args.get("node"), args["history"]
     on_node = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
     return {
-        # The operator's objects are then called after the release, and not cut to 26 characters.
+        # Objects are named after the release, instead of by a name cut to 26 characters.
         "fullnameOverride": RELEASE,
         "cleanPrometheusOperatorObjectNames": True,
         "prometheus": {
@@ -265,16 +267,16 @@ def _values(args: ObservabilityStackArgs, grafana_url: str) -> dict[str, Any]:
                 "passwordKey": "admin-password",
             },
             "grafana.ini": {"server": {"root_url": grafana_url}},
-            # In all namespaces by default, which `rbac.namespaced` refuses.
+            # The default, all namespaces, is forbidden by `rbac.namespaced`.
             "sidecar": {"dashboards": {"searchNamespace": args["namespace"]}},
         },
     }
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees of values in one; where both have a leaf, `own` has the word."""
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` deeply merged with `override`."""
     merged = {**base}
-    for key, value in own.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
+    for key, value in override.items():
+        is_nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if is_nested else value
     return merged

@@ -1,4 +1,4 @@
-"""The model server: its component, and the programs that run in its pods."""
+"""Ollama: its component, and the programs that run in its pods."""
 
 from components.ollama.stack import OllamaStack
 

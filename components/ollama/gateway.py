@@ -1,4 +1,4 @@
-"""The container between Ollama and its users: its program, its token, its settings."""
+"""The gateway: the container of Ollama's pod that authorizes, limits and measures requests."""
 
 import hashlib
 import json
@@ -17,45 +17,45 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_random import RandomPassword
 
-from components._kubernetes import RESTRICTED, environment, labels, texts
+from components._kubernetes import RESTRICTED, environment, labels, read_files
 
 PORT = 11434
 GRACE = 300
-"""Seconds that running answers have when the pod is told to end: 1500 tokens at 5 tokens/s."""
+"""Seconds for running answers after SIGTERM: 1500 tokens at 5 tokens/s."""
 
 TERMINATION = GRACE + 30
-"""Seconds until the pod is killed: the pause before, the answers, and a last push of metrics."""
+"""`terminationGracePeriodSeconds`: the preStop hook, the answers, and a last push of metrics."""
 
 
 class Gateway:
-    """What lets requests through, keeps to the policy and measures; a part of the Ollama pod."""
+    """The gateway's ConfigMap and Secret, and its parts of Ollama's pod."""
 
     def __init__(self, name: str, namespace: Input[str], model_name: str, parent: Resource) -> None:
-        """Make its ConfigMap with the program and its Secret, in `namespace`.
+        """Create its ConfigMap and Secret in `namespace`.
 
-        `model_name` is the text of the module of that name, which the program imports.
+        `model_name` is the source of the module of that name, which the program imports.
         """
-        program = texts(Path(__file__).parent / "programs", "gateway*.py")
+        program = read_files(Path(__file__).parent / "programs", "gateway*.py")
         program["model_name.py"] = model_name
         child = ResourceOptions(parent=parent)
-        self._label = f"{name}-gateway"
+        self._name = f"{name}-gateway"
         self._fingerprint = hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
-        about: ObjectMetaArgsDict = {
-            "name": self._label,
+        metadata: ObjectMetaArgsDict = {
+            "name": self._name,
             "namespace": namespace,
             "labels": labels(name),
         }
-        files = ConfigMap(f"{self._label}-program", metadata=about, data=program, opts=child)
+        files = ConfigMap(f"{self._name}-program", metadata=metadata, data=program, opts=child)
         keys = {
-            key: RandomPassword(f"{self._label}-{key}", length=48, special=False, opts=child).result
+            key: RandomPassword(f"{self._name}-{key}", length=48, special=False, opts=child).result
             for key in ("manage-token", "user-key")
         }
-        secret = Secret(f"{self._label}-secret", metadata=about, string_data=keys, opts=child)
+        secret = Secret(f"{self._name}-secret", metadata=metadata, string_data=keys, opts=child)
         self._files, self._secret = files.metadata["name"], secret.metadata["name"]
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Pod annotations: another program is another pod, and `kubectl exec` means Ollama."""
+        """Pod annotations: a changed program restarts the pod, and `kubectl exec` enters Ollama."""
         return {
             "homelab/gateway": self._fingerprint[:8],
             "kubectl.kubernetes.io/default-container": "ollama",
@@ -67,18 +67,18 @@ class Gateway:
         return {"name": "gateway", "config_map": {"name": self._files}}
 
     def token(self, variable: str) -> EnvVarArgsDict:
-        """An environment variable that holds what the gateway asks of who changes models."""
+        """Return an environment variable with the token that allows changing models."""
         return self._secret_variable(variable, "manage-token")
 
     def container(
         self, image: Input[str], upstream: str, settings: Mapping[str, Input[str]]
     ) -> ContainerArgsDict:
-        """The container, which leads to `upstream`, host and port inside the pod.
+        """Return the container, a proxy of `upstream`, a `host:port` inside the pod.
 
-        `settings` are further variables of `programs/gateway_rules.py`.
+        `settings` are more variables of `programs/gateway_rules.py`.
         """
         probe: ProbeArgsDict = {"http_get": {"path": "/", "port": "http"}, "timeout_seconds": 5}
-        own: dict[str, Input[str]] = {
+        addresses: dict[str, Input[str]] = {
             "GATEWAY_LISTEN": f"0.0.0.0:{PORT}",
             "GATEWAY_UPSTREAM": f"http://{upstream}",
             "GATEWAY_GRACE_SECONDS": str(GRACE),
@@ -88,17 +88,17 @@ class Gateway:
             "image": image,
             "command": ["python3", "-u", "/gateway/gateway.py"],
             "env": [
-                *environment({**own, **settings}),
+                *environment({**addresses, **settings}),
                 self.token("GATEWAY_MANAGE_TOKEN"),
                 self._secret_variable("GATEWAY_USER_KEY", "user-key"),
             ],
             "ports": [{"name": "http", "container_port": PORT}],
             "readiness_probe": {**probe, "period_seconds": 10},
-            # Through it to Ollama, which is started anew by a probe of its own, and sooner.
+            # The path goes on to Ollama, whose own liveness probe restarts it earlier.
             "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 10},
-            # Until no new request is sent here.
+            # Until the Service sends no more requests to this pod.
             "lifecycle": {"pre_stop": {"sleep": {"seconds": 5}}},
-            # Measured: 53 MB and 0.2 core with 200 streams, 334 MB under attack.
+            # Measured: 53 MB and 0.2 cores with 200 streams, 334 MB under attack.
             "resources": {
                 "requests": {"cpu": "100m", "memory": "128Mi"},
                 "limits": {"memory": "512Mi"},

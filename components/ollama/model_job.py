@@ -1,4 +1,4 @@
-"""The Job that syncs the model server's models with the declared ones."""
+"""The model Job, which syncs Ollama's models with the declared models."""
 
 import hashlib
 import json
@@ -9,30 +9,31 @@ from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict
 
-from components._kubernetes import RESTRICTED, environment, labels, pod, texts, volume
+from components._kubernetes import RESTRICTED, environment, labels, pod, read_files, volume
 
-PROGRAM = texts(Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py")
-"""Files of the program by name; the first is run."""
+PROGRAM = read_files(Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py")
+"""Files of the program by name."""
 
 
 class ModelJobArgs(TypedDict):
-    """What the Job needs to know."""
+    """Inputs of the Job."""
 
     namespace: Input[str]
     claim_name: Input[str]
-    """Claim of the models' volume, which keeps the ledger too."""
+    """Claim of the models' volume, which also has the Job's ledger."""
     image: str
-    """Image with Python 3.11 and aiohttp, pinned."""
+    """Image with Python 3.11, pinned."""
     declared: list[dict[str, Any]]
-    """Models to have, as `DeclaredModel` of `programs/sync_models.py` takes them; a changed list
-    is a new Job."""
+    """Models, each as the fields of `DeclaredModel` in `programs/sync_models.py`; a changed list
+    creates a new Job."""
     refreshed: NotRequired[str | None]
-    """Another word than at the last run pulls every declared tag again. Default: none."""
+    """A new value pulls every declared tag again. Default: none."""
     model_name: str
-    """Text of the module `model_name`, by which the programs compare models' names."""
+    """Source of the module `model_name`, which the programs import."""
     dry_run: NotRequired[bool]
-    """Whether the Job only says what it would do. Default: false."""
+    """The Job only logs what it would change. Default: false."""
     node: str | None
+    """Host name of the node to run on; None for the node of the volume."""
 
 
 def model_job(
@@ -44,9 +45,9 @@ def model_job(
     server: Resource,
     parent: Resource,
 ) -> None:
-    """Sync the models with the declared ones, through the API at `url`, once `server` is ready.
+    """Create the Job, which uses the API at `url`, once the Deployment `server` is ready.
 
-    `token` is the variable that lets the Job change models, `client_labels` open the way.
+    `token` is the variable with the gateway's token; `client_labels` allow a pod to reach the API.
     """
     namespace, job = args["namespace"], f"{name}-models"
     program = ConfigMap(
@@ -68,11 +69,11 @@ def model_job(
             "limits": {"memory": "256Mi"},
         },
         "security_context": RESTRICTED,
-        # The last line says why it failed: `pulumi up` and `kubectl describe pod` show it.
+        # `pulumi up` and `kubectl describe pod` then print the last line of a failed Job's log.
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [
             {"name": "program", "mount_path": "/workload", "read_only": True},
-            # Beside the models on their volume, but not the models.
+            # The models' volume, without access to the models.
             {"name": "models", "mount_path": "/ledger", "sub_path": "homelab"},
         ],
     }
@@ -82,11 +83,11 @@ def model_job(
             "name": f"{job}-{_fingerprint(args)}",
             "namespace": namespace,
             "labels": labels(job),
-            # A Job that failed runs again on the next up, when the model's name is mended.
+            # The next `pulumi up` runs a failed Job again.
             "annotations": {"pulumi.com/replaceUnready": "true"},
         },
         spec={
-            # The program tries each model several times itself.
+            # The program itself retries each model.
             "backoff_limit": 1,
             "template": {
                 "metadata": {"labels": {**labels(job), **client_labels}},
@@ -99,16 +100,16 @@ def model_job(
         opts=ResourceOptions(
             parent=parent,
             depends_on=[server],
-            # Models of 65 GB take hours on a home line; the log tells how far it is.
+            # A model of 65 GB takes hours on a home connection; the Job logs its progress.
             custom_timeouts=CustomTimeouts(create="4h", update="4h"),
-            # Another try of the old one would delete what only the new one declares.
+            # A retry of the old Job would delete models that only the new Job declares.
             delete_before_replace=True,
         ),
     )
 
 
 def _files(args: ModelJobArgs) -> dict[str, str]:
-    """The program and its `models.json`; the order of the models does not matter to it."""
+    """Return the program and its `models.json`, sorted, because the models' order has no effect."""
     models = sorted(args["declared"], key=lambda model: str(model["name"]))
     declared = {"models": models, "refreshed": args.get("refreshed") or ""}
     return {
@@ -119,6 +120,6 @@ def _files(args: ModelJobArgs) -> dict[str, str]:
 
 
 def _fingerprint(args: ModelJobArgs) -> str:
-    """Eight hex digits that change with what is to be done and the program, and nothing else."""
-    text = json.dumps([_files(args), args.get("dry_run", False)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    """Return eight hex digits of the hash of the program and its input."""
+    content = json.dumps([_files(args), args.get("dry_run", False)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""The model server behind its gateway, the way to it, and the Job that gives it its models."""
+"""Ollama behind its gateway, with its Service, network policies and model Job."""
 
 from typing import Any, NotRequired, TypedDict
 
@@ -9,7 +9,7 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeAr
 from components._kubernetes import (
     DNS,
     INTERNET,
-    NOWHERE,
+    NO_TELEMETRY,
     RESTRICTED,
     SLOW_PULL,
     Pod,
@@ -30,81 +30,81 @@ from components.ollama.gateway import PORT, TERMINATION, Gateway
 from components.ollama.model_job import ModelJobArgs, model_job
 
 SERVER = "127.0.0.1:11435"
-"""Where Ollama listens: inside its pod only, so that nothing gets around the gateway."""
+"""Ollama's address: reachable inside its pod only, so that clients cannot bypass the gateway."""
 
 
 class OllamaRuntime(TypedDict):
-    """How Ollama serves models."""
+    """How Ollama runs models."""
 
     context_length: int
-    """Tokens of context for each request."""
+    """Context length of each request, in tokens."""
     parallel: int
-    """Requests that one model answers at once; each has a context of its own."""
+    """Requests that a model answers at the same time; each has its own context."""
     loaded_models: int
-    """Models in memory at once; without a GPU nothing else bounds it."""
+    """Maximum of models loaded at once; without a GPU, Ollama has no other limit."""
     kv_cache: NotRequired[str]
-    """How the context is kept: `f16`, `q8_0` or `q4_0`. Default: `f16`."""
+    """Type of the KV cache: `f16`, `q8_0` or `q4_0`. Default: `f16`."""
     prompt_cache_mib: int
-    """MiB of old prompts that each loaded model keeps, beside its context."""
+    """Memory for cached prompts of each loaded model, in MiB."""
     keep_alive: str
-    """How long a model stays loaded without a request, such as `30m`; `-1` is for ever."""
+    """How long an unused model stays loaded, such as `30m`; `-1` for ever."""
     backend: dict[str, str]
-    """Variables of Ollama that choose where models run, such as `OLLAMA_LLM_LIBRARY`."""
+    """Environment variables that select Ollama's library, such as `OLLAMA_LLM_LIBRARY`."""
     device: NotRequired[str | None]
-    """Resource of the device plugin that hands a GPU to the pod. Default: none."""
+    """Extended resource of a GPU's device plugin. Default: none."""
     device_groups: NotRequired[list[int]]
-    """The node's group numbers that may open that device. Default: none."""
+    """IDs of the node's groups that may open the device. Default: none."""
 
 
 class OllamaModels(TypedDict):
-    """Which models the server has."""
+    """The models that the Job pulls and creates."""
 
     declared: list[dict[str, Any]]
-    """Models to have, as `DeclaredModel` of `programs/sync_models.py` takes them; a changed list
-    is a new Job."""
+    """Models, each as the fields of `DeclaredModel` in `programs/sync_models.py`; a changed list
+    creates a new Job."""
     refreshed: NotRequired[str | None]
-    """Another word than at the last run pulls every declared tag again. Default: none."""
+    """A new value pulls every declared tag again. Default: none."""
     dry_run: NotRequired[bool]
-    """Whether the Job only says what it would do. Default: false."""
+    """The Job only logs what it would change. Default: false."""
 
 
 class OllamaGateway(TypedDict):
-    """What stands between Ollama and its users."""
+    """Inputs of the gateway."""
 
     image: str
-    """Image with Python 3.11, aiohttp and the OpenTelemetry SDK, pinned; the Job runs on it too."""
+    """Image with Python 3.11, aiohttp and the OpenTelemetry SDK, pinned; the Job uses it too."""
     memory_bandwidth: NotRequired[float]
-    """Bytes/s of the node's memory, which bound tokens/s. Default: unknown."""
+    """Memory bandwidth of the node in bytes/s, an upper bound of tokens/s. Default: unknown."""
     read_bytes: NotRequired[dict[str, float]]
-    """Bytes that a model reads for each token, where that is not all of its file. Default: none."""
+    """Bytes read for each token, by model, where less than the model's size. Default: none."""
     label_users: NotRequired[bool]
-    """Whether tokens are counted by user, under a pseudonym. Default: false."""
+    """Count tokens for each user, under a pseudonym. Default: false."""
 
 
 class OllamaStackArgs(TypedDict):
     """Inputs of an `OllamaStack`."""
 
     namespace: Input[str]
-    """Namespace to run in; its pods are cut off but for what this component opens."""
+    """Namespace to run in; a default-deny network policy applies to all its pods."""
     claim_name: Input[str]
-    """Claim of the volume that keeps the models."""
+    """Claim of the models' volume."""
     pod: Pod
     runtime: OllamaRuntime
     models: OllamaModels
     gateway: OllamaGateway
     model_name: str
-    """Text of the module `model_name`, by which the programs compare models' names."""
+    """Source of the module `model_name`, which the programs import."""
     telemetry: NotRequired[Telemetry]
-    """Default: nothing is pushed."""
+    """Default: metrics are not pushed."""
 
 
 class OllamaStack(ComponentResource):
-    """Ollama behind a cluster-internal Service, with the declared models pulled."""
+    """Ollama behind its gateway and a ClusterIP Service, with the declared models."""
 
     url: Output[str]
-    """Where pods that carry `client_labels` reach the server."""
+    """URL of Ollama's API for pods with `client_labels`."""
     client_labels: dict[str, str]
-    """Pod labels that open the way to the server."""
+    """Labels by which network policies allow a pod to reach `url`."""
 
     def __init__(
         self, name: str, args: OllamaStackArgs, opts: ResourceOptions | None = None
@@ -131,13 +131,13 @@ class OllamaStack(ComponentResource):
         )
 
         label = f"{name}-service"
-        made = service(label, label, namespace, selector(name), (PORT, "http"), self)
+        api = service(label, label, namespace, selector(name), (PORT, "http"), self)
         self.url = Output.concat(
-            "http://", made.metadata["name"], ".", made.metadata["namespace"], f":{PORT}"
+            "http://", api.metadata["name"], ".", api.metadata["namespace"], f":{PORT}"
         )
 
         runtime, node = args["runtime"], args["pod"].get("node")
-        telemetry = args.get("telemetry", NOWHERE)
+        telemetry = args.get("telemetry", NO_TELEMETRY)
         gateway = Gateway(name, namespace, args["model_name"], self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         server = Deployment(
@@ -145,7 +145,7 @@ class OllamaStack(ComponentResource):
             metadata={"name": name, "namespace": namespace, "labels": labels(name)},
             spec={
                 "replicas": 1,
-                # Two servers would not fit in memory, nor share the volume.
+                # Two pods would not fit in memory.
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": selector(name)},
                 "template": {
@@ -162,7 +162,7 @@ class OllamaStack(ComponentResource):
                             ),
                             [volume("models", args["claim_name"]), scratch, gateway.volume],
                             node,
-                            # It cuts running answers when told to stop: the gateway's end first.
+                            # Ollama drops streams on SIGTERM, so the gateway drains them first.
                             server=_server(args["pod"], runtime),
                             groups=runtime.get("device_groups", ()),
                         ),
@@ -188,9 +188,9 @@ class OllamaStack(ComponentResource):
         self.register_outputs({"url": self.url})
 
 
-def _server(of: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
-    """The container that serves; its settings are explicit wherever Ollama would guess."""
-    # Nobody but the pod reaches it, so it asks itself.
+def _server(pod: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
+    """Return Ollama's container; every setting that Ollama would derive from its host is set."""
+    # By exec, because the kubelet cannot reach a port on the pod's loopback interface.
     probe: ProbeArgsDict = {"exec_": {"command": ["ollama", "ls"]}, "timeout_seconds": 10}
     kv_cache = runtime.get("kv_cache", "f16")
     settings = {
@@ -202,24 +202,24 @@ def _server(of: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
         "OLLAMA_NUM_PARALLEL": str(runtime["parallel"]),
         "OLLAMA_MAX_LOADED_MODELS": str(runtime["loaded_models"]),
         "OLLAMA_KV_CACHE_TYPE": kv_cache,
-        # A smaller one is not used without; else Ollama knows better.
+        # A quantized KV cache requires flash attention; otherwise Ollama chooses by model.
         **({} if kv_cache == "f16" else {"OLLAMA_FLASH_ATTENTION": "1"}),
-        # Ollama's own; each document that is being read is up to four requests.
+        # Ollama's default; embedding a document takes up to four requests at once.
         "OLLAMA_MAX_QUEUE": "512",
         "OLLAMA_KEEP_ALIVE": runtime["keep_alive"],
-        # Seconds without progress, not in all: a large model from a cold disk.
+        # Time without progress, for a large model on a slow disk.
         "OLLAMA_LOAD_TIMEOUT": "10m",
         "LLAMA_ARG_CACHE_RAM": str(runtime["prompt_cache_mib"]),
         **runtime["backend"],
     }
     return {
         "name": "ollama",
-        "image": of["image"],
+        "image": pod["image"],
         "env": environment(settings),
-        # The port is open long before it answers: libraries are probed for up to 30 s each.
+        # The port opens long before Ollama answers: GPU discovery takes up to 30 s a library.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 36},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
-        "resources": resources(of, runtime.get("device")),
+        "resources": resources(pod, runtime.get("device")),
         "security_context": RESTRICTED,
         "volume_mounts": [
             {"name": "models", "mount_path": "/data"},
@@ -231,12 +231,12 @@ def _server(of: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
 def _metrics(
     name: str, gateway: OllamaGateway, telemetry: Telemetry, namespace: Input[str]
 ) -> dict[str, Input[str]]:
-    """Environment by which the gateway measures, and pushes what it has measured."""
-    reads = ",".join(f"{model}={size:g}" for model, size in gateway.get("read_bytes", {}).items())
+    """Return the gateway's environment for metrics."""
+    read_bytes = gateway.get("read_bytes", {})
     return {
         "GATEWAY_OTLP_URL": telemetry["otlp_url"],
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
-        "GATEWAY_READ_BYTES": reads,
+        "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
         "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
         **otel_service("ollama-gateway", namespace, name),
     }

@@ -1,4 +1,4 @@
-"""The chat page and its backups: their components, and the programs that run in their pods."""
+"""Open WebUI and its backups: their components, and the programs that run in their pods."""
 
 from components.open_webui.backup import OpenWebUIBackup
 from components.open_webui.page import OpenWebUI

@@ -1,4 +1,4 @@
-"""Backups of the chat page's data: taken, proven, forgotten when old, and the way back."""
+"""Backups of Open WebUI's data, on a schedule and before upgrades, and their restore."""
 
 import hashlib
 from pathlib import Path
@@ -19,74 +19,78 @@ from components._kubernetes import (
     SLOW_PULL,
     labels,
     policy,
+    read_files,
     selector,
-    texts,
 )
 from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restore, secret
 
 RESTORE_TAINT = "homelab/restore"
-"""Taint of the nodes during a restore, which the restore's pods alone tolerate."""
+"""Taint of the nodes during a restore, which only the restore's pods tolerate."""
 
-PROGRAMS = texts(Path(__file__).parent / "programs", "backup.py", "repository.sh", "step.sh")
+PROGRAMS = read_files(Path(__file__).parent / "programs", "backup.py", "repository.sh", "step.sh")
 
 
 class OpenWebUIBackupArgs(BackupJobArgs):
-    """What the backups need to know."""
+    """Inputs of an `OpenWebUIBackup`."""
 
     schedule: str
-    """When, as cron writes it."""
+    """Cron schedule."""
     protect: NotRequired[bool]
-    """Refuse to lose the password, without which no backup can be read. Default: false."""
+    """Protect the password, without which no backup can be read. Default: false."""
 
 
 class OpenWebUIBackup(ComponentResource):
-    """A scheduled backup, one before every image change, and a restore that waits to be asked."""
+    """A backup on a schedule and before each change of the image, and a suspended restore."""
 
     password: Output[str]
-    """What the backups are encrypted with (secret)."""
-    before: Job
-    """The snapshot before `image` is rolled out; what runs that image has to wait for it."""
+    """Password of the restic repository (secret)."""
+    pre_upgrade: Job
+    """The backup before a changed image is rolled out; the Deployment must depend on it."""
 
     def __init__(
         self, name: str, args: OpenWebUIBackupArgs, opts: ResourceOptions | None = None
     ) -> None:
         super().__init__("homelab:index:OpenWebUIBackup", name, {}, opts)
         namespace = args["namespace"]
-        about: ObjectMetaArgsDict = {"name": name, "namespace": namespace, "labels": labels(name)}
+        metadata: ObjectMetaArgsDict = {
+            "name": name,
+            "namespace": namespace,
+            "labels": labels(name),
+        }
         child = ResourceOptions(parent=self)
 
-        kept = ResourceOptions(parent=self, protect=args.get("protect", False))
+        protected = ResourceOptions(parent=self, protect=args.get("protect", False))
         self.password = RandomPassword(
-            f"{name}-password", length=40, special=False, opts=kept
+            f"{name}-password", length=40, special=False, opts=protected
         ).result
-        kept_secret = Secret(
+        password_secret = Secret(
             f"{name}-secret",
-            metadata=about,
+            metadata=metadata,
             string_data={"RESTIC_PASSWORD": self.password},
             opts=child,
         )
-        program = ConfigMap(f"{name}-program", metadata=about, data=PROGRAMS, opts=child)
-        # No way out but the one that `pod_labels` open.
+        program = ConfigMap(f"{name}-program", metadata=metadata, data=PROGRAMS, opts=child)
+        # The only egress is to `telemetry`, by a policy for its `pod_labels`.
         policy(name, namespace, selector(name), self, ingress=[], egress=[])
 
-        password = secret("RESTIC_PASSWORD", kept_secret.metadata["name"])
+        password = secret("RESTIC_PASSWORD", password_secret.metadata["name"])
         script: VolumeArgsDict = {
             "name": "program",
             "config_map": {"name": program.metadata["name"]},
         }
         scratch: EmptyDirVolumeSourceArgsDict = {"size_limit": args["scratch_size"]}
-        # Only the secret key is there, which has no business on a disk.
+        # It has only the secret key, which must not be written to a disk.
         memory: EmptyDirVolumeSourceArgsDict = {"medium": "Memory", "size_limit": "1Mi"}
-        pushes = args["telemetry"]["pod_labels"] if "telemetry" in args else {}
+        pod_labels = args["telemetry"]["pod_labels"] if "telemetry" in args else {}
         scheduled, upgrade = (
-            job(name, args, backup(kind, args, password), script, scratch, 2, pushes)
-            for kind in ("scheduled", "upgrade")
+            job(name, args, backup(tag, args, password), script, scratch, 2, pod_labels)
+            for tag in ("scheduled", "upgrade")
         )
         steps = restore(args, password)
         on_demand = job(name, args, steps, script, memory, 1, {}, RESTORE_TAINT)
         CronJob(
             f"{name}-schedule",
-            metadata=about,
+            metadata=metadata,
             spec={
                 "schedule": args["schedule"],
                 "concurrency_policy": "Forbid",
@@ -95,13 +99,13 @@ class OpenWebUIBackup(ComponentResource):
             opts=child,
         )
         fingerprint = hashlib.sha256(args["images"]["open_webui"].encode()).hexdigest()[:8]
-        self.before = Job(
+        self.pre_upgrade = Job(
             f"{name}-before",
             metadata={
                 "name": f"{name}-before-{fingerprint}",
                 "namespace": namespace,
                 "labels": labels(name),
-                # One that failed runs again on the next up.
+                # The next `pulumi up` runs a failed Job again.
                 "annotations": {"pulumi.com/replaceUnready": "true"},
             },
             spec=upgrade,
@@ -116,7 +120,7 @@ class OpenWebUIBackup(ComponentResource):
                 "namespace": namespace,
                 "labels": labels(name),
             },
-            # Never by itself: ops/restore.py makes a Job of it.
+            # Suspended: ops/restore.py creates a Job from it.
             spec={
                 "schedule": "0 0 1 1 *",
                 "suspend": True,

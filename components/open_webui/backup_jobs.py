@@ -1,4 +1,4 @@
-"""The steps of a backup and of a restore, as Jobs whose containers run one after the other."""
+"""Job specs of a backup and of a restore, whose steps are init containers."""
 
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
@@ -25,14 +25,14 @@ from components._kubernetes import (
 )
 
 DEADLINE = 12 * 3600
-"""Seconds after which a backup has failed: a terabyte at 23 MB/s."""
+"""`activeDeadlineSeconds` of a backup: a terabyte at 23 MB/s."""
 
 
 class BackupImages(TypedDict):
     """Images of a backup's containers, pinned."""
 
     open_webui: str
-    """Open WebUI's, on which the programs run; another one is a new snapshot before it."""
+    """Image of Open WebUI, which also runs the programs; a changed one is backed up before."""
     restic: str
 
 
@@ -40,40 +40,43 @@ class BackupClaims(TypedDict):
     """Claims of the two volumes."""
 
     data: Input[str]
-    """The chat page's."""
+    """Volume of Open WebUI."""
     backup: Input[str]
-    """Takes the backups."""
+    """Volume of the restic repository."""
 
 
 class BackupJobArgs(TypedDict):
-    """What the Jobs need to know."""
+    """Inputs of the Jobs."""
 
     namespace: Input[str]
-    """Namespace of the chat page."""
+    """Namespace of Open WebUI."""
     images: BackupImages
     claims: BackupClaims
     secret_name: str
-    """Secret with the chat page's `WEBUI_SECRET_KEY`; it may come later than the first backup."""
+    """Secret with `WEBUI_SECRET_KEY`; the first backup may run before it exists."""
     keep: dict[str, int]
-    """How many are kept, by restic's words `last`, `daily`, `weekly`, `monthly`."""
+    """Values of restic's `--keep-…` options: `last`, `daily`, `weekly`, `monthly`."""
     scratch_size: str
-    """Scratch space on the node's own disk: what all the data needs once."""
+    """Size limit of the scratch `emptyDir`, which holds all data once."""
     telemetry: NotRequired[Telemetry]
-    """Where the results are pushed. Default: nowhere."""
+    """Default: metrics are not pushed."""
     node: NotRequired[str | None]
-    """Host name of the node to run on. Default: the one with the volumes."""
+    """Host name of the node to run on. Default: the node of the volumes."""
 
 
-def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgsDict]:
-    """Take a snapshot, store it and get it back, prove that it is the same, forget old ones."""
+def backup(tag: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgsDict]:
+    """Return the steps of a backup: snapshot, store and fetch, verify, forget old snapshots.
+
+    `tag` is the snapshot's tag, `scheduled` or `upgrade`.
+    """
     key = secret("WEBUI_SECRET_KEY", args["secret_name"], optional=True)
-    keep = " ".join(f"--keep-{word} {number}" for word, number in args["keep"].items())
-    told = environment({"KIND": kind, "KEEP": keep, "IMAGE": args["images"]["open_webui"]})
-    result: dict[str, Input[str]] = {
+    keep = " ".join(f"--keep-{option} {number}" for option, number in args["keep"].items())
+    env = environment({"KIND": tag, "KEEP": keep, "IMAGE": args["images"]["open_webui"]})
+    metrics: dict[str, Input[str]] = {
         "BACKUP_OTLP_URL": args["telemetry"]["otlp_url"] if "telemetry" in args else "",
         **otel_service("open-webui-backup", args["namespace"], "open-webui"),
     }
-    both = ("/scratch", "/backup")
+    folders = ("/scratch", "/backup")
     steps = [
         _python(
             args,
@@ -81,18 +84,18 @@ def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Con
             {"data": True, "backup": True, "scratch": False},
             [key],
         ),
-        _restic(args, ["store", *both], {"backup": False, "scratch": False}, [*told, password]),
+        _restic(args, ["store", *folders], {"backup": False, "scratch": False}, [*env, password]),
         _python(
             args,
             ["verify", "/scratch/manifest.json", "/scratch/restored"],
             {"scratch": False},
-            [*environment(result), key],
+            [*environment(metrics), key],
         ),
     ]
     finish = _restic(
-        args, ["finish", *both], {"backup": False, "scratch": False}, [*told, password]
+        args, ["finish", *folders], {"backup": False, "scratch": False}, [*env, password]
     )
-    # The last line of one that fails is for `finish` to say.
+    # A failed step's last line is printed by `finish`, because Pulumi shows no init containers.
     wrapper = ["sh", "/workload/step.sh", "/scratch"]
     for step in steps:
         step |= {"command": wrapper, "args": step["command"]}
@@ -100,7 +103,7 @@ def backup(kind: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Con
 
 
 def restore(args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgsDict]:
-    """Get a snapshot beside the data, and put it in their place if it is whole and fits."""
+    """Return the steps of a restore: fetch a snapshot, verify it, and replace the data with it."""
     mounts = {"data": False, "backup": False, "scratch": False}
     return [
         _restic(
@@ -124,14 +127,11 @@ def job(
     steps: list[ContainerArgsDict],
     script: VolumeArgsDict,
     scratch: EmptyDirVolumeSourceArgsDict,
-    tries: int,
+    attempts: int,
     pod_labels: Mapping[str, str],
     tolerated: str | None = None,
 ) -> JobSpecArgsDict:
-    """One step after the other; the scratch space is gone with the pod, however it ends.
-
-    `tolerated` is the key of a taint on whose nodes its pods run all the same.
-    """
+    """Return a Job spec that runs the steps in order; `tolerated` is the key of a taint."""
     volumes: list[VolumeArgsDict] = [
         volume("data", args["claims"]["data"]),
         volume("backup", args["claims"]["backup"]),
@@ -139,8 +139,8 @@ def job(
         script,
     ]
     return {
-        "backoff_limit": tries - 1,
-        # One that hangs on a disk would keep out all later ones. A restore is watched by a person.
+        "backoff_limit": attempts - 1,
+        # A backup that hangs would block all later ones; a restore is watched by a person.
         "active_deadline_seconds": None if tolerated else DEADLINE,
         "template": {
             "metadata": {"labels": {**labels(name), **pod_labels}},
@@ -156,25 +156,23 @@ def job(
 
 def _python(
     args: BackupJobArgs,
-    words: list[str],
+    command: list[str],
     mounts: Mapping[str, bool],
     env: list[EnvVarArgsDict],
 ) -> ContainerArgsDict:
-    command = ["python3", "-u", "/workload/backup.py"]
-    return _container(words[0], args["images"]["open_webui"], [*command, *words], mounts, env)
+    program = ["python3", "-u", "/workload/backup.py"]
+    return _container(command[0], args["images"]["open_webui"], [*program, *command], mounts, env)
 
 
 def _restic(
     args: BackupJobArgs,
-    words: list[str],
+    command: list[str],
     mounts: Mapping[str, bool],
     env: list[EnvVarArgsDict],
 ) -> ContainerArgsDict:
-    command = ["sh", "/workload/repository.sh"]
-    place = environment({"RESTIC_REPOSITORY": "/backup/repository", "TMPDIR": "/scratch"})
-    return _container(
-        words[0], args["images"]["restic"], [*command, *words], mounts, [*place, *env]
-    )
+    program = ["sh", "/workload/repository.sh"]
+    env = [*environment({"RESTIC_REPOSITORY": "/backup/repository", "TMPDIR": "/scratch"}), *env]
+    return _container(command[0], args["images"]["restic"], [*program, *command], mounts, env)
 
 
 def _container(
@@ -184,8 +182,8 @@ def _container(
     mounts: Mapping[str, bool],
     env: list[EnvVarArgsDict],
 ) -> ContainerArgsDict:
-    """One step; `mounts` says of each volume whether it is read-only."""
-    places: list[VolumeMountArgsDict] = [
+    """Return the container of a step; `mounts` has whether each volume is read-only."""
+    volume_mounts: list[VolumeMountArgsDict] = [
         {"name": name, "mount_path": f"/{name}", "read_only": read_only}
         for name, read_only in mounts.items()
     ]
@@ -201,17 +199,17 @@ def _container(
         "env": env,
         "resources": {
             "requests": {"cpu": "50m", "memory": "64Mi"},
-            # restic's index, and files on their way; the page cache goes when it has to.
+            # For restic's index and buffers; the page cache is reclaimed at the limit.
             "limits": {"memory": "1Gi"},
         },
         "security_context": RESTRICTED,
-        # The last line says why it failed: `pulumi up` and `kubectl describe pod` show it.
+        # `pulumi up` and `kubectl describe pod` then print the last line of a failed Job's log.
         "termination_message_policy": "FallbackToLogsOnError",
-        "volume_mounts": [*places, program],
+        "volume_mounts": [*volume_mounts, program],
     }
 
 
 def secret(key: str, secret: Input[str], *, optional: bool = False) -> EnvVarArgsDict:
-    """A variable with the value that a Secret has of the same name."""
+    """Return an environment variable from the Secret's key of the same name."""
     reference: SecretKeySelectorArgsDict = {"name": secret, "key": key, "optional": optional}
     return {"name": key, "value_from": {"secret_key_ref": reference}}

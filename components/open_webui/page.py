@@ -1,4 +1,4 @@
-"""The chat page: its account, its data, and the two ways to reach it."""
+"""Open WebUI, the chat page, with its Service, network policy and secrets."""
 
 from typing import NotRequired, TypedDict
 
@@ -17,7 +17,7 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
 from components._kubernetes import (
-    NOWHERE,
+    NO_TELEMETRY,
     RESTRICTED,
     SLOW_PULL,
     Pod,
@@ -38,44 +38,44 @@ PORT = 8080
 
 
 class ChatModels(TypedDict):
-    """The model server, and which of its models the page uses for what."""
+    """Ollama's API, and the models for each purpose."""
 
     url: Input[str]
-    """Where the model server answers."""
+    """URL of Ollama's API."""
     further_urls: NotRequired[list[Input[str]]]
-    """URLs of more model servers. Default: none."""
+    """URLs of more model servers' APIs. Default: none."""
     client_labels: dict[str, str]
-    """Labels that open the way there."""
+    """Labels by which network policies allow a pod to reach it."""
     default: str
-    """Model that a new chat starts with."""
+    """Model of new chats."""
     embedding: str
-    """Model that documents are indexed with."""
+    """Model that embeds documents."""
     prefixes: NotRequired[list[str]]
-    """What that model wants a document, and a query, to begin with. Default: nothing."""
+    """Prefixes of documents and of queries for that model. Default: none."""
     task: NotRequired[str | None]
-    """Model that names chats. Default: the one that is chatted with."""
-    name_users: NotRequired[bool]
-    """Whether the model server gets a header with the user's id. Default: false."""
+    """Model that writes the titles of chats. Default: the chat's own model."""
+    forward_users: NotRequired[bool]
+    """Send Ollama a header with the user's ID. Default: false."""
 
 
 class PageAccess(TypedDict):
-    """From where, by which names and with what the page is reached."""
+    """Addresses of the page, and who may use them."""
 
-    reached_from: list[str]
+    client_cidrs: list[str]
     """CIDRs that may open the page."""
     lan_address: NotRequired[str | None]
     """Address on the home network. Default: none."""
     address_pool: NotRequired[Input[str] | None]
-    """MetalLB pool that has `lan_address`."""
+    """MetalLB pool of `lan_address`."""
     tailnet_address: NotRequired[str | None]
-    """The node's Tailscale address, where the pod itself listens. Default: none."""
+    """Tailscale address of the node, opened as a `hostPort`. Default: none."""
     origins: NotRequired[list[str]]
-    """Further names of the page: a URL as a browser opens it, or a name at this port.
-    Default: none."""
+    """More origins of the page: URLs, or hostnames at its port. Default: none."""
     trusted_email_header: NotRequired[str | None]
-    """Header in which a proxy names who is signed in; refused with an address. Default: none."""
+    """Header with the e-mail address of a user whom a proxy has authenticated; not together with an
+    address. Default: none."""
     api_paths: NotRequired[list[str]]
-    """Paths that an API key is good for. Default: there are no API keys."""
+    """Paths that API keys allow. Default: API keys are disabled."""
 
 
 class OpenWebUIArgs(TypedDict):
@@ -84,52 +84,52 @@ class OpenWebUIArgs(TypedDict):
     namespace: Input[str]
     """Namespace to run in."""
     claim_name: Input[str]
-    """Claim of the volume that keeps accounts, chats and files."""
+    """Claim of the volume for accounts, chats and uploaded files."""
     pod: Pod
     admin_email: str
-    """E-mail address that the first account signs in with."""
+    """E-mail address of the first account."""
     models: ChatModels
     access: PageAccess
     telemetry: NotRequired[Telemetry]
-    """Default: nothing is pushed."""
-    after: NotRequired[list[Job]]
-    """Jobs that have to end before a changed image is rolled out. Default: none."""
+    """Default: metrics are not pushed."""
+    depends_on: NotRequired[list[Job]]
+    """Jobs that must complete before a changed image is rolled out. Default: none."""
     protect: NotRequired[bool]
-    """Refuse to lose the generated secrets, which the data on the volume depends on.
-    Default: false."""
+    """Protect the generated secrets, which the data on the volume depends on. Default: false."""
 
 
 class OpenWebUI(ComponentResource):
-    """Open WebUI with one admin account from the first second and no sign-up."""
+    """Open WebUI with an admin account and without sign-up."""
 
     urls: list[str]
-    """Where the page is reached, the home network first."""
+    """URLs of the page by address, the home network's first."""
     origins: list[str]
-    """What a browser may say that it opened: all of `urls`, and each of the further names."""
+    """Allowed origins of requests: `urls`, and the origins of `access`."""
     admin_password: Output[str]
-    """Password of the first account (secret); one changed in the page is not known here."""
+    """Initial password of the first account (secret)."""
 
     def __init__(self, name: str, args: OpenWebUIArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("homelab:index:OpenWebUI", name, {}, opts)
         child = ResourceOptions(parent=self)
         access, models = args["access"], args["models"]
         lan, tailnet = access.get("lan_address"), access.get("tailnet_address")
-        telemetry = args.get("telemetry", NOWHERE)
+        telemetry = args.get("telemetry", NO_TELEMETRY)
         if access.get("trusted_email_header") and (lan or tailnet):
-            # Whoever reaches the page directly could send the header himself and be anyone.
+            # A client that bypasses the proxy could forge the header, and sign in as anyone.
             raise ValueError("trusted_email_header: must not be set together with an address")
         self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
-        named = [
-            one if "://" in one else f"http://{one}:{PORT}" for one in access.get("origins", ())
+        origins = [
+            origin if "://" in origin else f"http://{origin}:{PORT}"
+            for origin in access.get("origins", ())
         ]
-        self.origins = list(dict.fromkeys([*self.urls, *named]))
+        self.origins = list(dict.fromkeys([*self.urls, *origins]))
 
-        # The database knows the first password and is sealed with the first key for ever.
-        kept = ResourceOptions(parent=self, protect=args.get("protect", False))
+        # The database has the first password's hash, and values encrypted with the first key.
+        protected = ResourceOptions(parent=self, protect=args.get("protect", False))
         self.admin_password = RandomPassword(
-            f"{name}-admin-password", length=24, special=False, opts=kept
+            f"{name}-admin-password", length=24, special=False, opts=protected
         ).result
-        key = RandomPassword(f"{name}-secret-key", length=48, special=False, opts=kept)
+        key = RandomPassword(f"{name}-secret-key", length=48, special=False, opts=protected)
         secret = Secret(
             f"{name}-secret",
             metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
@@ -140,11 +140,11 @@ class OpenWebUI(ComponentResource):
             opts=child,
         )
 
-        callers: NetworkPolicyIngressRuleArgsDict = {
-            "from_": [{"ip_block": {"cidr": cidr}} for cidr in access["reached_from"]],
+        clients: NetworkPolicyIngressRuleArgsDict = {
+            "from_": [{"ip_block": {"cidr": cidr}} for cidr in access["client_cidrs"]],
             "ports": [{"protocol": "TCP", "port": PORT}],
         }
-        policy(name, args["namespace"], selector(name), self, ingress=[callers])
+        policy(name, args["namespace"], selector(name), self, ingress=[clients])
 
         volumes: list[VolumeArgsDict] = [
             volume("data", args["claim_name"]),
@@ -155,7 +155,7 @@ class OpenWebUI(ComponentResource):
             f"{name}-deployment",
             metadata={"name": name, "namespace": args["namespace"], "labels": labels(name)},
             spec={
-                # SQLite has one writer, and a host port one listener.
+                # SQLite allows one writer, and a hostPort one pod.
                 "replicas": 1,
                 "strategy": {"type": "Recreate"},
                 "selector": {"match_labels": selector(name)},
@@ -172,7 +172,7 @@ class OpenWebUI(ComponentResource):
             },
             opts=ResourceOptions(
                 parent=self,
-                depends_on=args.get("after", []),
+                depends_on=args.get("depends_on", []),
                 custom_timeouts=CustomTimeouts(create=SLOW_PULL, update=SLOW_PULL),
             ),
         )
@@ -194,7 +194,7 @@ class OpenWebUI(ComponentResource):
 def _container(
     args: OpenWebUIArgs, urls: list[str], origins: list[str], secret: Input[str]
 ) -> ContainerArgsDict:
-    """The one container; the environment is the only source of its settings."""
+    """Return Open WebUI's container, configured by its environment only."""
     port: ContainerPortArgsDict = {"name": "http", "container_port": PORT}
     if tailnet := args["access"].get("tailnet_address"):
         port["host_port"], port["host_ip"] = PORT, tailnet
@@ -208,7 +208,7 @@ def _container(
         "image": args["pod"]["image"],
         "env": [*environment(_settings(args, urls, origins)), *secrets],
         "ports": [port],
-        # Migrations run before the port opens. Any unknown path answers 200: mind the spelling.
+        # Migrations run before the port opens. A misspelt path would pass: all others answer 200.
         "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},
         "readiness_probe": {**probe, "http_get": {"path": "/ready", "port": "http"}},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
@@ -222,7 +222,7 @@ def _container(
 
 
 def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[str, Input[str]]:
-    """Open WebUI's environment."""
+    """Return Open WebUI's environment."""
     models = args["models"]
     settings: dict[str, Input[str]] = {
         **FIXED,
@@ -248,24 +248,24 @@ def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[
     if urls:
         settings["WEBUI_URL"] = urls[0]
     if origins:
-        # The websocket, over which answers come, is refused to pages of any other.
+        # The websocket, which streams the answers, rejects all other origins.
         settings["CORS_ALLOW_ORIGIN"] = ";".join(origins)
     if paths := args["access"].get("api_paths"):
         settings |= {
             "ENABLE_API_KEYS": "true",
-            # Without, a key of the admin's would be as good as a sign-in.
+            # Without restrictions, an admin's key would allow everything that a session does.
             "ENABLE_API_KEYS_ENDPOINT_RESTRICTIONS": "true",
             "API_KEYS_ALLOWED_ENDPOINTS": ",".join(paths),
         }
     if task_model := models.get("task"):
         settings["TASK_MODEL"] = task_model
-    if models.get("name_users"):
+    if models.get("forward_users"):
         settings["ENABLE_FORWARD_USER_INFO_HEADERS"] = "true"
     if telemetry := args.get("telemetry"):
         settings |= {
             "ENABLE_OTEL": "true",
             "ENABLE_OTEL_METRICS": "true",
-            # This one counts for metrics, and with it the endpoint is taken as it is written.
+            # Selects OTLP over HTTP for metrics, in spite of its name; the endpoint is used as is.
             "OTEL_METRICS_OTLP_SPAN_EXPORTER": "http",
             "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": telemetry["otlp_url"],
             **otel_service("open-webui", args["namespace"], "open-webui"),

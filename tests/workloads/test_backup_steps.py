@@ -45,7 +45,7 @@ def box(tmp_path: Path) -> Box:
         ("cat", "Fatal: no cat today"),
         ("backup", "Fatal: no backup today"),
         ("restore", "Fatal: no restore today"),
-        ("verify", "verify failed: webui-secret-key is not what was backed up"),
+        ("verify", "verify failed: webui-secret-key differs from the snapshot"),
     ],
 )
 def test_the_last_container_says_why_the_backup_failed(

@@ -119,7 +119,7 @@ def test_the_drill(box: Box) -> None:
     code, said = box.run(cron(box.lab, "open-webui-backup-restore"))
     assert code == 0, said
     assert "restored: 2 users" in said
-    assert "another secret key: everybody signs in again" in said
+    assert "the secret key has changed: all users sign in again" in said
     assert not list(box.mounts["data"].rglob("webui-secret-key"))
     box.start_page()
     box.wait_for_page()
@@ -198,4 +198,4 @@ def test_a_new_house_reads_old_backups_once_its_password_is_added(box: Box, tmp_
     code, said = box.run(cron(box.lab, "open-webui-backup-restore"))
 
     assert code == 0, said
-    assert "what was there before is in .before-restore-" in said
+    assert "the replaced data is in .before-restore-" in said

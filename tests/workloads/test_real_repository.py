@@ -139,7 +139,7 @@ def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
         (lock,) = repository.locks()
         assert repository.step("list", repository.folder).returncode == 0
         script = (ROOT / "components/open_webui/programs/repository.sh").read_text()
-        only = script.partition('case "$1"')[0] + "alone\n"
+        only = script.partition('case "$1"')[0] + "remove_stale_locks\n"
         subprocess.run(["sh", "-c", only], env=repository.environment, check=True)
         assert lock.exists()
         check.kill()

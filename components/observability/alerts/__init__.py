@@ -15,29 +15,28 @@ def alerts(
     backup_hours: int | None = None,
     backup_path: str = "/",
 ) -> dict[str, dict[str, Any]]:
-    """PrometheusRule specs by name.
+    """Return PrometheusRule specs by name.
 
-    They watch the mount points `disks`, the GPU where models run on it, and if there are any,
-    backups every `backup_hours` in the folder `backup_path`; each alert has its section in the
-    page `runbook`.
+    `disks` are mount points, `backup_hours` is the interval of backups in the directory
+    `backup_path`, and `runbook` is the URL of a page with a section for each alert.
     """
-    mounted = "|".join(sorted(set(disks)))
-    # Where its disk is mounted is not known: there, or above.
+    mount_points = "|".join(sorted(set(disks)))
+    # The mount point of the backup's disk is its directory, or one above.
     folders = [PurePosixPath(backup_path), *PurePosixPath(backup_path).parents]
     backup = "|".join(map(str, folders[:-1]))
-    without = set() if gpu else {"gpu"}
-    without |= {"backup"} if backup_hours is None else set()
-    too_old = str(2 * 3600 * (backup_hours or 0))
+    disabled = set() if gpu else {"gpu"}
+    disabled |= {"backup"} if backup_hours is None else set()
+    max_age = str(2 * 3600 * (backup_hours or 0))
     specs: dict[str, dict[str, Any]] = {
         file.stem: yaml.safe_load(
             file.read_text()
-            .replace("@disks@", mounted)
-            .replace("@all_disks@", "|".join(filter(None, [mounted, backup])))
+            .replace("@disks@", mount_points)
+            .replace("@all_disks@", "|".join(filter(None, [mount_points, backup])))
             .replace("@backup@", backup)
-            .replace("@too_old@", too_old)
+            .replace("@too_old@", max_age)
         )
         for file in sorted(Path(__file__).parent.glob("*.yaml"))
-        if file.stem not in without
+        if file.stem not in disabled
     }
     for spec in specs.values():
         for rule in (rule for group in spec["groups"] for rule in group["rules"]):

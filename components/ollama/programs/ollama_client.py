@@ -1,4 +1,4 @@
-"""Ollama's API as the model Job uses it: every failure is an OllamaError of one line."""
+"""Client of Ollama's API for the model Job; every failure is an OllamaError of one line."""
 
 import json
 import re
@@ -14,37 +14,37 @@ from urllib.request import Request, urlopen
 
 from model_name import canonical
 
-PAUSES = (10.0, 20.0, 40.0, 80.0, 160.0)  # seconds between tries
-STALL = 300.0  # seconds without progress; a whole download has no limit
-LOAD = 1200.0  # seconds to load a model; Ollama gives up sooner, after OLLAMA_LOAD_TIMEOUT
-PROGRESS = 20.0  # seconds between two lines of progress
+PAUSES = (10.0, 20.0, 40.0, 80.0, 160.0)  # seconds before each retry
+STALL = 300.0  # timeout without progress, in seconds; a download as a whole has none
+LOAD = 1200.0  # timeout of loading a model, in seconds; more than OLLAMA_LOAD_TIMEOUT
+PROGRESS = 20.0  # interval of progress lines, in seconds
 
 
 class OllamaError(Exception):
-    """A failure in one line; another try may succeed."""
+    """A failure that a retry may solve, in one line."""
 
 
 class FinalError(OllamaError):
-    """A failure that another try would only repeat."""
+    """A failure that a retry cannot solve."""
 
 
 class ServerModel(NamedTuple):
-    """A model as `/api/tags` lists it: 64 hex digits, a time, and bytes.
-
-    What a variant was created from, its `base`, is in the ledger alone.
-    """
+    """A model as `/api/tags` lists it."""
 
     digest: str
+    """64 hex digits."""
     modified: str
     size: int = 0
+    """Bytes."""
     base: str = ""
+    """The model that a variant was created from; known from the ledger only."""
 
 
 class Ollama:
     """The server at `url`, such as `http://host:11434`; every method raises OllamaError.
 
-    Its gateway asks for `token` where models are changed. `folder` is on the disk of the models:
-    what is free there is looked at before a download.
+    The gateway requires `token` for changes of models. `folder` is on the models' disk, whose free
+    space is checked before a download.
     """
 
     def __init__(self, url: str, token: str, folder: Path) -> None:
@@ -52,49 +52,49 @@ class Ollama:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def models(self) -> dict[str, ServerModel]:
-        """List the models by canonical name; a server that does not answer is asked again."""
-        models = _retried("list of models", lambda: self._ask("GET", "/api/tags"))["models"]
+        """Return the models by canonical name, with retries."""
+        models = _retry("list of models", lambda: self._call("GET", "/api/tags"))["models"]
         return {
-            canonical(one["name"]): ServerModel(one["digest"], one["modified_at"], one["size"])
-            for one in models
+            canonical(row["name"]): ServerModel(row["digest"], row["modified_at"], row["size"])
+            for row in models
         }
 
     def pull(self, name: str) -> None:
-        """Pull a model, in several tries if need be, and print how far it is."""
-        _retried(name, lambda: self._pull(name))
+        """Pull a model, with retries, and print the progress."""
+        _retry(name, lambda: self._pull(name))
 
     def create(self, request: Mapping[str, Any]) -> None:
-        """Create a model, or replace the one of that name; `request` as `/api/create` takes it."""
+        """Create or replace a model; `request` is the body of `/api/create`."""
         list(self._stream("/api/create", request))
 
     def load(self, name: str, keep_alive: str) -> None:
-        """Load a model, for `keep_alive` after each use: `2h`, `-1` for ever, or as the server."""
-        # Ollama takes a text only with a unit.
-        kept = {"keep_alive": -1 if keep_alive == "-1" else keep_alive} if keep_alive else {}
-        self._ask("POST", "/api/generate", {"model": name, "stream": False, **kept}, LOAD)
+        """Load a model; `keep_alive` is `2h`, `-1` for ever, or empty for the server's default."""
+        # A string without a unit is invalid, so -1 has to be a number.
+        option = {"keep_alive": -1 if keep_alive == "-1" else keep_alive} if keep_alive else {}
+        self._call("POST", "/api/generate", {"model": name, "stream": False, **option}, LOAD)
 
     def delete(self, name: str) -> None:
         """Delete a model."""
-        self._ask("DELETE", "/api/delete", {"model": name})
+        self._call("DELETE", "/api/delete", {"model": name})
 
     def _pull(self, name: str) -> None:
         layers: dict[str, tuple[int, int]] = {}
-        grown = printed = time.monotonic()
+        progressed = printed = time.monotonic()
         received = 0
         with closing(self._stream("/api/pull", {"model": name})) as events:
             for event in events:
                 now, layer = time.monotonic(), str(event.get("digest") or event.get("status"))
                 done, total = int(event.get("completed") or 0), int(event.get("total") or 0)
                 before, _ = layers.get(layer, (-1, 0))
-                # Ollama repeats its line every 60 ms while a download stands still, and takes
-                # bytes back when a part fails (server/download.go): neither is progress.
+                # Ollama repeats its event every 60 ms while a download stalls, and subtracts bytes
+                # when a part fails (server/download.go): neither is progress.
                 if done > before:
-                    layers[layer], grown = (done, total), now
+                    layers[layer], progressed = (done, total), now
                     received += done - before if before >= 0 else 0
-                elif now - grown > STALL:
+                elif now - progressed > STALL:
                     raise OllamaError(f"no progress for {STALL:g} s")
                 if before < 0 and total - done > (free := disk_usage(self._folder).free):
-                    sizes = f"{(total - done) / 1e9:.2f} GB more, {free / 1e9:.2f} GB are free"
+                    sizes = f"needs {(total - done) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
                     raise FinalError(f"the volume for models is full: {sizes}")
                 done, total = (sum(column) for column in zip(*layers.values(), strict=True))
                 if total and (seconds := now - printed) >= PROGRESS:
@@ -103,17 +103,17 @@ class Ollama:
                     print(f"{name}: {100 * done // total} %, {size}, {rate}")
                     printed, received = now, 0
 
-    def _ask(self, method: str, path: str, body: object = None, timeout: float = 10) -> Any:
+    def _call(self, method: str, path: str, body: object = None, timeout: float = 10) -> Any:
         with self._request(method, path, body, timeout) as response:
             return json.loads(response.read() or "{}")
 
     def _stream(self, path: str, body: object) -> Generator[dict[str, Any], None, None]:
-        """Yield the events of an answer until one reports success."""
+        """Yield the events of a response until one reports success."""
         with self._request("POST", path, body, STALL) as response:
             for line in response:
                 event = dict(json.loads(line))
                 if "error" in event:
-                    raise explained(str(event["error"]))
+                    raise api_error(str(event["error"]))
                 yield event
                 if event.get("status") == "success":
                     return
@@ -121,52 +121,52 @@ class Ollama:
 
     @contextmanager
     def _request(self, method: str, path: str, body: object, timeout: float) -> Iterator[Any]:
-        """Yield the answer; whatever fails until it is read is an OllamaError."""
-        text = None if body is None else json.dumps(body).encode()
-        request = Request(self._url + path, text, self._headers, method=method)
+        """Yield the response; raises OllamaError for every failure until it is read."""
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(self._url + path, data, self._headers, method=method)
         try:
             with urlopen(request, timeout=timeout) as response:
                 yield response
         except HTTPError as error:
-            raise explained(error.read(1000).decode(errors="replace"), error.code) from error
+            raise api_error(error.read(1000).decode(errors="replace"), error.code) from error
         except TimeoutError as error:
             raise OllamaError(f"no progress for {timeout:g} s") from error
         except (OSError, HTTPException, ValueError, TypeError, KeyError) as error:
             reason = getattr(error, "reason", error)
-            raise OllamaError(f"no usable answer from {self._url}: {reason}") from error
+            raise OllamaError(f"no valid response from {self._url}: {reason}") from error
 
 
-def explained(text: str, status: int = 0) -> OllamaError:
-    """Return the error for what Ollama says in a stream, or in an answer with this HTTP status."""
+def api_error(text: str, status: int = 0) -> OllamaError:
+    """Return the error for Ollama's `text`, of a stream or of a response with this HTTP status."""
     with suppress(ValueError, TypeError, KeyError):
         text = str(json.loads(text)["error"])
-    # The registry's 412 has several lines (ollama#14431), a failed download shows a signed URL.
+    # The registry's 412 has several lines (ollama#14431), and a failed download a signed URL.
     text = re.sub(r"\?\S+", "?...", " ".join(text.split()))[:300]
-    # What the registry has answered, in words: 200 or 500 is only Ollama's own status.
-    in_words = re.search(r"pull model manifest: (\d{3})\b", text)
-    said = int(in_words[1]) if in_words else status
+    # The registry's status is in the text; the response has Ollama's, 200 or 500.
+    registry = re.search(r"pull model manifest: (\d{3})\b", text)
+    code = int(registry[1]) if registry else status
     if "sharded" in text:
-        advice = "is in several files, which Ollama does not pull: take a tag that is one file"
+        advice = "has several files, which Ollama cannot pull: choose a tag with one file"
         return FinalError(f"{advice} ({text})")
-    if said == 412 or "requires a newer version" in text:
-        return FinalError(f"needs a newer Ollama: raise ollama.image ({text})")
-    # The registry's 404 in Go's words; "pull model manifest:" alone also begins passing failures.
+    if code == 412 or "requires a newer version" in text:
+        return FinalError(f"requires a newer Ollama: update ollama.image ({text})")
+    # Go's text for the registry's 404; "pull model manifest:" alone may also be temporary.
     if "file does not exist" in text:
-        return FinalError(f"no such model in the registry: correct the name ({text})")
+        return FinalError(f"model not found in the registry: check its name ({text})")
     if "no space left on device" in text:
         return FinalError(f"the volume for models is full ({text})")
-    final = 400 <= said < 500 and said not in (408, 429)
-    return (FinalError if final else OllamaError)(f"HTTP {status}: {text}" if status else text)
+    is_final = 400 <= code < 500 and code not in (408, 429)
+    return (FinalError if is_final else OllamaError)(f"HTTP {status}: {text}" if status else text)
 
 
-def _retried(name: str, step: Callable[[], Any]) -> Any:
-    """Return what `step` returns; after failures that may pass it is tried again."""
+def _retry(name: str, step: Callable[[], Any]) -> Any:
+    """Return the result of `step`, and retry it unless a FinalError is raised."""
     for pause in PAUSES:
         try:
             return step()
         except FinalError:
             raise
         except OllamaError as error:
-            print(f"{name}: {error}; next try in {pause:g} s")
+            print(f"{name}: {error}; retrying in {pause:g} s")
             time.sleep(pause)
     return step()

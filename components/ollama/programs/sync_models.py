@@ -1,4 +1,4 @@
-"""Sync the models of an Ollama server with the declared ones; the last line says how it ended."""
+"""Sync Ollama's models with the declared models; the last line is the result."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from ollama_client import FinalError, Ollama, OllamaError, ServerModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredModel:
-    """A model of the stack file: of a registry, or a variant that is created from its `base`."""
+    """A model of the stack file: pulled, or a variant created from its `base`."""
 
     name: str
     digest: str = ""
@@ -31,13 +31,13 @@ class DeclaredModel:
 
 
 class Ledger:
-    """What the Job added, by canonical name, and the last `refreshed`: a file beside the models.
+    """The models that the Job added, by canonical name, and the last `refreshed`, in a file.
 
-    An entry without a digest is being created: whatever has that name is the Job's.
+    An entry without a digest is being created: the model of that name is the Job's.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read it; raises FinalError."""
+        """Read the file; raises FinalError."""
         self._file = folder / "models.json"
         self.refreshed, self.models = "", dict[str, ServerModel]()
         try:
@@ -49,36 +49,39 @@ class Ledger:
             raise FinalError(f"{self._file}: cannot be read, move it away: {error}") from error
 
     def owns(self, key: str, model: ServerModel) -> bool:
-        """Whether the Job added this model; who pulls it again leaves another time behind."""
+        """Return whether the Job added this model; a later pull by hand changes its time."""
         return key in self.models and self.models[key][:2] in (("", ""), model[:2])
 
     def save(self) -> None:
-        """Replace the file by a whole one; raises OSError."""
-        whole = self._file.with_suffix(".partial")
-        whole.write_text(json.dumps({"refreshed": self.refreshed, "models": self.models}))
-        whole.replace(self._file)
+        """Replace the file atomically; raises OSError."""
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"refreshed": self.refreshed, "models": self.models}))
+        partial.replace(self._file)
 
 
 class Sync:
-    """The models that `content` declares, beside those that the server has; raises OllamaError."""
+    """The models declared in `content`, and the models on the server; raises OllamaError."""
 
     def __init__(self, ollama: Ollama, ledger: Ledger, content: dict[str, Any]) -> None:
         self.ollama, self.ledger, self.listed = ollama, ledger, ollama.models()
-        self.declared = {canonical(one["name"]): DeclaredModel(**one) for one in content["models"]}
+        self.declared = {canonical(row["name"]): DeclaredModel(**row) for row in content["models"]}
         self.refreshed = content["refreshed"]
         self.failed: dict[str, str] = {}
-        """Reasons by name."""
+        """Reason of each failure, by name."""
 
     def run(self, dry_run: bool) -> None:
-        """Pull, create, load, and delete unless something failed; a dry run only prints it."""
+        """Pull, create and load models, and delete others unless a step failed.
+
+        A dry run only prints the steps.
+        """
         step = self._print if dry_run else self._step
         for key, model in self.declared.items():
             if not model.base and (reason := self._pull_reason(key, model)):
                 step(model.name, f"pull: {reason}", self._pull, key, model)
         for key, model in self.declared.items():
             if model.base and key in self.listed and not self.ledger.owns(key, self.listed[key]):
-                advice = "remove it, or give the variant another name"
-                self.failed[model.name] = f"is there, but was not created by this Job: {advice}"
+                advice = "delete it, or rename the variant"
+                self.failed[model.name] = f"already exists, not created by this Job: {advice}"
             elif model.base:
                 step(model.name, f"create from {model.base}", self._create, key, model)
         for model in self.declared.values():
@@ -94,56 +97,56 @@ class Sync:
             self.ledger.models = {k: m for k, m in self.ledger.models.items() if k in self.declared}
             self.ledger.save()
 
-    def _print(self, name: str, what: str, *_: object) -> None:
-        print(f"{name}: would {what}")
+    def _print(self, name: str, action: str, *_: object) -> None:
+        print(f"{name}: would {action}")
 
-    def _step(self, name: str, what: str, do: Callable[..., None], *args: object) -> None:
+    def _step(self, name: str, action: str, run: Callable[..., None], *args: object) -> None:
         if name in self.failed:
             return
-        print(f"{name}: {what}")
-        began = time.monotonic()
+        print(f"{name}: {action}")
+        start = time.monotonic()
         try:
-            do(*args)
-            print(f"{name}: done in {timedelta(seconds=int(time.monotonic() - began))}")
+            run(*args)
+            print(f"{name}: done in {timedelta(seconds=int(time.monotonic() - start))}")
         except OllamaError as error:
             print(f"{name}: failed: {error}")
             self.failed[name] = str(error)
 
     def _pull_reason(self, key: str, model: DeclaredModel) -> str:
-        """Why a model is pulled; empty if it is there as declared."""
+        """Return why a model is pulled; empty if it is up to date."""
         if not (listed := self.listed.get(key)):
-            return "not there"
+            return "missing"
         if model.digest not in ("", listed.digest):
             return f"digest: got {listed.digest}, want {model.digest}"
         if self.ledger.owns(key, listed) and self.ledger.models[key].base:
-            return "there as a variant"
-        # Of a declared digest there is nothing newer to have.
+            return "was a variant"
+        # A declared digest cannot have a newer version.
         is_new = self.refreshed not in ("", self.ledger.refreshed)
         return f"ollama.refreshed: {self.refreshed}" if is_new and not model.digest else ""
 
     def _pull(self, key: str, model: DeclaredModel) -> None:
-        is_ours = key not in self.listed or self.ledger.owns(key, self.listed[key])
+        is_own = key not in self.listed or self.ledger.owns(key, self.listed[key])
         self.ollama.pull(model.name)
-        listed = self._look(key, base="" if is_ours else None)
+        listed = self._refresh(key, base="" if is_own else None)
         if not listed:
-            raise OllamaError("Ollama reports success, but does not list it")
+            raise OllamaError("pull succeeded, but Ollama does not list the model")
         if model.digest not in ("", listed.digest):
-            advice = "the tag has moved: declare the digest it has now, or none"
+            advice = "the tag has moved: declare its new digest, or none"
             raise FinalError(f"digest: got {listed.digest}, want {model.digest}: {advice}")
 
     def _create(self, key: str, model: DeclaredModel) -> None:
         if model.base in self.failed or canonical(model.base) not in self.listed:
-            raise FinalError(f"its base {model.base} is not there as declared")
+            raise FinalError(f"base {model.base} is missing")
         self.ledger.models[key] = ServerModel("", "", base=model.base)
         self.ledger.save()
         content = {name: getattr(model, name) for name in ("system", "template", "parameters")}
         try:
             self.ollama.create({"model": model.name, "from": model.base, **content})
         finally:
-            self._look(key, model.base)
+            self._refresh(key, model.base)
 
-    def _look(self, key: str, base: str | None) -> ServerModel | None:
-        """List the models anew, and note in the ledger, with a `base`, that this one is ours."""
+    def _refresh(self, key: str, base: str | None) -> ServerModel | None:
+        """List the models again; unless `base` is None, record this model in the ledger."""
         self.listed = self.ollama.models()
         listed = self.listed.get(key)
         if base is not None:
@@ -154,13 +157,13 @@ class Sync:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the program; returns its exit code."""
+    """Run the program and return its exit code."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
-    parser.add_argument("file", type=Path, help="JSON: models, and the word refreshed")
+    parser.add_argument("--dry-run", action="store_true", help="only print the changes")
+    parser.add_argument("file", type=Path, help="JSON object with the keys models and refreshed")
     options = parser.parse_args(arguments)
-    # The first process of a container ignores SIGTERM otherwise.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the next run goes on from here"))
+    # PID 1 ignores SIGTERM without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the next run continues"))
     try:
         folder, token = Path(os.environ["LEDGER_FOLDER"]), os.environ.get("PULL_TOKEN", "")
         ollama = Ollama(os.environ["OLLAMA_URL"], token, folder)
@@ -172,9 +175,9 @@ def main(arguments: list[str]) -> int:
     for key, model in sync.declared.items():
         if listed := sync.listed.get(key):
             print(f"{model.name}: {listed.size / 1e9:.2f} GB, digest {listed.digest}")
-    end = "dry run: nothing was changed" if options.dry_run else "in sync: all is as declared"
+    result = "dry run: nothing changed" if options.dry_run else "all models are in sync"
     failed = "; ".join(f"{name}: {reason}" for name, reason in sync.failed.items())
-    print(f"failed: {failed}" if failed else end)
+    print(f"failed: {failed}" if failed else result)
     return 1 if failed else 0
 
 

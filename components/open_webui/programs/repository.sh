@@ -1,17 +1,17 @@
 #!/bin/sh
-# What restic does with the snapshots of backup.py. RESTIC_* name the repository and its password.
+# Stores and fetches the snapshots of backup.py in restic's repository, RESTIC_REPOSITORY.
 set -eu
 export RESTIC_PROGRESS_FPS=0.1 # a line every ten seconds
 restic="restic --no-cache --retry-lock 10m"
 
-# Locks that runs which were killed have left would keep out all later ones for half an hour. No
-# other pod uses the repository while this one has its folder locked, so each lock of one is left
-# over. A person's, who uses restic on the server, stays while it is alive. A share that knows no
-# flock has the half hour.
-alone() {
+# Remove stale locks of killed pods, which restic would respect for half an hour. While this pod has
+# the folder locked, no other pod uses the repository, so all their locks are stale. A lock of restic
+# on the server itself stays while that process is alive. On a share without flock, stale locks expire
+# after the half hour.
+remove_stale_locks() {
   exec 9<"${RESTIC_REPOSITORY%/*}"
   ! flock 9 || for lock in "$RESTIC_REPOSITORY"/locks/*; do
-    # Empty: the power went away before it was on the disk.
+    # Empty: the power failed before it was written to the disk.
     ! grep -qs . "$lock" || $restic --no-lock cat lock "${lock##*/}" 2>/dev/null |
       grep -q '"hostname": "open-webui-backup-' || continue
     rm -f "$lock"
@@ -20,55 +20,55 @@ alone() {
 }
 
 case "$1" in
-store) # SCRATCH BACKUP: put the snapshot into the repository, and get it back for verifying
+store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for verification
   [ -e "$2/snapshot/manifest.json" ] || exit 0
-  alone
-  # 10: there is no repository. A wrong password must not make a new one.
-  $restic cat config >"$2/said" 2>&1 || {
-    [ $? -eq 10 ] || { cat "$2/said" && exit 1; }
-    # The run before the first image has left its name: where that is missing too, so is the disk.
+  remove_stale_locks
+  # Exit code 10: no repository. After a wrong password, none may be created.
+  $restic cat config >"$2/output" 2>&1 || {
+    [ $? -eq 10 ] || { cat "$2/output" && exit 1; }
+    # The backup before the first image wrote the file image; without it, the disk is not mounted.
     [ "$KIND" = upgrade ] || [ -e "$3/image" ] || {
-      echo "no repository here, nor a file image: mount the disk; on a new one: echo unknown >image"
+      echo "no repository and no file image: mount the disk; on a new disk: echo unknown >image"
       exit 1
     }
-    # Without its configuration nothing in it can be read, and a new one beside it would hide that.
+    # A repository without config cannot be read, and a new one in its place would hide that.
     [ -z "$(find "$RESTIC_REPOSITORY"/data -type f 2>/dev/null | head -n 1)" ] || {
-      echo "the repository has lost its file config: move $RESTIC_REPOSITORY away, and back it up"
+      echo "the repository has lost its file config: move $RESTIC_REPOSITORY away and keep it"
       exit 1
     }
-    # The key of an init that was cut off opens no other repository, and would be tried first.
+    # restic would first try the key of an interrupted init, which opens no other repository.
     rm -rf "$RESTIC_REPOSITORY"
     $restic init
   }
   image=$(cat "$3/image" 2>/dev/null || echo unknown)
-  # By the folder's own name it would have another path in every pod.
+  # Relative, because an absolute path would differ between pods.
   cd "$2/snapshot"
-  restic --no-cache backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/said"
-  id=$(sed -n 's/.*"snapshot_id":"\([0-9a-f]*\)".*/\1/p' "$2/said")
+  restic --no-cache backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
+  id=$(sed -n 's/.*"snapshot_id":"\([0-9a-f]*\)".*/\1/p' "$2/output")
   cd "$2"
   mv snapshot/manifest.json .
   rm -r snapshot
   $restic restore "$id" --target restored
   ;;
-finish) # SCRATCH BACKUP: forget what is too old, or note which image is next, now that it is proven
-  # Why an earlier step has failed (step.sh).
+finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the next image's name
+  # The last line of a failed step (step.sh).
   [ ! -e "$2/failed" ] || { cat "$2/failed" && exit 1; }
-  alone
+  remove_stale_locks
   if [ "$KIND" = upgrade ]; then
     printf %s "$IMAGE" >"$3/image"
   elif [ -e "$2/manifest.json" ]; then
     $restic forget --host open-webui --group-by host --tag scheduled $KEEP
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
-    # Not forget's own --prune, which does nothing when that one call has nothing to forget.
+    # Not `forget --prune`, which does not prune if that call forgets nothing.
     $restic prune
     $restic snapshots --compact
   fi
   [ ! -e "$2/left-out" ] || cat "$2/left-out"
   ;;
-fetch) # DATA KEY: get a snapshot beside the data, and its secret key into memory
+fetch) # DATA KEY: fetch a snapshot to the data's disk, and its secret key into memory
   rm -rf "$2/.restore"
-  alone
-  # One that does not fit must not leave the disk of the data full.
+  remove_stale_locks
+  # A failed fetch must not leave the data's disk full.
   $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key \
     --target "$2/.restore" || { rm -rf "$2/.restore" && exit 1; }
   $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"

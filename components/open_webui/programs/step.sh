@@ -1,7 +1,7 @@
 #!/bin/sh
-# SCRATCH COMMAND: run a step that is not the last one. `pulumi up` prints why a pod's container has
-# failed, but not why an init container has: the last line of a step that fails waits in
-# SCRATCH/failed for the last step, which ends with it, and those in between do nothing.
+# SCRATCH COMMAND: run a step as an init container. `pulumi up` prints the termination message of a
+# container, but not of an init container: a failed step writes its last line to SCRATCH/failed,
+# which later steps skip on, and the last step prints.
 scratch=$1
 shift
 [ ! -e "$scratch/failed" ] || exit 0
