@@ -104,8 +104,11 @@ class Box:
         subprocess.run(["rm", "-rf", self.mounts["scratch"]], check=True)
         self.mounts["scratch"].mkdir()
 
-    def start_page(self) -> None:
-        """Start Open WebUI as its Deployment has it, without a model server and metrics."""
+    def start_page(self, **more: str) -> None:
+        """Start Open WebUI as its Deployment has it, without a model server and metrics.
+
+        `more` are variables that it gets instead of its own.
+        """
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         port = free_ports(1)[0]
@@ -117,6 +120,7 @@ class Box:
             "RAG_OLLAMA_BASE_URL": nowhere,
             "HOME": str(self.folder),
             "STATIC_DIR": str(self.folder / "static"),
+            **more,
         }
         command = [str(self.programs.python.parent / "open-webui"), "serve", "--host", "127.0.0.1"]
         with (self.folder / "page.log").open("wb") as log:
