@@ -3,9 +3,11 @@
 from components._kubernetes import Pod, Telemetry
 from components.local_storage import LocalStorage, Volume
 from components.metallb_pool import MetalLBPool
-from components.observability import CHART_VALUES, PROMETHEUS_CLAIM, Notify, ObservabilityStack
-from components.ollama import OllamaStack
-from components.open_webui import OpenWebUI, OpenWebUIBackup
+from components.observability.notify import Notify
+from components.observability.stack import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
+from components.ollama.stack import OllamaStack
+from components.open_webui.backup import OpenWebUIBackup
+from components.open_webui.page import OpenWebUI
 
 __all__ = [
     "CHART_VALUES",

@@ -20,7 +20,8 @@ from pydantic import (
 
 from config import ide, quantities, versions
 from config.errors import Want
-from config.hosts import PROFILES, Profile
+from config.hosts import PROFILES
+from config.hosts.profile import Profile
 from config.model_name import canonical
 from config.quantities import size
 

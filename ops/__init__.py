@@ -1,1 +1,1 @@
-"""Commands on a stack besides `pulumi up`: check, compare, render, restore."""
+"""Commands on a stack besides `pulumi up`."""

@@ -1,4 +1,4 @@
-"""`python -m ops COMMAND`: what is done to a stack besides `pulumi up`."""
+"""Commands on a stack besides `pulumi up`: `python -m ops COMMAND`."""
 
 import argparse
 import gc
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
-    "init": "write the stack file of a server, by what its cluster says",
-    "doctor": "check what an `up` needs and, after it, whether everything answers",
-    "status": "show on one screen how everything is",
+    "init": "write a server's stack file from its cluster",
+    "doctor": "check the requirements of `up` and, after it, that everything answers",
+    "status": "show the stack's status on one screen",
     "drift": "compare the cluster with the stack's state",
-    "issue": "keep one GitHub issue open for as long as there is drift",
-    "diff": "preview the working tree against a commit, on a cluster of its own",
-    "recover": "take up what an interrupted `up` has left",
+    "issue": "keep a GitHub issue open while there is drift",
+    "diff": "preview the working tree against a commit, on a temporary cluster",
+    "recover": "repair the stack after an interrupted `up`",
     "restore": "restore a backup of the chats, or list the backups",
 }
 """Modules of this package, each with `arguments(parser)` and `run(options)`."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and give its exit code; a wrong command line exits with 2."""
+    """Run a command and return its exit code; an invalid command line exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ops",
         description=__doc__,
@@ -30,24 +30,24 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command
-    # Only this one, because importing the Kubernetes client alone takes a second.
+    # Imported when needed, because importing the Kubernetes client takes a second.
     module = import_module(f"ops.{command}")
-    options = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
-    module.arguments(options)
-    chosen = options.parse_args(arguments[1:])
-    # As Pulumi has it (3.229: sdk/go/common/tokens/names.go); a path would lead to another file.
-    if not re.fullmatch(r"[\w.-]{1,100}", chosen.stack, re.ASCII):
+    parser = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
+    module.arguments(parser)
+    options = parser.parse_args(arguments[1:])
+    # Pulumi's rule (3.229: sdk/go/common/tokens/names.go); a path would select another file.
+    if not re.fullmatch(r"[\w.-]{1,100}", options.stack, re.ASCII):
         want = "a stack's name, such as home"
-        print(f"error: STACK: got {chosen.stack!r}, want {want}", file=sys.stderr)
+        print(f"error: STACK: got {options.stack!r}, want {want}", file=sys.stderr)
         return 1
     try:
-        return int(module.run(chosen))
+        return int(module.run(options))
     except KeyboardInterrupt:
         print("error: interrupted; run the same command again", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    # Pulumi's SDK has many classes, and all of them stay.
+    # Pulumi's SDK has many classes, which are never collected.
     gc.disable()
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A cluster as its API shows it; nothing here can change it."""
+"""Read-only client of a cluster's API."""
 
 import json
 import socket
@@ -15,26 +15,23 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException, load_kube_config
 from urllib3.exceptions import HTTPError
 
-# Seconds to connect, and for an answer.
-LIMITS = (5, 30)
-LAST_DAYS = 30
-"""Days before its end from which a certificate is told of."""
-# All kinds in two requests instead of one for each group (API server 1.30 and newer).
+# Seconds to connect, and to read.
+TIMEOUTS = (5, 30)
+EXPIRY_DAYS = 30
+"""Days before its expiry from which a certificate is reported."""
+# Aggregated discovery: all kinds in two requests (API server 1.30 and newer).
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-# Names and owners without contents, of which a list of dashboards has megabytes.
+# Metadata only, because a list of dashboards has megabytes of data.
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-Key = tuple[str, str, str, str]
-"""An object: the group of its API (`""` for the core), kind, namespace (`""` for none), name."""
 
 
 class UnreadableError(RuntimeError):
-    """What could not be read and why, in one line."""
+    """A failure to read something, in one line with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object that the API server knows, in one version."""
+    """A kind of object in one API version."""
 
     group: str
     version: str
@@ -43,52 +40,53 @@ class Kind:
     namespaced: bool
 
     def path(self, namespace: str = "", name: str = "") -> str:
-        """Give where its objects, or the one named, are."""
+        """Return the path of its objects, or of the object `name`."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        place = f"/namespaces/{namespace}" if self.namespaced else ""
-        return f"{root}{place}/{self.plural}" + (f"/{name}" if name else "")
+        scope = f"/namespaces/{namespace}" if self.namespaced else ""
+        return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
 
 
-def certificate_days(about: Configuration) -> float:
-    """Days until the API server's certificate ends; raises UnreadableError if it is not trusted."""
-    url, tls = urlsplit(about.host), ssl.create_default_context(cafile=about.ssl_ca_cert)
-    name, at = about.tls_server_name or url.hostname, (url.hostname, url.port or 443)
+def certificate_days(configuration: Configuration) -> float:
+    """Return the days until the API server's certificate expires; raises UnreadableError."""
+    url = urlsplit(configuration.host)
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    name = configuration.tls_server_name or url.hostname
     try:
         with (
-            socket.create_connection(at, 3) as plain,
-            tls.wrap_socket(plain, server_hostname=name) as sealed,
+            socket.create_connection((url.hostname, url.port or 443), 3) as connection,
+            context.wrap_socket(connection, server_hostname=name) as tls,
         ):
-            certificate: Any = sealed.getpeercert()
+            certificate: Any = tls.getpeercert()
     except OSError as error:
-        why = "no answer within 3 s" if isinstance(error, TimeoutError) else error
-        raise UnreadableError(f"{about.host}: {why}") from error
+        reason = "no answer within 3 s" if isinstance(error, TimeoutError) else error
+        raise UnreadableError(f"{configuration.host}: {reason}") from error
     return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
 class Cluster:
-    """The cluster of a kubeconfig's context; safe to share between threads."""
+    """The cluster of a kubeconfig's context; thread-safe."""
 
     def __init__(self, context: str, kubeconfig: Path | None = None) -> None:
-        """Read `kubeconfig`, or the one that `KUBECONFIG` names; raises UnreadableError."""
-        chosen = Configuration()
-        # What is listed and what is compared, at once.
-        chosen.connection_pool_maxsize = 16
+        """Load `kubeconfig`, by default that of `KUBECONFIG`; raises UnreadableError."""
+        configuration = Configuration()
+        # For the threads that list and compare objects.
+        configuration.connection_pool_maxsize = 16
         load: Any = load_kube_config
         try:
             file = str(kubeconfig) if kubeconfig else None
-            load(file, context, client_configuration=chosen, persist_config=False)
+            load(file, context, client_configuration=configuration, persist_config=False)
         except (ConfigException, OSError) as error:
             line = " ".join(str(error).split())
             raise UnreadableError(f"kubeconfig, context {context!r}: {line}") from error
-        self.configuration = chosen
-        self._api = ApiClient(chosen)
+        self.configuration = configuration
+        self._api = ApiClient(configuration)
 
     def ask(self, path: str, accept: str = "application/json", **query: str) -> Any:
-        """Give what is at `path`, None if nothing is there; raises UnreadableError."""
+        """Return the object at `path`, or None; raises UnreadableError."""
         return self._call("GET", path, accept, query, None)
 
     def review(self, kind: str, spec: Mapping[str, Any]) -> bool:
-        """Ask the API server's authorizer, by a review of this kind; raises UnreadableError."""
+        """Return the result of an access review of this kind; raises UnreadableError."""
         path, accept = f"/apis/authorization.k8s.io/v1/{kind}", "application/json"
         return bool(self._call("POST", path, accept, {}, {"spec": spec})["status"]["allowed"])
 
@@ -104,61 +102,61 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         try:
-            answer: Any = self._api.call_api(*request, _request_timeout=LIMITS)
-            text = answer.read()
+            response: Any = self._api.call_api(*request, _request_timeout=TIMEOUTS)
+            data = response.read()
         except HTTPError as error:
             raise UnreadableError(f"{path}: no answer: {error}") from error
-        if answer.status == 404:
+        if response.status == 404:
             return None
         try:
-            found = json.loads(text)
+            result = json.loads(data)
         except ValueError:
-            found = {"message": text[:200].decode(errors="replace")}
-        if answer.status not in (200, 201):
-            why = found.get("message") if isinstance(found, dict) else found
-            raise UnreadableError(f"{path}: {answer.status} {why or answer.reason}")
-        return found
+            result = {"message": data[:200].decode(errors="replace")}
+        if response.status not in (200, 201):
+            message = result.get("message") if isinstance(result, dict) else result
+            raise UnreadableError(f"{path}: {response.status} {message or response.reason}")
+        return result
 
     @cached_property
     def kinds(self) -> dict[tuple[str, str], Kind]:
-        """Every kind by API version and name, the versions of a group in its own order."""
-        found = {}
+        """Every kind by API version and name."""
+        kinds = {}
         for root in ("/api", "/apis"):
             for group in self.read(root, DISCOVERY)["items"]:
                 for kind in _kinds(group):
                     version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-                    found[version, kind.name] = kind
-        return found
+                    kinds[version, kind.name] = kind
+        return kinds
 
     def get(self, obj: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Give the live object with the kind, name and namespace of `obj`, or None.
+        """Return the live object with the kind, namespace and name of `obj`, or None.
 
         Raises UnreadableError, also if the API server does not know the kind.
         """
         if not (kind := self.kinds.get((obj["apiVersion"], obj["kind"]))):
-            what = f"{obj['apiVersion']} {obj['kind']} {obj['metadata']['name']}"
-            raise UnreadableError(f"{what}: the API server does not know this kind")
+            title = f"{obj['apiVersion']} {obj['kind']} {obj['metadata']['name']}"
+            raise UnreadableError(f"{title}: the API server does not know this kind")
         metadata = obj["metadata"]
-        found: dict[str, Any] | None = self.ask(
+        live: dict[str, Any] | None = self.ask(
             kind.path(metadata.get("namespace", ""), metadata["name"])
         )
-        return found
+        return live
 
     def list(self, kind: Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        """Give all objects of a kind in `namespace` whose labels fit `selector`."""
+        """Return the objects of a kind in `namespace` that match the label selector."""
         query = {"labelSelector": selector} if selector else {}
         items: list[dict[str, Any]] = self.read(kind.path(namespace), **query)["items"]
         return items
 
     def read(self, path: str, accept: str = "application/json", **query: str) -> Any:
-        """Give what is at `path`; raises UnreadableError, also if nothing is there."""
-        if (found := self.ask(path, accept, **query)) is None:
+        """Return the object at `path`; raises UnreadableError, also if there is none."""
+        if (result := self.ask(path, accept, **query)) is None:
             raise UnreadableError(f"{path}: the API server does not know it")
-        return found
+        return result
 
 
 def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
-    """The kinds of one group; raises UnreadableError if the server that has them is away."""
+    """Yield the kinds of an API group; raises UnreadableError if its server does not respond."""
     name = group["metadata"].get("name", "")
     for version in group["versions"]:
         if version.get("freshness", "Current") != "Current":

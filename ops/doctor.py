@@ -1,4 +1,4 @@
-"""Checks a cluster before `up`, and the server after it."""
+"""Check the cluster before `pulumi up`, and the server after it."""
 
 import argparse
 import asyncio
@@ -15,18 +15,18 @@ from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
 from config.stack_file import project_keys, read_config
 from ops import doctor_server, recover, stacks
-from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
-from ops.doctor_server import Check, Problems, Server, Warn, at_home, in_thread
+from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days
+from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
 from ops.releases import recover as recover_command
 
-STRANGER = {
+UNPRIVILEGED = {
     "user": "system:serviceaccount:default:default",
-    # All that Kubernetes puts a pod or the unknown in.
+    # The groups of every pod, and of anonymous users.
     "groups": ["system:serviceaccounts", "system:authenticated", "system:unauthenticated"],
     "resourceAttributes": {"verb": "list", "resource": "secrets"},
 }
 MASK, MASK_DEFAULT, OTHERS = "FELIX_IPTABLESMARKMASK", "0xffff0000", 0x00FFC000
-"""Calico's variable and its default, and the marks' bits of Tailscale and kube-proxy."""
+"""Calico's variable and its default, and the mark bits of Tailscale and kube-proxy."""
 CHART = "kube-prom-stack"
 ADDON = f"owner=helm,name in ({CHART},loki,tempo)"
 """Secrets of the releases that MicroK8s' addon `observability` installs."""
@@ -36,7 +36,7 @@ NAMES = {
     "Namespace": ("/api/v1/namespaces", "ollama-stack observability"),
     "PersistentVolume": ("/api/v1/persistentvolumes", VOLUMES),
 }
-"""Path and names, by kind, of what holds all else or is in no namespace."""
+"""API path and names of the stack's cluster-scoped objects, by kind."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check a stack, print, and give the exit code."""
+    """Check a stack, print the results and return the exit code."""
     try:
         keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
         settings = read(keys, requested(CHART_VALUES))
@@ -58,53 +58,54 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def report(settings: Settings, stack: stacks.Stack, cluster: Cluster) -> int:
-    """Run each check whose needs are met, and give the exit code."""
-    began, levels, waiting = time.monotonic(), [], [*CHECKS, *doctor_server.CHECKS]
+    """Run each check whose requirements are met, and return the exit code."""
+    start, levels, waiting = time.monotonic(), [], [*CHECKS, *doctor_server.CHECKS]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
         server = Server(settings=settings, stack=stack, cluster=cluster, session=session)
         while ready := [check for check in waiting if server.has >= {*check.needs.split()}]:
             waiting = [check for check in waiting if check not in ready]
-            levels += await asyncio.gather(*(checked(server, check) for check in ready))
+            levels += await asyncio.gather(*(run_check(server, check) for check in ready))
     counts = ", ".join(f"{levels.count(level)} {level}" for level in ("fail", "warn", "ok"))
-    print(f"  {counts}, {len(waiting)} left out; {time.monotonic() - began:.0f} s")
+    print(f"  {counts}, {len(waiting)} skipped; {time.monotonic() - start:.0f} s")
     return int("fail" in levels)
 
 
-async def checked(server: Server, check: Check) -> str:
-    """Run a check, print its line, and give its level."""
+async def run_check(server: Server, check: Check) -> str:
+    """Run a check, print its line and return its level."""
     try:
         async with asyncio.timeout(check.seconds):
             problems = [problem async for problem in check.run(server)]
-    # An error that nobody has foreseen must not hide the other results; only a timeout has no text.
+    # An unexpected error must not hide the other results; only a timeout has no text.
     except Exception as error:
         problems = [str(error)[:300] or f"no answer within {check.seconds:g} s"]
-    warns = all(isinstance(problem, Warn) for problem in problems)
-    level = "ok" if not problems else "warn" if warns else "fail"
+    is_warning = all(isinstance(problem, Warn) for problem in problems)
+    level = "ok" if not problems else "warn" if is_warning else "fail"
     text = " ".join("; ".join(problems).split()) or check.run.__doc__
-    more = f"; to do: {check.action}" if problems else ""
-    print(f"  {level:<4}  {check.run.__name__:<9}  {text}{more}", flush=True)
+    action = f"; to do: {check.action}" if problems else ""
+    print(f"  {level:<4}  {check.run.__name__:<9}  {text}{action}", flush=True)
     return level
 
 
 async def api(server: Server) -> Problems:
-    """The API server answers, with a certificate that is good for more than 30 days."""
+    """The API server answers, with a certificate that is valid for more than 30 days."""
     try:
         days = await in_thread(certificate_days, server.cluster.configuration)
     except UnreadableError as error:
         yield str(error)
         return
     server.has.add("api")
-    if days <= LAST_DAYS:
-        yield Warn(f"its certificate ends in {days:.0f} days: microk8s refresh-certs -e server.crt")
+    if days <= EXPIRY_DAYS:
+        command = "microk8s refresh-certs -e server.crt"
+        yield Warn(f"its certificate expires in {days:.0f} days: {command}")
 
 
 async def state(server: Server) -> Problems:
     """The stack's state can be read."""
-    done = await in_thread(server.stack.cli, "stack", "export")
-    if done.returncode:
-        yield f"pulumi stack export: {done.stderr}"
+    result = await in_thread(server.stack.cli, "stack", "export")
+    if result.returncode:
+        yield f"pulumi stack export: {result.stderr}"
         return
-    server.state = json.loads(done.stdout)
+    server.state = json.loads(result.stdout)
     resources = (server.state.get("deployment") or {}).get("resources") or []
     server.objects = {(item["type"].rpartition(":")[2], item.get("id", "")) for item in resources}
     outputs = {item["type"]: item.get("outputs") for item in resources}
@@ -113,19 +114,19 @@ async def state(server: Server) -> Problems:
 
 
 async def rbac(server: Server) -> Problems:
-    """The kubeconfig's account may do everything, and no stranger may list Secrets."""
+    """The kubeconfig's user may do everything; pods and anonymous users may not list Secrets."""
     review = server.cluster.review
     everything = {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}}
     if not await in_thread(review, "selfsubjectaccessreviews", everything):
-        yield "the kubeconfig's account may not do everything"
-    elif await in_thread(review, "subjectaccessreviews", STRANGER):
-        yield "RBAC is off, or everybody has a role: strangers may list Secrets"
+        yield "the kubeconfig's user may not do everything"
+    elif await in_thread(review, "subjectaccessreviews", UNPRIVILEGED):
+        yield "RBAC is disabled, or everybody has a role: any pod may list Secrets"
 
 
 async def marks(server: Server) -> Problems:
-    """Calico keeps off the bits of the packet mark that Tailscale and kube-proxy use."""
-    found = await server.ask("/apis/apps/v1/namespaces/kube-system/daemonsets")
-    for pod in (item["spec"]["template"]["spec"] for item in found["items"]):
+    """Calico does not use the packet mark bits of Tailscale and kube-proxy."""
+    daemon_sets = await server.ask("/apis/apps/v1/namespaces/kube-system/daemonsets")
+    for pod in (item["spec"]["template"]["spec"] for item in daemon_sets["items"]):
         for container in pod["containers"]:
             env = {item["name"]: item.get("value") for item in container.get("env") or []}
             mask = int(env.get(MASK) or MASK_DEFAULT, 0)
@@ -134,9 +135,9 @@ async def marks(server: Server) -> Problems:
 
 
 async def nodes(server: Server) -> Problems:
-    """The nodes are ready and as in the stack file, with the GPU where a profile wants one."""
-    settings, found = server.settings, await server.ask("/api/v1/nodes")
-    live = {item["metadata"]["name"]: item for item in found["items"]}
+    """The nodes are ready and have the capacity in the stack file, and their profile's GPU."""
+    settings, nodes = server.settings, await server.ask("/api/v1/nodes")
+    live = {item["metadata"]["name"]: item for item in nodes["items"]}
     for name in settings.nodes.keys() - live.keys():
         yield f'nodes "{name}" not found, but {", ".join(live)}'
     for name in settings.nodes.keys() & live.keys():
@@ -145,7 +146,7 @@ async def nodes(server: Server) -> Problems:
         conditions = {item["type"]: item["status"] for item in status["conditions"]}
         if conditions.get("Ready") != "True" or live[name]["spec"].get("unschedulable"):
             yield f"{name} is NotReady or SchedulingDisabled"
-        # A device stays in the capacity when its plugin is gone.
+        # The capacity keeps a device whose plugin is gone; allocatable does not.
         sizes = {**status["allocatable"], **{key: status["capacity"][key] for key in wanted}}
         for model_server in settings.model_servers.values():
             device = settings.profile(model_server).device
@@ -158,19 +159,19 @@ async def nodes(server: Server) -> Problems:
 
 async def releases(server: Server) -> Problems:
     """No run was cut off: no lock, nothing pending in the state, every release finished."""
-    left = await in_thread(recover.look, server.stack, server.state, server.cluster)
-    for reason in left.reasons:
+    run = await in_thread(recover.inspect, server.stack, server.state, server.cluster)
+    for reason in run.reasons:
         yield f"{reason}; {recover_command(server.stack.name)}"
-    # What a run that was cut off has made is the stack's, whatever its state says.
-    server.objects |= {("Release", f"{item.namespace}/{item.name}") for item in left.revisions}
-    for resource in (operation["resource"] for operation in left.pending):
+    # Objects of an interrupted run belong to the stack, although its state does not have them.
+    server.objects |= {("Release", f"{item.namespace}/{item.name}") for item in run.revisions}
+    for resource in (operation["resource"] for operation in run.pending):
         kind = resource["type"].rpartition(":")[2]
         server.objects.add((kind, recover.identity(resource) or ""))
     server.has.add("releases")
 
 
 async def addons(server: Server) -> Problems:
-    """Nothing of MicroK8s' addons is in the way, and MetalLB is as `network.metallb` says."""
+    """MicroK8s' addons do not conflict, and MetalLB is installed as `network.metallb` says."""
     for secret in await server.metadata("/api/v1/secrets", labelSelector=ADDON):
         release = f"{secret['namespace']}/{secret['labels']['name']}"
         if ("Release", release) not in server.objects:
@@ -178,18 +179,18 @@ async def addons(server: Server) -> Problems:
     crds = await server.metadata("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
     groups = {crd["name"].partition(".")[2] for crd in crds}
     if ("Release", f"observability/{CHART}") not in server.objects:
-        left = await server.metadata("/apis/rbac.authorization.k8s.io/v1/clusterroles")
-        left += await server.metadata("/api/v1/namespaces/kube-system/services")
-        found = [item["name"] for item in left if item["name"].startswith(CHART)]
-        for name in found + sorted(groups & {"monitoring.coreos.com"}):
+        objects = await server.metadata("/apis/rbac.authorization.k8s.io/v1/clusterroles")
+        objects += await server.metadata("/api/v1/namespaces/kube-system/services")
+        leftovers = [item["name"] for item in objects if item["name"].startswith(CHART)]
+        for name in leftovers + sorted(groups & {"monitoring.coreos.com"}):
             yield Warn(f"{name} is left by a release")
-    mode, there = server.settings.network.metallb, "metallb.io" in groups
-    if ("Release", "metallb-system/metallb") not in server.objects and there != (mode == "addon"):
-        yield f"network.metallb: got {mode}, but MetalLB is {'' if there else 'not '}there"
+    mode, exists = server.settings.network.metallb, "metallb.io" in groups
+    if ("Release", "metallb-system/metallb") not in server.objects and exists != (mode == "addon"):
+        yield f"network.metallb: got {mode}, but MetalLB is {'' if exists else 'not '}installed"
 
 
 async def names(server: Server) -> Problems:
-    """The names of the stack's namespaces, volumes and StorageClass are free or its own."""
+    """The names of namespaces, volumes and StorageClass are not used by others."""
     more = [f"ollama-stack-models-{name}" for name in server.settings.servers]
     for kind, (path, wanted) in NAMES.items():
         for item in await server.metadata(path):
@@ -201,22 +202,22 @@ async def names(server: Server) -> Problems:
 
 
 async def addresses(server: Server) -> Problems:
-    """No other Service or device has an address of the stack."""
+    """The stack's addresses are not used by another Service or device."""
     settings, owners = server.settings, {}
     for item in (await server.ask("/api/v1/services"))["items"]:
         for ingress in (item["status"].get("loadBalancer") or {}).get("ingress") or []:
             owners[ingress.get("ip")] = "/".join(map(item["metadata"].get, ("namespace", "name")))
     for address in filter(None, (settings.webui.lan_address, settings.observability.lan_address)):
         if (owner := owners.get(address)) and ("Service", owner) not in server.objects:
-            yield f"{address} is Service {owner}'s"
-        elif not owner and not at_home(lan := settings.network.lan):
-            yield Warn(f"{address}: this laptop is not in {lan} and sees no devices there")
+            yield f"{address} is used by Service {owner}"
+        elif not owner and not is_in_lan(lan := settings.network.lan):
+            yield Warn(f"{address}: this laptop is not in {lan}, so devices there are not checked")
         elif not owner:
             with socket.socket() as probe:
                 probe.settimeout(2)
-                # A device that refuses is there, too.
+                # A device that refuses the connection uses the address, too.
                 if await in_thread(probe.connect_ex, (address, 80)) in (0, ECONNREFUSED):
-                    yield f"{address} is a device's"
+                    yield f"{address} is used by a device"
 
 
 CHECKS = (

@@ -1,4 +1,4 @@
-"""What a check is, and the checks after `up`: what users get from the running server."""
+"""Checks of the running server after `pulumi up`."""
 
 import asyncio
 import json
@@ -21,10 +21,10 @@ from ops.cluster import METADATA, Cluster, UnreadableError
 from ops.stacks import Stack
 
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
-"""Where Open WebUI has socket.io, in version 4 of its protocol."""
+"""Path of Open WebUI's socket.io, version 4 of its protocol."""
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/query"
-"""The API server's way to Prometheus, which has no address of its own."""
+"""Path of Prometheus' API through the API server's proxy."""
 LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
 Problems = AsyncIterator[str]
 
@@ -35,48 +35,49 @@ class Warn(str):
 
 @dataclass(kw_only=True)
 class Server:
-    """What the checks read of a stack."""
+    """A stack, and what earlier checks have read of it."""
 
     settings: Settings
     stack: Stack
     cluster: Cluster
     session: aiohttp.ClientSession
     has: set[str] = field(default_factory=set)
-    """What the checks have seen: `api`, `state`, `up`, `page` are well, `releases` were read."""
+    """Requirements of other checks that are met: `api`, `state`, `up`, `page`, `releases`."""
     state: dict[str, Any] = field(default_factory=dict)
-    """What `pulumi stack export` gives."""
+    """Output of `pulumi stack export`."""
     objects: set[tuple[str, str]] = field(default_factory=set)
-    """Kind, and `namespace/name` or the name alone, of each object in the stack's state."""
+    """Kind, and `namespace/name` or name, of each object in the stack's state."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    """The stack's outputs in the state; secrets are sealed."""
+    """The stack's outputs in the state; secrets are encrypted."""
     page: str = ""
     """The first URL of Open WebUI that answers."""
 
     async def ask(self, path: str, **query: Any) -> Any:
-        """Ask the API server as `Cluster.ask` does; raises UnreadableError for 404, too."""
-        if (found := await in_thread(self.cluster.ask, path, **query)) is None:
+        """Return the object at `path`; raises UnreadableError, also if there is none."""
+        if (result := await in_thread(self.cluster.ask, path, **query)) is None:
             raise UnreadableError(f"{path}: 404 not found")
-        return found
+        return result
 
     async def metadata(self, path: str, **query: str) -> list[dict[str, Any]]:
-        """Give the metadata of all objects at `path`, of which there may be null."""
-        found = await self.ask(path, accept=METADATA, **query)
-        return [item["metadata"] for item in found["items"] or []]
+        """Return the metadata of all objects at `path`."""
+        objects = await self.ask(path, accept=METADATA, **query)
+        # `items` is null in an empty list.
+        return [item["metadata"] for item in objects["items"] or []]
 
 
 class Check(NamedTuple):
-    """One line of the doctor; the docstring of `run` says what holds if it yields no problem."""
+    """A check; the docstring of `run` is printed if it yields no problem."""
 
     run: Callable[[Server], Problems]
     needs: str
-    """Words of `Server.has`, without which it is left out."""
+    """Requirements in `Server.has`, without which it is skipped."""
     action: str
-    """What sets it right, and the section of the documents that says more."""
+    """How to solve its problems, and a section of the documentation."""
     seconds: float = 6
 
 
 def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-    """Run a blocking call in a daemon: asyncio.run waits for asyncio.to_thread, hanging or not."""
+    """Run a blocking call in a daemon thread, for which asyncio.run does not wait."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
 
@@ -90,9 +91,10 @@ def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> asynci
     return asyncio.wrap_future(future)
 
 
-def at_home(lan: str) -> bool:
-    """Say whether this laptop reaches `lan` from an address in it; a UDP socket sends nothing."""
+def is_in_lan(lan: str) -> bool:
+    """Return whether this laptop has an address in the network `lan`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Connecting a UDP socket selects the source address, and sends nothing.
         probe.connect_ex((str(ip_network(lan)[1]), 9))
         return ip_address(probe.getsockname()[0]) in ip_network(lan)
 
@@ -106,41 +108,43 @@ async def page(server: Server) -> Problems:
                 problem = "" if response.ok else f"{url}: got {response.status}, want 200"
         except (OSError, aiohttp.ClientError) as error:
             problem = f"{url}: no answer: {error}"
-        away = ip_address(str(urlsplit(url).hostname)) in ip_network(lan) and not at_home(lan)
+        is_remote = ip_address(str(urlsplit(url).hostname)) in ip_network(lan) and not is_in_lan(
+            lan
+        )
         if problem:
-            yield Warn(f"{problem}; this laptop is not in {lan}") if away else problem
+            yield Warn(f"{problem}; this laptop is not in {lan}") if is_remote else problem
         elif url in pages:
             server.page = server.page or url
             server.has.add("page")
 
 
 async def origins(server: Server) -> Problems:
-    """The websocket that answers come through opens for every Origin that a browser may send."""
+    """The websocket, which streams the answers, opens for every origin of the chat page."""
     for origin in server.outputs["open_webui_origins"]:
         try:
-            async with server.session.ws_connect(server.page + SOCKET, origin=origin) as opened:
-                await opened.receive_str()
+            async with server.session.ws_connect(server.page + SOCKET, origin=origin) as websocket:
+                await websocket.receive_str()
         except (OSError, aiohttp.ClientError, TypeError) as error:
-            refused = isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403
-            yield f"{origin} is refused: 403" if refused else f"{origin}: does not open: {error}"
+            is_403 = isinstance(error, aiohttp.WSServerHandshakeError) and error.status == 403
+            yield f"{origin}: rejected: 403" if is_403 else f"{origin}: does not open: {error}"
 
 
 async def answer(server: Server) -> Problems:
     """The admin signs in, and each server's first model counts on from 8 in a streamed answer."""
-    show = ("stack", "output", "open_webui_password", "--show-secrets")
-    if (done := await in_thread(server.stack.cli, *show)).returncode:
-        raise UnreadableError(f"pulumi stack output: {done.stderr}")
-    account = {"email": server.outputs["open_webui_email"], "password": done.stdout.strip()}
+    command = ("stack", "output", "open_webui_password", "--show-secrets")
+    if (result := await in_thread(server.stack.cli, *command)).returncode:
+        raise UnreadableError(f"pulumi stack output: {result.stderr}")
+    account = {"email": server.outputs["open_webui_email"], "password": result.stdout.strip()}
     post = partial(server.session.post, timeout=aiohttp.ClientTimeout())
     async with post(f"{server.page}/api/v1/auths/signin", json=account) as response:
         body = await response.text()
     if not response.ok:
-        # It may have been changed on the page.
+        # A warning, because the password may have been changed on the page.
         yield Warn(f"sign-in of {account['email']}: got {response.status}, want 200: {body[:150]}")
         return
     servers = server.settings.model_servers.values()
     models = [server.outputs["models"][0], *(it.names[0] for it in [*servers][1:])]
-    # All but the smallest go on counting without a template; a broken GPU makes them write noise.
+    # All but the smallest models continue the prompt; a broken GPU makes them write noise.
     question = {"prompt": PROMPT, "raw": True, "stream": True}
     for index, (model, model_server) in enumerate(zip(models, servers, strict=True)):
         async with post(
@@ -151,33 +155,33 @@ async def answer(server: Server) -> Problems:
             events = [json.loads(line) async for line in response.content]
         text = "".join(event.get("response", "") for event in events)
         if not any(event.get("done") for event in events):
-            yield f"{model}: got {response.status} {events[-1:]}, want an answer to its end"
+            yield f"{model}: got {response.status} {events[-1:]}, want a complete answer"
         elif not re.match(r"\s*9\b", text):
             problem = f"{model}: got {text!r} after {PROMPT!r}, want 9"
             yield problem if server.settings.profile(model_server).device else Warn(problem)
 
 
 async def metrics(server: Server) -> Problems:
-    """Prometheus got metrics of all who push to it within five minutes."""
+    """Prometheus has metrics of each gateway and of Open WebUI from the last 5 minutes."""
     wanted = {("ollama-stack/ollama-gateway", name) for name in server.settings.instances.values()}
     wanted.add(("ollama-stack/open-webui", "open-webui"))
     query = 'count by (job, instance) ({job=~"ollama-stack/.+"})'
     found = (await server.ask(PROMETHEUS, query=query))["data"]["result"]
     there = {(series["metric"]["job"], series["metric"]["instance"]) for series in found}
     for job, instance in sorted(wanted - there):
-        yield f"{job} of {instance}: got no series in five minutes"
+        yield f"{job} of {instance}: no metrics in the last 5 minutes"
 
 
 async def backups(server: Server) -> Problems:
-    """The last good backup of the chats is no older than two intervals."""
+    """The last successful backup of the chats is no older than two intervals."""
     if not (backup := server.settings.webui.backup):
         yield Warn("webui.backup is not set: chats are on one disk only")
         return
-    found = await server.ask(PROMETHEUS, query=f"(time() - {LAST_BACKUP}) / 3600")
-    if not (series := found["data"]["result"]):
-        yield Warn("no good backup in 60 days")
+    response = await server.ask(PROMETHEUS, query=f"(time() - {LAST_BACKUP}) / 3600")
+    if not (series := response["data"]["result"]):
+        yield Warn("no successful backup in 60 days")
     elif (age := float(series[0]["value"][1])) > 2 * backup.hours:
-        yield f"last good backup: got {age:.0f} h ago, want {2 * backup.hours} h or less"
+        yield f"last successful backup: got {age:.0f} h ago, want {2 * backup.hours} h or less"
 
 
 CHECKS = (

@@ -1,6 +1,6 @@
-"""Compare the cluster with what the last `up` declared; nothing is written.
+"""Compare the cluster with the objects that the last `pulumi up` declared, read-only.
 
-Exit code 0 is no drift, 7 drift, 1 that something could not be read, whatever else was found.
+Exit code 0 means no drift, 7 drift, 1 that something could not be read.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ops import recover, releases, stacks
-from ops.cluster import LAST_DAYS, Cluster, UnreadableError, certificate_days
+from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
 DRIFT = stacks.CHANGES
-RUNS = ("helm", "pulumi")  # layers of what a run that was cut off has left
+RUNS = ("helm", "pulumi")  # layers of findings about an interrupted run
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,24 +28,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare, print and give the exit code."""
+    """Compare, print the findings and return the exit code."""
     findings, unread, commands = list[Finding](), list[str](), list[str]()
     try:
         stack = stacks.find(options.stack)
         state = stacks.deployment(stack)
-        print(f"comparing {len(state['resources'])} resources", file=sys.stderr)  # no finding
+        print(f"comparing {len(state['resources'])} resources", file=sys.stderr)
         findings, unread = check(stack, state)
-        commands = answers(findings, stack, state["context"])
+        commands = fix_commands(findings, stack, state["context"])
     except UnreadableError as error:
         unread = [str(error)]
     code = 1 if unread else DRIFT if findings else 0
     if options.json:
-        report = {"findings": [asdict(one) for one in findings], "unread": unread, "code": code}
+        report = {"findings": [*map(asdict, findings)], "unread": unread, "code": code}
         print(json.dumps({"stack": options.stack, **report}, indent=1))
     elif findings:
-        for one in findings:
-            print(f"  {one.layer}: {one.kind} {one.where}: {one.change}", *one.fields, sep="\n    ")
-        print("\nto put it back, in this order:", *commands, sep="\n  ")
+        for item in findings:
+            title = f"  {item.layer}: {item.kind} {item.where}: {item.change}"
+            print(title, *item.fields, sep="\n    ")
+        print("\nto fix it, run in this order:", *commands, sep="\n  ")
     elif not unread:
         print("no drift", file=sys.stderr)
     if unread:
@@ -55,68 +56,73 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
-    """List what was found, and what could not be read and why; raises UnreadableError if all."""
+    """Return the findings, and a line for each object that could not be read.
+
+    Raises UnreadableError if the cluster cannot be reached.
+    """
     cluster = Cluster(state["context"], stack.kubeconfig)
     findings, unread = _certificate(cluster), list[str]()
-    for one in state.get("pending_operations") or []:
-        name = one["resource"]["urn"].rpartition("::")[2]
-        findings.append(Finding("pulumi", "resource", name, f"cut off while {one['type']} it"))
+    for operation in state.get("pending_operations") or []:
+        name = operation["resource"]["urn"].rpartition("::")[2]
+        change = f"cut off while {operation['type']} it"
+        findings.append(Finding("pulumi", "resource", name, change))
     with ThreadPoolExecutor(8) as pool:
         engine = pool.submit(_engine, stack)
-        looks = [
-            pool.submit(_release, cluster, one["id"])
-            if one["type"] == recover.RELEASE
-            else pool.submit(_objects, cluster, "state", [one["inputs"]])
-            for one in state["resources"]
-            if one["type"].startswith("kubernetes:")
+        futures = [
+            pool.submit(_release, cluster, resource["id"])
+            if resource["type"] == recover.RELEASE
+            else pool.submit(_objects, cluster, "state", [resource["inputs"]])
+            for resource in state["resources"]
+            if resource["type"].startswith("kubernetes:")
         ]
-        for look in [*looks, engine]:
-            # What the engine finds is there already, field by field, but for the releases.
-            seen = {(one.kind.partition(".")[0], one.where) for one in findings}
+        for future in [*futures, engine]:
+            # Except for releases, the engine's findings repeat those of `_objects`.
+            seen = {(item.kind.partition(".")[0], item.where) for item in findings}
             try:
-                findings += [one for one in look.result() if (one.kind, one.where) not in seen]
+                new = [item for item in future.result() if (item.kind, item.where) not in seen]
+                findings += new
             except UnreadableError as error:
                 unread.append(str(error))
-    return sorted(findings, key=lambda one: (one.layer not in RUNS, one)), unread
+    return sorted(findings, key=lambda item: (item.layer not in RUNS, item)), unread
 
 
 def _certificate(cluster: Cluster) -> list[Finding]:
-    """What will stop every command of this laptop, if it ends soon."""
-    if (days := certificate_days(cluster.configuration)) > LAST_DAYS:
+    """Return a finding if the API server's certificate expires soon."""
+    if (days := certificate_days(cluster.configuration)) > EXPIRY_DAYS:
         return []
-    change = f"ends in {days:.0f} days"
+    change = f"expires in {days:.0f} days"
     return [Finding("server", "certificate", cluster.configuration.host, change)]
 
 
-def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
-    """Give the commands that put back what was found, in the order to run them."""
+def fix_commands(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
+    """Return the commands that revert the drift, in the order to run them."""
     up = "make up" if stack.simulated else f"make up STACK={stack.name}"
-    if any(one.layer in RUNS for one in findings):
+    if any(item.layer in RUNS for item in findings):
         return [releases.recover(stack.name), up]
     env = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
     kubectl, patches, others = f"{env}kubectl --context {context}", list[str](), list[str]()
-    for one in findings:
-        namespace, _, name = one.where.rpartition("/")
-        if one.added:
-            # With who has them, or a default would stay another's; last first, because an index
-            # moves when an earlier element goes; and only as long as nothing else has changed.
-            paths = [*(f"/metadata/managedFields/{n}" for n in one.by), *one.added]
-            same = {"op": "test", "path": "/metadata/resourceVersion", "value": one.version}
-            patch = [same, *({"op": "remove", "path": path} for path in reversed(paths))]
-            what = f"{one.kind} {name}" + (f" -n {namespace}" if namespace else "")
-            how = f"--type json --field-manager helm -p {shlex.quote(json.dumps(patch))}"
-            patches.append(f"{kubectl} patch {what} {how}")
-        if one.change == "changed" and len(one.fields) == len(one.added):
+    for item in findings:
+        namespace, _, name = item.where.rpartition("/")
+        if item.added:
+            # With their managedFields, because a default would keep its owner; in reverse order,
+            # because removing an element changes later indices; for this resourceVersion only.
+            paths = [*(f"/metadata/managedFields/{n}" for n in item.by), *item.added]
+            test = {"op": "test", "path": "/metadata/resourceVersion", "value": item.version}
+            patch = [test, *({"op": "remove", "path": path} for path in reversed(paths))]
+            target = f"{item.kind} {name}" + (f" -n {namespace}" if namespace else "")
+            options = f"--type json --field-manager helm -p {shlex.quote(json.dumps(patch))}"
+            patches.append(f"{kubectl} patch {target} {options}")
+        if item.change == "changed" and len(item.fields) == len(item.added):
             continue
-        if one.layer == "server":
+        if item.layer == "server":
             others.append("sudo microk8s refresh-certs -e server.crt  # on the server")
-        elif one.layer != "state":
-            place, _, helm = one.layer.removeprefix("release ").partition("/")
-            show = f"{env}helm --kube-context {context} get manifest {helm} -n {place}"
+        elif item.layer != "state":
+            namespace, _, release = item.layer.removeprefix("release ").partition("/")
+            show = f"{env}helm --kube-context {context} get manifest {release} -n {namespace}"
             force = "--server-side --force-conflicts --field-manager helm"
             others.append(f"{show} | {kubectl} apply {force} -f -")
-        elif one.kind == "service" and "spec.ports" in str(one.fields):
-            # In the preview the API server refuses it: kubectl's port is still there beside ours.
+        elif item.kind == "service" and "spec.ports" in str(item.fields):
+            # The API server rejects the preview's dry run, because it merges both ports.
             others.append(f"pulumi up --skip-preview --stack {stack.name}")
         else:
             others.append(up)
@@ -124,32 +130,33 @@ def answers(findings: Sequence[Finding], stack: Stack, context: str) -> list[str
 
 
 def _release(cluster: Cluster, identity: str) -> list[Finding]:
-    """Compare what Helm made for a release, if it has finished."""
+    """Compare the objects of a Helm release, if its newest revision is deployed."""
     *_, newest = [None, *releases.revisions(cluster, *identity.split("/"))]
     if not newest:
         return [Finding("state", "release", identity, "deleted")]
     if newest.status != "deployed":
-        why = f"{newest.status}: {releases.UNFINISHED.get(newest.status, 'nothing is deployed')}"
-        return [Finding("helm", "release", identity, f"revision {newest.number} is {why}")]
+        reason = releases.UNFINISHED.get(newest.status, "nothing is deployed")
+        change = f"revision {newest.number} is {newest.status}: {reason}"
+        return [Finding("helm", "release", identity, change)]
     return _objects(cluster, f"release {identity}", releases.objects(cluster, newest))
 
 
 def _objects(cluster: Cluster, layer: str, declared: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    return [found for one in declared for found in compare(layer, one, cluster.get(one))]
+    return [item for obj in declared for item in compare(layer, obj, cluster.get(obj))]
 
 
 def _engine(stack: Stack) -> list[Finding]:
-    """What Pulumi itself calls changed or deleted, and who holds the stack's lock."""
-    found = stacks.printed(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
-    steps = [one for one in found.get("steps") or [] if one["op"] in ("update", "delete")]
-    counts = {op: n for op, n in (found.get("changeSummary") or {}).items() if op != "same"}
+    """Return the changes of `pulumi refresh`, and the stack's locks."""
+    preview = stacks.run_json(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
+    steps = [step for step in preview.get("steps") or [] if step["op"] in ("update", "delete")]
+    counts = {op: n for op, n in (preview.get("changeSummary") or {}).items() if op != "same"}
     if len(steps) != sum(counts.values()):
-        raise UnreadableError(f"pulumi refresh counts {counts}, but names {len(steps)}")
-    findings = [Finding("pulumi", "stack", stack.name, str(x)) for x in recover.locks(stack)]
-    for one in steps:
-        old, change = one["oldState"], "deleted" if one["op"] == "delete" else "changed"
+        raise UnreadableError(f"pulumi refresh: got {len(steps)} steps, want {counts}")
+    findings = [Finding("pulumi", "stack", stack.name, str(lock)) for lock in recover.locks(stack)]
+    for step in steps:
+        old, change = step["oldState"], "deleted" if step["op"] == "delete" else "changed"
         kind = old["type"].rpartition(":")[2].lower()
-        # A release's have passwords.
-        fields = tuple(f"{path}: value not shown" for path in one.get("detailedDiff") or ())
+        # A release's values include passwords.
+        fields = tuple(f"{path}: value not shown" for path in step.get("detailedDiff") or ())
         findings.append(Finding("state", kind, old["id"], change, fields))
     return findings

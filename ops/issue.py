@@ -1,4 +1,4 @@
-"""Look for drift, and keep one GitHub issue open for as long as there is some."""
+"""Check for drift, and keep a GitHub issue open while there is drift."""
 
 import argparse
 import json
@@ -10,10 +10,10 @@ from ops.drift import DRIFT
 from ops.releases import recover
 
 LIMIT = 65536
-"""Characters that GitHub takes in an issue or a comment."""
-# How drift begins the line of a run that was cut off.
+"""Maximum of characters in an issue or a comment on GitHub."""
+# Lines of `make drift` about an interrupted run.
 UNFINISHED = re.compile(r"^ *(helm|pulumi): ", re.MULTILINE)
-HEAD = "What runs is not what the program says. How to answer: docs/operate.md#drift.\n\n"
+HEAD = "The cluster differs from the stack. How to answer: docs/operate.md#drift.\n\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,61 +22,61 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the drift and bring the issue up to date; 1 where that was not possible."""
+    """Print the drift and update the issue; returns 1 if either fails."""
     command = [sys.executable, "-m", "ops", "drift", "--stack", options.stack]
-    looked = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(looked.stdout, end="")
-    print(looked.stderr, end="", file=sys.stderr)
-    if looked.returncode not in (0, DRIFT):
+    drift = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(drift.stdout, end="")
+    print(drift.stderr, end="", file=sys.stderr)
+    if drift.returncode not in (0, DRIFT):
         return 1
     try:
-        done = keep(options.stack, looked.stdout if looked.returncode == DRIFT else "")
+        result = update_issue(options.stack, drift.stdout if drift.returncode == DRIFT else "")
     except subprocess.CalledProcessError as error:
         print(f"error: gh {error.cmd[2]}: {' '.join(error.stderr.split())}", file=sys.stderr)
         return 1
-    print(done)
+    print(result)
     return 0
 
 
-def keep(stack: str, table: str) -> str:
-    """Have one open issue with this `table` of drift, or none if it is empty; say what was done.
+def update_issue(stack: str, report: str) -> str:
+    """Create or edit the issue with this `report` of drift, or close it if there is none.
 
-    Raises CalledProcessError if GitHub refuses.
+    Returns a line about it. Raises CalledProcessError if `gh` fails.
     """
     title = f"Drift: {stack}"
-    # Less some room for the words and the fences around it.
-    table = table.rstrip()[: LIMIT - 500]
-    body = HEAD + fenced(table)
-    if UNFINISHED.search(table):
+    # Leaves 500 characters for the text around it.
+    report = report.rstrip()[: LIMIT - 500]
+    body = HEAD + code_block(report)
+    if UNFINISHED.search(report):
         body = f"An `up` was cut off: first `{recover(stack)}` (docs/runbook.md).\n\n{body}"
-    # Its own alone: anybody may open one of the same title.
-    mine = ("--app", "github-actions", "--state", "open", "--limit", "200")
-    listed = json.loads(_gh("list", *mine, "--json", "number,title,body"))
-    found = [issue for issue in listed if issue["title"] == title]
-    if not found:
-        if not table:
+    # Only issues of the workflow, because anybody may open one with the same title.
+    own = ("--app", "github-actions", "--state", "open", "--limit", "200")
+    issues = json.loads(_gh("list", *own, "--json", "number,title,body"))
+    issue = next((issue for issue in issues if issue["title"] == title), None)
+    if not issue:
+        if not report:
             return "no issue"
-        return _gh("create", "--title", title, "--body-file", "-", said=body)
-    number = str(found[0]["number"])
-    if not table:
-        _gh("close", number, "--comment", "The house is again what the program says.")
+        return _gh("create", "--title", title, "--body-file", "-", stdin=body)
+    number = str(issue["number"])
+    if not report:
+        _gh("close", number, "--comment", "The cluster matches the stack again.")
         return f"closed #{number}"
-    # Written by a browser, lines end otherwise.
-    if found[0]["body"].replace("\r\n", "\n").strip() == body.strip():
-        return f"#{number} says it already"
-    _gh("edit", number, "--body-file", "-", said=body)
-    _gh("comment", number, "--body-file", "-", said=f"It changed:\n\n{fenced(table)}")
-    return f"told in #{number}"
+    # A body edited in a browser has CRLF line ends.
+    if issue["body"].replace("\r\n", "\n").strip() == body.strip():
+        return f"#{number} is up to date"
+    _gh("edit", number, "--body-file", "-", stdin=body)
+    _gh("comment", number, "--body-file", "-", stdin=f"The drift changed:\n\n{code_block(report)}")
+    return f"updated #{number}"
 
 
-def _gh(*arguments: str, said: str = "") -> str:
-    """Run one of GitHub's own commands for issues, with `said` as its input."""
+def _gh(*arguments: str, stdin: str = "") -> str:
+    """Run `gh issue` and return its output."""
     command = ["gh", "issue", *arguments]
-    done = subprocess.run(command, input=said, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    result = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
 
 
-def fenced(text: str) -> str:
-    """Write `text` as a Markdown code block that nothing in it can end."""
+def code_block(text: str) -> str:
+    """Return `text` as a Markdown code block, with a fence longer than any in it."""
     fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
     return f"{fence}\n{text}\n{fence}"

@@ -1,4 +1,4 @@
-"""What Helm keeps of its releases: a Secret for each revision, in the release's namespace.
+"""Helm's releases, stored as a Secret for each revision in the release's namespace.
 
 Names, labels, statuses and encoding: helm.sh/helm v3.18.6, pkg/storage/driver and pkg/release.
 """
@@ -21,21 +21,21 @@ UNFINISHED = {
     "failed": "an up did not get through",
     "uninstalling": "a destroy was cut off",
 }
-"""What happened, by the status that the newest revision then keeps for ever."""
+"""Cause of each status that an interrupted run leaves on the newest revision."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Revision:
-    """One install, upgrade or rollback of a release; they sort by release, then by number."""
+    """One install, upgrade or rollback of a release; sorted by release and number."""
 
     namespace: str
     name: str
     number: int
-    """From 1; Helm's label calls it `version`."""
+    """From 1; the label `version` of its Secret."""
     status: str
     """Such as `deployed`, `superseded`, or one of `UNFINISHED`."""
     changed: int
-    """When Helm last wrote it, in seconds since 1970 by the clock of who ran Helm."""
+    """Unix time of Helm's last write, by the clock of the machine that ran Helm."""
 
     @property
     def secret(self) -> str:
@@ -44,69 +44,68 @@ class Revision:
 
 
 def revisions(cluster: Cluster, namespace: str = "", name: str = "") -> list[Revision]:
-    """List what Helm keeps in `namespace`, of the release `name`; empty: of all.
+    """Return the revisions of the release `name` in `namespace`, or of all if empty.
 
-    Only names and labels are read. Raises UnreadableError.
+    Reads metadata only. Raises UnreadableError.
     """
     path = f"/api/v1/namespaces/{namespace}/secrets" if namespace else "/api/v1/secrets"
     selector = f"owner=helm,name={name}" if name else "owner=helm"
-    listed = cluster.ask(path, METADATA, labelSelector=selector) or {}
-    return sorted(_revision(item["metadata"]) for item in listed.get("items") or [])
+    secrets = cluster.ask(path, METADATA, labelSelector=selector) or {}
+    return sorted(_revision(item["metadata"]) for item in secrets.get("items") or [])
 
 
 def manifest_text(cluster: Cluster, revision: Revision) -> str:
-    """Read the YAML of the objects that a revision is made of; raises UnreadableError."""
+    """Return a revision's manifest, YAML; raises UnreadableError."""
     path = f"/api/v1/namespaces/{revision.namespace}/secrets/{revision.secret}"
     try:
-        packed = cluster.ask(path)["data"]["release"]
-        release = gzip.decompress(base64.b64decode(base64.b64decode(packed)))
+        encoded = cluster.ask(path)["data"]["release"]
+        release = gzip.decompress(base64.b64decode(base64.b64decode(encoded)))
         return str(json.loads(release)["manifest"])
-    # TypeError: it is gone by now.
+    # TypeError: the Secret has been deleted.
     except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
-        raise UnreadableError(f"{path}: not a release that Helm keeps: {error}") from error
+        raise UnreadableError(f"{path}: not a Helm release: {error}") from error
 
 
 def objects(cluster: Cluster, revision: Revision) -> list[dict[str, Any]]:
-    """Read the objects that a revision is made of, each with its namespace.
+    """Return the objects of a revision's manifest, each with its namespace.
 
     Raises UnreadableError.
     """
     try:
-        made = [
-            one for one in yaml.load_all(manifest_text(cluster, revision), yaml.CSafeLoader) if one
-        ]
+        documents = yaml.load_all(manifest_text(cluster, revision), yaml.CSafeLoader)
+        objects = [document for document in documents if document]
     except yaml.YAMLError as error:
-        why = " ".join(str(error).split())
-        raise UnreadableError(f"Secret {revision.namespace}/{revision.secret}: {why}") from error
-    for one in made:
-        kind = cluster.kinds.get((one["apiVersion"], one["kind"]))
-        namespace = one["metadata"].pop("namespace", revision.namespace)
-        # Some charts give one to objects that are in none.
+        reason = " ".join(str(error).split())
+        raise UnreadableError(f"Secret {revision.namespace}/{revision.secret}: {reason}") from error
+    for obj in objects:
+        kind = cluster.kinds.get((obj["apiVersion"], obj["kind"]))
+        namespace = obj["metadata"].pop("namespace", revision.namespace)
+        # Some charts set a namespace on cluster-scoped objects.
         if kind and kind.namespaced:
-            one["metadata"]["namespace"] = namespace
-    return made
+            obj["metadata"]["namespace"] = namespace
+    return objects
 
 
-def unfinished(kept: Iterable[Revision]) -> Revision | None:
-    """Give the newest revision of one release if Helm did not finish it."""
-    newest = max(kept, key=lambda revision: revision.number, default=None)
+def unfinished(revisions: Iterable[Revision]) -> Revision | None:
+    """Return the newest revision of a release if Helm did not finish it, or None."""
+    newest = max(revisions, key=lambda revision: revision.number, default=None)
     return newest if newest and newest.status in UNFINISHED else None
 
 
 def reason(revision: Revision) -> str:
-    """Say what an unfinished revision is."""
+    """Return a line about an unfinished revision."""
     release = f"release {revision.namespace}/{revision.name}"
     status = revision.status
     return f"{release}: revision {revision.number} is {status}: {UNFINISHED[status]}"
 
 
 def problem(revision: Revision, stack: str) -> str:
-    """Say in one line what an unfinished revision is, and the command that mends it."""
+    """Return a line about an unfinished revision, with the command that repairs it."""
     return f"{reason(revision)}; {recover(stack)}"
 
 
 def recover(stack: str) -> str:
-    """Give the command that takes up what an interrupted run has left."""
+    """Return the command that repairs a stack after an interrupted run."""
     return "make recover" if stack == "sandbox" else f"make recover STACK={stack}"
 
 
@@ -118,5 +117,5 @@ def _revision(metadata: Mapping[str, Any]) -> Revision:
             str(metadata["namespace"]), labels["name"], int(number), labels["status"], int(changed)
         )
     except (KeyError, ValueError) as error:
-        where = f"{metadata['namespace']}/{metadata['name']}"
-        raise UnreadableError(f"Secret {where}: not a release that Helm keeps: {error}") from error
+        name = f"{metadata['namespace']}/{metadata['name']}"
+        raise UnreadableError(f"Secret {name}: not a Helm release: {error}") from error

@@ -1,4 +1,4 @@
-"""How to reach a stack: the Pulumi CLI on it, and its cluster's kubeconfig."""
+"""Access to a stack: its Pulumi CLI, and its cluster's kubeconfig."""
 
 import json
 import os
@@ -13,68 +13,68 @@ from ops.cluster import UnreadableError
 
 PROJECT = Path(__file__).parent.parent
 CHANGES = 7
-"""The CLI's exit code for "changes were found" under `--expect-no-changes`."""
-# Marks a secret in the state (pulumi, sdk/go/common/resource/sig: Key).
+"""Exit code of the CLI if `--expect-no-changes` fails."""
+# Key of secrets in the state (pulumi, sdk/go/common/resource/sig: Key).
 SECRET = "4dabf18193072939515e22adb298388d"
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-"""Runs the Pulumi CLI on one stack with the arguments given."""
+"""Runs the Pulumi CLI on a stack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A stack that was brought up somewhere."""
+    """A stack, and how to reach it."""
 
     name: str
     cli: Cli
     kubeconfig: Path | None
-    """None for the one that `KUBECONFIG` names."""
+    """None for the default, by `KUBECONFIG`."""
     simulated: bool
-    """Whether no container runs and no Helm chart may have been rendered."""
+    """A sandbox, without containers and perhaps without the published charts."""
     folder: Path = PROJECT
-    """Where the CLI runs, and its plugins."""
+    """Working directory of the CLI and its plugins."""
 
 
-def printed(stack: Stack, *arguments: str) -> Any:
-    """Give the JSON that a CLI command prints; raises UnreadableError with the command's reason."""
-    done = stack.cli(*arguments)
+def run_json(stack: Stack, *arguments: str) -> Any:
+    """Return the JSON that a CLI command prints; raises UnreadableError with its first error."""
+    process = stack.cli(*arguments)
     try:
-        answer = json.loads(done.stdout, object_hook=_opened)
+        result = json.loads(process.stdout, object_hook=_decrypted)
     except ValueError:
-        answer = None
-    if done.returncode in (0, CHANGES) and answer is not None:
-        return answer
-    diagnostics = (answer or {}).get("diagnostics") or []
-    # The first has the cause; what follows is that it failed.
-    errors = [one["message"] for one in diagnostics if one["severity"] == "error"]
-    line = " ".join((errors or [done.stderr or done.stdout])[0].split())
-    raise UnreadableError(f"pulumi {arguments[0]}: exit {done.returncode}: {line[:300]}")
+        result = None
+    if process.returncode in (0, CHANGES) and result is not None:
+        return result
+    diagnostics = (result or {}).get("diagnostics") or []
+    # The first has the cause; later ones only report the failure.
+    errors = [item["message"] for item in diagnostics if item["severity"] == "error"]
+    line = " ".join((errors or [process.stderr or process.stdout])[0].split())
+    raise UnreadableError(f"pulumi {arguments[0]}: exit {process.returncode}: {line[:300]}")
 
 
 def deployment(stack: Stack) -> dict[str, Any]:
-    """Read what the last `up` left, secrets in plain text, with the kubeconfig's `context`.
+    """Return the state's deployment with decrypted secrets, and the kubeconfig's `context`.
 
-    Raises UnreadableError, also if there is nothing.
+    Raises UnreadableError, also if the state is empty.
     """
-    state = printed(stack, "stack", "export", "--show-secrets").get("deployment") or {}
-    made = [one for one in state.get("resources") or [] if not one.get("delete")]
-    providers = [one for one in made if one["type"] == "pulumi:providers:kubernetes"]
+    state = run_json(stack, "stack", "export", "--show-secrets").get("deployment") or {}
+    resources = [item for item in state.get("resources") or [] if not item.get("delete")]
+    providers = [item for item in resources if item["type"] == "pulumi:providers:kubernetes"]
     if not providers:
-        raise UnreadableError("the state is empty: nothing was brought up yet")
-    return {**state, "resources": made, "context": providers[0]["inputs"]["context"]}
+        raise UnreadableError("the state is empty: the stack has not been deployed yet")
+    return {**state, "resources": resources, "context": providers[0]["inputs"]["context"]}
 
 
-def _opened(part: dict[str, Any]) -> Any:
-    return json.loads(part["plaintext"]) if SECRET in part and "plaintext" in part else part
+def _decrypted(value: dict[str, Any]) -> Any:
+    return json.loads(value["plaintext"]) if SECRET in value and "plaintext" in value else value
 
 
 def find(name: str) -> Stack:
-    """Find a stack by name; raises UnreadableError if it cannot be reached."""
-    return _sandbox() if name == "sandbox" else _house(name)
+    """Return the stack of this name; raises UnreadableError if it cannot be reached."""
+    return _sandbox() if name == "sandbox" else _server(name)
 
 
-def _house(name: str) -> Stack:
+def _server(name: str) -> Stack:
     if not (PROJECT / f"Pulumi.{name}.yaml").exists():
-        raise UnreadableError(f"STACK: got {name!r}, want one that has a file Pulumi.STACK.yaml")
+        raise UnreadableError(f"STACK: got {name!r}, want a stack with a file Pulumi.STACK.yaml")
     if not (pulumi := shutil.which("pulumi")):
         raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)")
 
@@ -82,7 +82,7 @@ def _house(name: str) -> Stack:
         return subprocess.run(
             [pulumi, *arguments, "--non-interactive", "--color=never"],
             cwd=PROJECT,
-            # Not --stack, which `whoami` does not take.
+            # Not --stack, which `whoami` does not support.
             env=os.environ | {"PULUMI_SKIP_UPDATE_CHECK": "true", "PULUMI_STACK": name},
             capture_output=True,
             text=True,
@@ -93,7 +93,7 @@ def _house(name: str) -> Stack:
 
 
 def _sandbox() -> Stack:
-    # Only here: a house has no need of it.
+    # Imported here, because other stacks do not need it.
     from sandbox.build import FOLDER, build
     from sandbox.cluster import Cluster
     from sandbox.engine import Engine

@@ -1,6 +1,7 @@
-"""Show on one screen how a stack is, by its cluster and its Prometheus; nothing is changed.
+"""Show a stack's status on one screen, from its cluster and Prometheus, read-only.
 
-Exit code 0 is that all is well, 1 that something is not ready, fires or could not be read.
+Exit code 0 means healthy, 1 that something is not ready, an alert fires or a section could not be
+read.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from ops.status_metrics import alerts, disks, last_backup, models, tokens_per_se
 
 SECTIONS = (pods, addresses, models, tokens_per_second, disks, last_backup, alerts, last_up)
 WIDTH = 100
-"""Columns of the screen."""
+"""Maximum line length, in columns."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +32,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Read all sections at once, print them, and give the exit code."""
+    """Read all sections in parallel, print them and return the exit code."""
     try:
         keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
         settings = read(keys, requested(CHART_VALUES))
-        # Any other is reached without the CLI.
+        # Other stacks need no CLI here.
         sandbox = stacks.find("sandbox") if options.stack == "sandbox" else None
         cluster = Cluster(settings.context, sandbox.kubeconfig if sandbox else None)
         print(f"asking {cluster.configuration.host}", file=sys.stderr)
-        # Where nothing answers, one line says so, and not one for each section.
+        # Fails once if the API server does not answer, instead of in each section.
         cluster.read("/version")
     except (SettingsError, UnreadableError) as error:
         if options.json:
@@ -51,43 +52,45 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             print(*lines, sep="\n", flush=True)
 
-    facts, unread, bad = dict[str, Any](), dict[str, str](), list[str]()
+    facts, unread, unhealthy = dict[str, Any](), dict[str, str](), list[str]()
     with ThreadPoolExecutor(len(SECTIONS)) as pool:
-        reads = {look.__name__: pool.submit(look, cluster, settings) for look in SECTIONS}
-        for key, reading in reads.items():
+        futures = {read.__name__: pool.submit(read, cluster, settings) for read in SECTIONS}
+        for key, future in futures.items():
             show(key.replace("_", " "))
             try:
-                lines = reading.result()
-                show(*written(lines))
+                lines = future.result()
+                show(*format_lines(lines))
                 facts[key] = [line.fact for line in lines]
-            # An error that nobody has foreseen must not hide the other sections.
+            # An unexpected error must not hide the other sections.
             except Exception as error:
-                why = str(error) if isinstance(error, UnreadableError) else repr(error)
-                same = next((f", as {other}" for other in unread if unread[other] == why), "")
-                show(*_wrapped(f"could not be read{same or f': {why}'}"))
-                unread[key] = why
+                reason = str(error) if isinstance(error, UnreadableError) else repr(error)
+                same = next((f", as {other}" for other in unread if unread[other] == reason), "")
+                show(*_wrap(f"could not be read{same or f': {reason}'}"))
+                unread[key] = reason
             if key in unread or any("problem" in fact for fact in facts[key]):
-                bad.append(key)
+                unhealthy.append(key)
+    code = int(bool(unhealthy))
     if options.json:
-        whole = {"stack": options.stack, **facts, "unread": unread, "code": int(bool(bad))}
-        print(json.dumps(whole, indent=1))
-    show(f"{options.stack}: not well: {', '.join(bad)}" if bad else f"{options.stack}: all is well")
-    return int(bool(bad))
+        report = {"stack": options.stack, **facts, "unread": unread, "code": code}
+        print(json.dumps(report, indent=1))
+    summary = f"not healthy: {', '.join(unhealthy)}" if unhealthy else "healthy"
+    show(f"{options.stack}: {summary}")
+    return code
 
 
-def written(lines: Sequence[Line]) -> Iterator[str]:
-    """Write a section for a person, in lines of at most WIDTH columns."""
+def format_lines(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield a section's lines, of at most WIDTH columns."""
     for name, text, fact in lines:
-        room = WIDTH - len(text) - 4
-        short = name if len(name) <= room else f"{name[: room - 1]}…"
-        yield f"  {short:<{room}}  {text}".rstrip()
+        width = WIDTH - len(text) - 4
+        short = name if len(name) <= width else f"{name[: width - 1]}…"
+        yield f"  {short:<{width}}  {text}".rstrip()
         if problem := fact.get("problem"):
             since = f", for {span(fact['since'])}" if "since" in fact else ""
-            yield from _wrapped(problem + since, " " * 6)
+            yield from _wrap(problem + since, " " * 6)
     if not lines:
         yield "  none"
 
 
-def _wrapped(text: str, indent: str = "  ") -> list[str]:
+def _wrap(text: str, indent: str = "  ") -> list[str]:
     lines = textwrap.wrap(text, WIDTH - len(indent), max_lines=3, placeholder=" …")
     return [indent + line for line in lines]

@@ -245,16 +245,16 @@ class Engine:
             folder=self.work,
         )
         try:
-            state = recover.exported(stack)
+            state = recover.export_state(stack)
             live = ops_cluster.Cluster(self._cluster.context, self._cluster.kubeconfig)
-            left = recover.look(stack, state, live)
+            left = recover.inspect(stack, state, live)
             for reason in left.reasons:
                 said = reason.startswith("volume ")  # which a hand may have done as well
                 say(reason if said else f"an earlier run was cut off: {reason}")
-            recover.mend_state(stack, state, left)
+            recover.repair_state(stack, state, left)
             # What Helm has not finished it can still uninstall.
             if not to_destroy:
-                recover.mend_cluster(stack, self._cluster.context, left)
+                recover.repair_cluster(stack, self._cluster.context, left)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
 

@@ -26,7 +26,7 @@ from pulumi.automation import CommandError
 from ops import releases, stacks
 from ops.__main__ import main as ops
 from ops.cluster import Cluster as Live
-from ops.recover import exported
+from ops.recover import export_state
 from sandbox.build import Tools, build
 from sandbox.engine import OWN_CHART
 
@@ -177,7 +177,7 @@ class Lab:
         wrong += [f"restarted: {pod}" for pod in pods.items() - running(self.house).items()]
         changes = self.house.engine.preview()
         wrong += [f"preview: {changes}"] if set(changes) - {"same"} else []
-        pending = exported(stack_of(self.house))["deployment"].get("pending_operations")
+        pending = export_state(stack_of(self.house))["deployment"].get("pending_operations")
         wrong += [f"pending: {pending}"] if pending else []
         newest = dict(one.rsplit(" ", 2)[::2] for one in self.statuses())
         wrong += [f"{name} is {status}" for name, status in newest.items() if status != "deployed"]

@@ -79,7 +79,7 @@ def labelled(level: str) -> dict[str, Any]:
         (
             # It has no metadata.
             event(RELEASE, "update", {}, {"metadata": {}, **PLACE}, "values.grafana"),
-            ["restarts: what Helm changes of Release there/chart"],
+            ["restarts: pods of Release there/chart that Helm changes"],
         ),
         (
             event(DEPLOYMENT, "update", pod(image="a:1"), pod(image="a:2"), IMAGE),
@@ -141,7 +141,7 @@ def test_each_change_gives_exactly_its_lines(changed: EngineEvent, lines: list[s
 def test_what_is_protected_is_a_line_and_no_error(op: str) -> None:
     (line,) = summary([event(VOLUME, op, {}, {})], [URN.format(VOLUME)], [])
 
-    assert line == f"data: PersistentVolume here/it is {op}d; refused, it is protected"
+    assert line == f"data: PersistentVolume here/it is {op}d; refused: it is protected"
 
 
 def test_an_image_that_another_pod_has_already_is_not_downloaded() -> None:
@@ -179,11 +179,11 @@ def test_what_goes_comes_before_what_changes() -> None:
     ("printed", "line"),
     [
         (
-            "error: homelab:charts: unknown key, known are context",
-            "BASE: old cannot be brought up: its own program refuses the stack file:"
-            " error: homelab:charts: unknown key, known are context; want another",
+            "error: homelab:charts: unknown key, known keys: context",
+            "BASE: old cannot be deployed: its program rejects its stack file:"
+            " error: homelab:charts: unknown key, known keys: context; want another",
         ),
-        ("error: no answer", "BASE: old cannot be brought up: error: no answer; want another"),
+        ("error: no answer", "BASE: old cannot be deployed: error: no answer; want another"),
     ],
 )
 def test_whose_program_refuses_the_stack_file_is_said(

@@ -97,7 +97,7 @@ def test_without_any_answer_it_ends(command: Command) -> None:
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
     assert state.startswith("  fail  state      no answer within 4 s; to do: ")
-    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 left out; \d+ s", counts)
+    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 skipped; \d+ s", counts)
 
 
 def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Command) -> None:
@@ -131,7 +131,7 @@ async def broken(_: Server) -> AsyncIterator[str]:
 def test_each_check_is_one_line(run: Any, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     server: Any = None
 
-    assert asyncio.run(doctor.checked(server, Check(run, "", "this"))) == line.split()[0]
+    assert asyncio.run(doctor.run_check(server, Check(run, "", "this"))) == line.split()[0]
     assert capsys.readouterr().out == line
 
 
@@ -163,7 +163,7 @@ def test_the_names_are_the_programs() -> None:
     [
         (30.5, None, None),
         (300, "kubernetes", None),
-        (29.9, None, Warn("its certificate ends in 30 days")),
+        (29.9, None, Warn("its certificate expires in 30 days")),
         (300, "other", "certificate is not valid for 'other'"),
         (-1, None, "certificate has expired"),
     ],
@@ -204,7 +204,7 @@ def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
         volumes=[],
         reasons=["a release is pending-install"],
     )
-    monkeypatch.setattr(recover, "look", lambda *_: left)
+    monkeypatch.setattr(recover, "inspect", lambda *_: left)
     empty: dict[str, Any] = {"items": []}
     cluster: Any = Scripted(
         secrets={"items": [secret]},
@@ -240,9 +240,9 @@ def test_a_node_that_takes_no_pods_fails(cordoned: bool | None, ready: str) -> N
     ("mode", "group", "expected"),
     [
         ("addon", "metallb.io", None),
-        ("addon", "example.org", "network.metallb: got addon, but MetalLB is not there"),
+        ("addon", "example.org", "network.metallb: got addon, but MetalLB is not installed"),
         ("helm", "example.org", None),
-        ("helm", "metallb.io", "network.metallb: got helm, but MetalLB is there"),
+        ("helm", "metallb.io", "network.metallb: got helm, but MetalLB is installed"),
     ],
 )
 def test_metallb_is_there_or_not_as_wanted(mode: str, group: str, expected: str | None) -> None:
@@ -263,17 +263,17 @@ def test_a_device_with_an_address_of_the_stack_is_seen_at_home(
             """Give the code, and connect to nothing."""
             return code
 
-    monkeypatch.setattr(doctor, "at_home", lambda _: True)
+    monkeypatch.setattr(doctor, "is_in_lan", lambda _: True)
     monkeypatch.setattr("socket.socket", Probe)
     found = check(doctor.addresses, cluster=Scripted(services={"items": []}))
 
     addresses = ["192.168.1.101", "192.168.1.102"]
-    assert found == [f"{address} is a device's" for address in addresses if is_there]
+    assert found == [f"{address} is used by a device" for address in addresses if is_there]
 
 
 def test_where_the_laptop_is() -> None:
-    assert doctor_server.at_home("127.0.0.0/8")
-    assert not doctor_server.at_home("198.51.100.0/24")
+    assert doctor_server.is_in_lan("127.0.0.0/8")
+    assert not doctor_server.is_in_lan("198.51.100.0/24")
 
 
 # The running server
@@ -312,7 +312,7 @@ def test_a_page_that_does_not_answer_fails_at_home(monkeypatch: pytest.MonkeyPat
     assert served(page, {}, {"open_webui_urls": ["PAGE"]}) == []
     assert same(served(page, {"/api/health": 502}, {"open_webui_urls": []}), "got 502, want 200")
     assert same(served(page, {}, urls, settings=nearby), silent)
-    monkeypatch.setattr(doctor_server, "at_home", lambda _: False)
+    monkeypatch.setattr(doctor_server, "is_in_lan", lambda _: False)
     assert same(served(page, {}, urls, settings=nearby), Warn(silent))
     assert same(served(page, {}, urls), silent)
 
@@ -336,7 +336,7 @@ NOISE = "m:1b: got '@@' after '1, 2, 3, 4, 5, 6, 7, 8,', want 9"
         (200, WRONG, "home", Warn(NOISE)),
         (200, WRONG, "gpu", NOISE),
         (200, '{"response":" 90","done":true}', "gpu", "m:1b: got ' 90' after"),
-        (200, '{"response":" 9"}\n', "home", "want an answer to its end"),
+        (200, '{"response":" 9"}\n', "home", "want a complete answer"),
         (200, '{"response":" 9"}\n{"error":"broken"}', "home", "'error': 'broken'"),
         (400, '{"detail":"Model not found"}', "home", "got 400 [{'detail': 'Model not found'}]"),
     ],
@@ -372,8 +372,8 @@ def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | N
     ("age", "expected"),
     [
         (["47.9"], None),
-        (["48.4"], "last good backup: got 48 h ago, want 48 h or less"),
-        ([], Warn("no good backup in 60 days")),
+        (["48.4"], "last successful backup: got 48 h ago, want 48 h or less"),
+        ([], Warn("no successful backup in 60 days")),
     ],
 )
 def test_backups_are_there_and_not_too_old(age: list[str], expected: str | None) -> None:

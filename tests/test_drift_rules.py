@@ -90,20 +90,22 @@ def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_differenc
 @pytest.mark.parametrize(
     ("old", "new", "fields"),
     [
-        ("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy", ["spec.replicas: 0, is 2"]),
-        ("{app.kubernetes.io/name: one}", "{}", ['metadata.labels["app.kubernetes.io/name"]: one,'
-         " is not there"]),
-        ("{name: a, image: \"x:1\"", "{name: a, image: \"x:2\"", [f"{A}.image: x:1, is x:2"]),
-        ("cpu: 50m", "cpu: 60m", [f"{A}.resources.requests.cpu: 0.05, is 60m"]),
-        ("memory: 1Gi", "memory: 2Gi", [f"{B}.resources.limits.memory: 1024Mi, is 2Gi"]),
-        ("containerPort: 80,", "containerPort: 81,", [f"{B}.ports[0].containerPort: 80, is 81"]),
-        ("- {name: a", "- {name: c", ["spec.template.spec.containers[c]: not there, is there",
-         f"{A}: there, is not there"]),
+        ("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy", ["spec.replicas: got 2, want 0"]),
+        ("{app.kubernetes.io/name: one}", "{}",
+         ['metadata.labels["app.kubernetes.io/name"]: got nothing, want one']),
+        ("{name: a, image: \"x:1\"", "{name: a, image: \"x:2\"", [f"{A}.image: got x:2, want x:1"]),
+        ("cpu: 50m", "cpu: 60m", [f"{A}.resources.requests.cpu: got 60m, want 0.05"]),
+        ("memory: 1Gi", "memory: 2Gi", [f"{B}.resources.limits.memory: got 2Gi, want 1024Mi"]),
+        ("containerPort: 80,", "containerPort: 81,",
+         [f"{B}.ports[0].containerPort: got 81, want 80"]),
+        ("- {name: a", "- {name: c",
+         ["spec.template.spec.containers[c]: got an object, want nothing",
+         f"{A}: got nothing, want an object"]),
         ("restartPolicy: Always", "hostNetwork: true",
-         ["spec.template.spec.hostNetwork: False, is True"]),
+         ["spec.template.spec.hostNetwork: got True, want False"]),
         # Left out means true here: it is no field that the API drops when it is false.
         ("automountServiceAccountToken: false", "dnsPolicy: Default",
-         ["spec.template.spec.automountServiceAccountToken: False, is not there"]),
+         ["spec.template.spec.automountServiceAccountToken: got nothing, want False"]),
         # Where a password may be, the place is told, and no value.
         ("value: secret", "value: guessed", [f"{B}.env[WORD].value: value not shown"]),
         ("--word=secret,", "--word=guessed,", [f"{A}.args[0]: value not shown"]),
@@ -157,7 +159,7 @@ def test_who_scales_is_told_although_no_time_is_kept() -> None:
 
     (found,) = compare("state", yaml.safe_load(DEPLOYMENT), live)
 
-    assert found.fields == ("spec.replicas: 0, is 2 (kubectl, scale)",)
+    assert found.fields == ("spec.replicas: got 2, want 0 (kubectl, scale)",)
 
 
 def test_a_restart_is_no_difference_and_what_was_added_beside_it_is() -> None:
@@ -237,7 +239,7 @@ def test_a_state_that_cannot_be_read_says_why(told: Stack, why: str) -> None:
 
 
 def test_a_refresh_whose_count_is_not_what_it_names_is_not_believed() -> None:
-    with pytest.raises(UnreadableError, match="counts"):
+    with pytest.raises(UnreadableError, match="got 0 steps, want"):
         drift._engine(stack(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
     with pytest.raises(UnreadableError, match="exit 1"):
         drift._engine(stack(1, json.dumps({"steps": [], "changeSummary": {"same": 1}})))
@@ -301,7 +303,7 @@ def test_a_certificate_that_ends_within_a_month_is_told_with_its_answer(
 
     assert main(["drift", "--stack", "home"]) == (7 if is_told else 0)
     out = capsys.readouterr().out
-    told = f"server: certificate https://192.168.1.100:16443: ends in {days} days"
+    told = f"server: certificate https://192.168.1.100:16443: expires in {days} days"
     assert (told in out) == is_told
     assert ("sudo microk8s refresh-certs -e server.crt" in out) == is_told
 

@@ -22,7 +22,7 @@ from waiting import eventually
 from ops import recover, releases, stacks
 from ops.__main__ import main
 from ops.cluster import UnreadableError
-from ops.recover import settled
+from ops.recover import without_pending
 from ops.releases import Revision
 from ops.stacks import Stack
 
@@ -166,7 +166,7 @@ def secrets(*numbers: int) -> list[str]:
 def test_the_releases_are_all_that_the_program_makes() -> None:
     made = [one.inputs for one in deployed("home").of_kind("Release")]
 
-    assert {f"{one['namespace']}/{one['name']}" for one in made} == {*recover.OURS}
+    assert {f"{one['namespace']}/{one['name']}" for one in made} == {*recover.RELEASES}
 
 
 def test_nothing_to_recover_is_a_line(server: Server, run: Run) -> None:
@@ -325,7 +325,7 @@ def test_without_a_lock_a_young_revision_may_be_helms_work(server: Server, run: 
     code, _, err = run()
 
     assert (code, untouched(server)) == (1, True)
-    assert "Helm may be at work, it wrote 2" in err
+    assert "Helm may still run, it wrote 2" in err
 
 
 def test_a_state_that_changed_while_it_asked_is_left(
@@ -337,11 +337,11 @@ def test_a_state_that_changed_while_it_asked_is_left(
         server.keep("deployed")
         return True
 
-    monkeypatch.setattr(recover, "_agreed", agreed)
+    monkeypatch.setattr(recover, "_confirmed", agreed)
     code, _, err = run()
 
     assert (code, untouched(server)) == (1, True)
-    assert "it changed meanwhile" in err
+    assert "the stack changed meanwhile" in err
 
 
 # Bad input
@@ -411,7 +411,7 @@ def test_what_was_being_made_is_taken_for_made_once() -> None:
     password = {"urn": "urn:p", "type": "random:index:RandomPassword", "inputs": {}}
 
     def made(*resources: dict[str, Any], pending: Any) -> Any:
-        deployment = settled(state(*resources, pending=pending))["deployment"]
+        deployment = without_pending(state(*resources, pending=pending))["deployment"]
         assert "pending_operations" not in deployment
         return deployment["resources"]
 

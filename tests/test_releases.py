@@ -43,7 +43,7 @@ def test_revisions_are_read_by_their_labels_and_sorted_by_number() -> None:
 
 
 def test_a_secret_with_the_label_of_somebody_else_is_no_release() -> None:
-    with pytest.raises(UnreadableError, match=r"observability/sh.helm.*vone: not a release"):
+    with pytest.raises(UnreadableError, match=r"observability/sh.helm.*vone: not a Helm release"):
         kept(metadata("one", "deployed"))
     nothing: Any = Scripted()
     assert releases.revisions(nothing, "no-such-namespace") == []

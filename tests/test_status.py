@@ -223,11 +223,11 @@ def test_all_is_well_on_one_screen(show: Show) -> None:
         "pods",
         "  ollama-stack/ollama-5f6d  2/2 ready, 3 restarts",
         "addresses",
-        "  ollama-stack/open-webui  192.168.1.101:8080, given",
-        "  observability/grafana-external  192.168.1.102:3000, given",
+        "  ollama-stack/open-webui  192.168.1.101:8080, assigned",
+        "  observability/grafana-external  192.168.1.102:3000, assigned",
         "models",
-        "  codellama:7b  6 GiB on CPU, stays",
-        "  llama3.2:3b  4 GiB on 75% GPU, 4 min more",
+        "  codellama:7b  6 GiB on CPU, stays loaded",
+        "  llama3.2:3b  4 GiB on 75% GPU, 4 min left",
         "tokens per second",
         "  llama3.2:3b  12.3 in the last hour",
         "disks",
@@ -239,8 +239,8 @@ def test_all_is_well_on_one_screen(show: Show) -> None:
         "alerts",
         "  none",
         "last up",
-        "  changed something 3 days ago",
-        "home: all is well",
+        "  changed a workload 3 days ago",
+        "home: healthy",
     ]
     assert code == 0
 
@@ -348,7 +348,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         ],
         "gateway runs, but is not ready, for 15 min",
     ),
-    (waiting("ContainerCreating"), [], "gateway is being made of x:1, for 15 min"),
+    (waiting("ContainerCreating"), [], "gateway is being created from x:1, for 15 min"),
 ]
 
 
@@ -361,7 +361,7 @@ def test_a_pod_that_is_not_ready_says_what_it_waits_for(
 
     code, lines = show()
     assert section(lines, "pods") == f"ollama-stack/ollama-5f6d 1/2 ready, 9 restarts {why}"
-    assert (code, lines[-1]) == (1, "home: not well: pods")
+    assert (code, lines[-1]) == (1, "home: not healthy: pods")
 
 
 def test_a_pod_without_a_node_names_the_claim_that_is_not_bound(
@@ -432,17 +432,17 @@ def test_a_workload_without_its_pods_is_not_well(show: Show, answers: Answers) -
     found = section(lines, "pods")
     assert code == 1
     assert "ollama-stack/ollama 0/1 ready, 0 restarts pods is forbidden: quota" in found
-    assert "node-exporter 0/1 ready, 0 restarts no pod was made yet, for 9 days" in found
+    assert "node-exporter 0/1 ready, 0 restarts no pod has been created yet, for 9 days" in found
 
 
-PAGE = "ollama-stack/open-webui 192.168.1.101:8080, not given"
+PAGE = "ollama-stack/open-webui 192.168.1.101:8080, not assigned"
 
 
 @pytest.mark.parametrize(
     ("given", "events", "want"),
     [
-        ([], [], f"{PAGE} MetalLB has given none, for 9 days"),
-        (["192.168.1.109"], [], f"{PAGE} MetalLB has given ['192.168.1.109'], for 9 days"),
+        ([], [], f"{PAGE} MetalLB has assigned none, for 9 days"),
+        (["192.168.1.109"], [], f"{PAGE} MetalLB has assigned ['192.168.1.109'], for 9 days"),
         ([], [event("AllocationFailed", "not in pool", "Warning")], f"{PAGE} not in pool, for"),
     ],
 )
@@ -455,7 +455,7 @@ def test_an_address_that_was_not_given(
     answers.items[EVENTS] = [{**one, **about} for one in events]
 
     code, lines = show()
-    assert (code, lines[-1]) == (1, "home: not well: addresses")
+    assert (code, lines[-1]) == (1, "home: not healthy: addresses")
     assert want in section(lines, "addresses")
 
 
@@ -464,11 +464,11 @@ def test_an_address_that_no_service_asks_for(show: Show, answers: Answers) -> No
 
     code, lines = show()
     assert code == 1
-    assert section(lines, "addresses").endswith("192.168.1.102 no Service asks for it")
+    assert section(lines, "addresses").endswith("192.168.1.102 no Service requests it")
 
 
 UP = {"ollama": 1, "ollama-big": 1, "ollama-far": 0}
-NOTHING = "could not be read: Prometheus has heard nothing of"
+NOTHING = "could not be read: Prometheus has no metrics of"
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ NOTHING = "could not be read: Prometheus has heard nothing of"
             MODELS,
             [],
             "models",
-            "ollama Prometheus has heard nothing of its gateway for five minutes",
+            "ollama Prometheus has no metrics of its gateway from the last 5 minutes",
             1,
         ),
         (
@@ -490,7 +490,7 @@ NOTHING = "could not be read: Prometheus has heard nothing of"
         ),
         (MODELS, [series("ollama_up", 1, instance="ollama")], "models", "none", 0),
         (SPEEDS, [], "tokens per second", "none", 0),
-        (DISKS, [], "disks", f"{NOTHING} node-exporter for five minutes", 1),
+        (DISKS, [], "disks", f"{NOTHING} node-exporter from the last 5 minutes", 1),
         (
             DISKS,
             disk("/", 200, 150),
@@ -535,8 +535,8 @@ def test_of_several_servers_each_has_its_own_lines(
     assert (code, section(lines, "models")) == (
         1,
         "ollama-far Ollama does not answer its gateway"
-        " ollama: llama3.2:3b 4 GiB on CPU, 4 min more"
-        " ollama-big: llama3.2:3b 4 GiB on GPU, 4 min more",
+        " ollama: llama3.2:3b 4 GiB on CPU, 4 min left"
+        " ollama-big: llama3.2:3b 4 GiB on GPU, 4 min left",
     )
     assert section(lines, "tokens per second") == "ollama: llama3.2:3b 12.3 in the last hour"
 
@@ -576,7 +576,7 @@ def test_what_cannot_be_read_says_why_and_hides_nothing_else(
     answers.items[path] = f"{path}: 403 forbidden"
 
     code, lines = show()
-    assert (code, lines[-1].replace("_", " ")) == (1, f"home: not well: {', '.join(names)}")
+    assert (code, lines[-1].replace("_", " ")) == (1, f"home: not healthy: {', '.join(names)}")
     assert section(lines, names[0]) == f"could not be read: {path}: 403 forbidden"
     for name in names[1:]:
         assert section(lines, name) == f"could not be read, as {names[0]}"
@@ -592,7 +592,7 @@ def test_without_prometheus_its_reason_is_there_once(show: Show, answers: Answer
     assert section(lines, "models") == ("could not be read: Prometheus: 503 no endpoints available")
     for name in ("tokens per second", "disks", "last backup", "alerts"):
         assert section(lines, name) == "could not be read, as models"
-    assert section(lines, "last up") == "changed something 3 days ago"
+    assert section(lines, "last up") == "changed a workload 3 days ago"
 
 
 def test_it_fits_the_screen(show: Show, answers: Answers) -> None:
@@ -613,7 +613,7 @@ def test_an_answer_that_nobody_has_foreseen_hides_nothing_else(
     answers.series[SPEEDS] = [{"metric": {}}]
 
     code, lines = show()
-    assert (code, lines[-1]) == (1, "home: not well: tokens_per_second")
+    assert (code, lines[-1]) == (1, "home: not healthy: tokens_per_second")
     assert section(lines, "tokens per second") == "could not be read: KeyError('value')"
 
 

@@ -1,5 +1,1 @@
 """Ollama: its component, and the programs that run in its pods."""
-
-from components.ollama.stack import OllamaStack
-
-__all__ = ["OllamaStack"]

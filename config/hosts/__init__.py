@@ -1,9 +1,6 @@
 """Profiles of machines, one file each."""
 
 from config.hosts import cpu, hx370
-from config.hosts.profile import Profile
-
-__all__ = ["PROFILES", "Profile"]
 
 PROFILES = {"cpu": cpu.PROFILE, "hx370": hx370.PROFILE}
 """Profiles by the name in `nodes.<name>.profile`."""

@@ -34,7 +34,7 @@ def place(cluster: Cluster, tools: Tools) -> Place:
 def test_a_cluster_that_is_ready_passes(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "at_home", lambda _: False)
+    monkeypatch.setattr(doctor, "is_in_lan", lambda _: False)
     monkeypatch.setattr(stacks, "find", lambda _: place.stack)
 
     code = doctor.run(argparse.Namespace(stack=STACK))
@@ -62,7 +62,7 @@ def test_who_asks(place: Place, tmp_path: Path) -> None:
 
     assert place.problems(doctor.rbac) == []
     assert place.problems(doctor.rbac, account=account(made.status.token)) == [
-        "the kubeconfig's account may not do everything"
+        "the kubeconfig's user may not do everything"
     ]
     with pytest.raises(UnreadableError, match="selfsubjectaccessreviews: 401"):
         place.problems(doctor.rbac, account=account("wrong"))
@@ -73,7 +73,7 @@ def test_a_cluster_that_lets_everybody_in_fails(place: Place, group: str) -> Non
     with place.planted(json.loads(EVERYBODY % group)):
         (problem,) = place.problems(doctor.rbac)
 
-    assert problem.endswith("strangers may list Secrets")
+    assert problem.endswith("any pod may list Secrets")
 
 
 @pytest.mark.parametrize(

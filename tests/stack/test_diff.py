@@ -24,7 +24,7 @@ from sandbox.processes import MARK, SandboxError
 HOME = "Pulumi.home.yaml"
 MODEL, PAGE = "ollama-stack/ollama", "ollama-stack/open-webui"
 NOT_HAD = [
-    f"not compared: what is in {chart}, which cannot be had"
+    f"not compared: chart {chart}, which is not available"
     for chart in ("kube-prometheus-stack", "metallb")
 ]
 Edit = tuple[str, str, str]
@@ -139,8 +139,8 @@ def test_another_path_replaces_the_volume_which_up_would_refuse(project: Project
 
     assert lines == [
         "data: PersistentVolume ollama-stack-models is replaced because of spec.local.path:"
-        " /mnt/evo4t/models -> /mnt/evo4t/other; refused, it is protected",
-        "data: PersistentVolumeClaim ollama-stack/models is replaced; refused, it is protected",
+        " /mnt/evo4t/models -> /mnt/evo4t/other; refused: it is protected",
+        "data: PersistentVolumeClaim ollama-stack/models is replaced; refused: it is protected",
         f"restarts: Deployment {MODEL}",
         f"restarts: Job {same_job(printed)}",
         *NOT_HAD,
@@ -175,8 +175,8 @@ def test_a_renamed_volume_and_an_encrypted_value(project: Project) -> None:
     lines, printed = project.compare()
 
     assert lines == [
-        "data: PersistentVolume ollama-stack-models is deleted; refused, it is protected",
-        "data: PersistentVolumeClaim ollama-stack/models is deleted; refused, it is protected",
+        "data: PersistentVolume ollama-stack-models is deleted; refused: it is protected",
+        "data: PersistentVolumeClaim ollama-stack/models is deleted; refused: it is protected",
         f"restarts: Deployment {MODEL}",
         f"restarts: Deployment {PAGE}",
         # Replaced with what it mounts, and not another one.
@@ -209,7 +209,7 @@ def test_a_stack_that_is_new_is_compared_with_nothing(project: Project) -> None:
 
     assert len(lines) == 10
     assert re.fullmatch(r"and \d+ more", lines[6])
-    assert lines[7:] == ["main has no Pulumi.new.yaml: all is new", *NOT_HAD]
+    assert lines[7:] == ["main has no Pulumi.new.yaml: everything is new", *NOT_HAD]
     assert re.search(r"^Resources:\n +\+ \d+ to create$", printed, re.MULTILINE)
 
 
@@ -221,7 +221,7 @@ def test_a_base_that_fails_is_one_line(project: Project) -> None:
     with pytest.raises(SandboxError) as refused:
         project.compare("broken")
 
-    assert str(refused.value).startswith("BASE: broken cannot be brought up: ")
+    assert str(refused.value).startswith("BASE: broken cannot be deployed: ")
     assert "not today" in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -34,7 +34,7 @@ def test_what_a_forgotten_state_would_collide_with_fails(lived_in: Place) -> Non
     assert 'Namespace "ollama-stack" already exists' in found
     assert 'PersistentVolume "ollama-stack-models" already exists' in found
     addresses = lived_in.problems(doctor.addresses, state=False)
-    assert "192.168.1.102 is Service observability/grafana-external's" in addresses
+    assert "192.168.1.102 is used by Service observability/grafana-external" in addresses
 
 
 def has_endpoints(place: Place) -> bool:

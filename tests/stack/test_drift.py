@@ -81,13 +81,13 @@ STATE: list[Edit] = [
         f"{RBAC}/clusterroles/homelab-reader",
         "/rules/-",
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
-        "rules[4]: not there, is there",
+        "rules[4]: got an object, want nothing",
     ),
     (
         f"{RBAC}/clusterrolebindings/homelab-reader",
         "/subjects/-",
         {"kind": "ServiceAccount", "name": "default", "namespace": "default"},
-        "subjects[default]: not there, is there",
+        "subjects[default]: got an object, want nothing",
     ),
     (
         f"{CORE}/ollama-stack/configmaps/ollama-model-job",
@@ -99,7 +99,7 @@ STATE: list[Edit] = [
         f"{CORE}/ollama-stack/configmaps/ollama-model-job",
         "/metadata/finalizers",
         ["example.org/kept"],
-        "metadata.finalizers[0]: not there, is example.org/kept",
+        "metadata.finalizers[0]: got example.org/kept, want nothing",
     ),
     (
         f"{CORE}/ollama-stack/secrets/open-webui",
@@ -111,7 +111,7 @@ STATE: list[Edit] = [
         "/api/v1/namespaces/ollama-stack",
         "/metadata/labels/pod-security.kubernetes.io~1warn-version",
         "v1.29",
-        'metadata.labels["pod-security.kubernetes.io/warn-version"]: not there, is v1.29',
+        'metadata.labels["pod-security.kubernetes.io/warn-version"]: got v1.29, want nothing',
     ),
     (
         f"{CORE}/ollama-stack/persistentvolumeclaims/models",
@@ -123,25 +123,25 @@ STATE: list[Edit] = [
         f"{CORE}/ollama-stack/persistentvolumeclaims/models",
         "/metadata/finalizers/-",
         "example.org/kept",
-        "metadata.finalizers[1]: not there, is example.org/kept",
+        "metadata.finalizers[1]: got example.org/kept, want nothing",
     ),
     (
         f"{CORE}/ollama-stack/services/ollama-service",
         "/spec/ports/-",
         {"name": "more", "port": 8, "targetPort": 8},
-        "spec.ports[more]: not there, is there",
+        "spec.ports[more]: got an object, want nothing",
     ),
     (
         f"{CORE}/ollama-stack/services/ollama-service",
         "/spec/sessionAffinity",
         "ClientIP",
-        "spec.sessionAffinity: not there, is ClientIP",
+        "spec.sessionAffinity: got ClientIP, want nothing",
     ),
     (
         f"{NETWORK}/ollama-stack/networkpolicies/ollama",
         "/spec/ingress/-",
         {},
-        "spec.ingress[{last}]: not there, is there",
+        "spec.ingress[{last}]: got an object, want nothing",
     ),
     (
         f"{APPS}/ollama-stack/deployments/open-webui",
@@ -153,25 +153,25 @@ STATE: list[Edit] = [
         f"{APPS}/ollama-stack/deployments/open-webui",
         "/spec/template/spec/containers/-",
         {"name": "more", "image": "example.invalid/more:1"},
-        f"{POD}.containers[more]: not there, is there",
+        f"{POD}.containers[more]: got an object, want nothing",
     ),
     (
         f"{APPS}/ollama-stack/deployments/open-webui",
         "/spec/template/spec/tolerations",
         [{"operator": "Exists"}],
-        f"{POD}.tolerations[0]: not there, is there",
+        f"{POD}.tolerations[0]: got an object, want nothing",
     ),
     (
         f"{APPS}/ollama-stack/deployments/open-webui",
         "/spec/template/spec/volumes/-",
         {"name": "more", "hostPath": {"path": "/"}},
-        f"{POD}.volumes[more]: not there, is there",
+        f"{POD}.volumes[more]: got an object, want nothing",
     ),
     (
         f"{APPS}/ollama-stack/deployments/open-webui",
         "/spec/template/spec/terminationGracePeriodSeconds",
         5,
-        f"{POD}.terminationGracePeriodSeconds: not there, is 5",
+        f"{POD}.terminationGracePeriodSeconds: got 5, want nothing",
     ),
     # A default that was changed and changed back is somebody else's still.
     *(
@@ -179,7 +179,7 @@ STATE: list[Edit] = [
             f"{APPS}/ollama-stack/deployments/open-webui",
             "/spec/template/spec/containers/0/terminationMessagePolicy",
             value,
-            f"{POD}.containers[open-webui].terminationMessagePolicy: not there, is File",
+            f"{POD}.containers[open-webui].terminationMessagePolicy: got File, want nothing",
         )
         for value in ("FallbackToLogsOnError", "File")
     ),
@@ -187,7 +187,7 @@ STATE: list[Edit] = [
         "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools/homelab",
         "/spec/addresses/0",
         "192.168.1.200/32",
-        "spec.addresses[0]: not there, is 192.168.1.200/32",
+        "spec.addresses[0]: got 192.168.1.200/32, want nothing",
     ),
 ]
 RELEASE: list[Edit] = [
@@ -195,14 +195,14 @@ RELEASE: list[Edit] = [
         f"{RBAC}/clusterroles/planted",
         "/rules/0",
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]},
-        "rules[0]: not there, is there",
+        "rules[0]: got an object, want nothing",
     ),
     (f"{CORE}/observability/configmaps/planted", "/data/more", "x", "data.more: value not shown"),
     (
         f"{CORE}/observability/services/planted",
         "/spec/externalIPs",
         ["192.168.1.9"],
-        "spec.externalIPs[0]: not there, is 192.168.1.9",
+        "spec.externalIPs[0]: got 192.168.1.9, want nothing",
     ),
     (
         f"{APPS}/observability/deployments/planted",
@@ -214,13 +214,13 @@ RELEASE: list[Edit] = [
         f"{APPS}/observability/deployments/planted",
         "/spec/template/spec/hostNetwork",
         True,
-        f"{POD}.hostNetwork: False, is True",
+        f"{POD}.hostNetwork: got True, want False",
     ),
     (
         f"{MONITORING}/prometheusrules/planted",
         "/spec/groups/0/rules/-",
         {"alert": "More", "expr": "vector(1)"},
-        "spec.groups[planted].rules[1]: not there, is there",
+        "spec.groups[planted].rules[1]: got an object, want nothing",
     ),
 ]
 
@@ -311,7 +311,7 @@ def fields_in(house: House, layer: str) -> dict[str, tuple[str, ...]]:
 
 def commands(house: House) -> list[str]:
     """Give the commands that put back what is there to be found."""
-    return drift.answers(look(house)[0], stack_of(house), house.cluster.context)
+    return drift.fix_commands(look(house)[0], stack_of(house), house.cluster.context)
 
 
 def token(house: House, name: str, namespace: str = "observability") -> str:
@@ -396,13 +396,13 @@ def test_what_was_changed_by_hand_is_named_and_put_back(
     assert fields_in(house, "state") == {
         "service ollama-stack/ollama-service": (
             "changed",
-            "spec.ports[http].targetPort: http, is other",
+            "spec.ports[http].targetPort: got other, want http",
         ),
         "configmap ollama-stack/ollama-model-job": ("deleted",),
-        "deployment.apps ollama-stack/open-webui": ("changed", "spec.replicas: 1, is 0"),
+        "deployment.apps ollama-stack/open-webui": ("changed", "spec.replicas: got 0, want 1"),
         "namespace ollama-stack": (
             "changed",
-            'metadata.labels["app.kubernetes.io/part-of"]: homelab, is elsewhere',
+            'metadata.labels["app.kubernetes.io/part-of"]: got elsewhere, want homelab',
         ),
         "secret observability/grafana-admin": ("changed", "data.admin-password: value not shown"),
     }
@@ -463,7 +463,8 @@ def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_ag
     assert expected(edits) - found(findings) == set()
     # Beside them only what the API server itself adds to what was added.
     assert found(findings) - expected(edits) == {
-        "ollama-service: spec.sessionAffinityConfig.clientIP.timeoutSeconds: not there, is 10800"
+        "ollama-service: spec.sessionAffinityConfig.clientIP.timeoutSeconds: got 10800,"
+        " want nothing"
     }
     put_back = [line.partition("  ")[2] for line in out.splitlines() if " patch " in line]
     assert len(put_back) == len(findings)
@@ -497,7 +498,7 @@ def test_what_was_changed_inside_a_release_is_named_and_put_back(
     kept = [edit for edit in RELEASE if "/services/" not in edit[0]]
     assert {line.partition(" (OpenAPI")[0] for line in found(findings)} == expected(kept) | {
         "planted: data.empty: value not shown",
-        f"planted: {POD}.containers[extra]: not there, is there",
+        f"planted: {POD}.containers[extra]: got an object, want nothing",
         f"planted: {POD}.containers[main].image: example.invalid/planted:1,"
         " is example.invalid/planted:2",
     }
@@ -538,7 +539,7 @@ def test_scaling_an_object_of_the_release_is_drift_and_hides_no_other(
 
     assert unread == []
     assert {one.where.rpartition("/")[2]: one.fields for one in findings} == {
-        "kube-prom-stack-grafana": ("spec.replicas: 1, is 2 (kubectl, scale)",),
+        "kube-prom-stack-grafana": ("spec.replicas: got 2, want 1 (kubectl, scale)",),
         "ollama-model-job": (),
     }
     for command in commands(house):
@@ -577,7 +578,7 @@ def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(house: House) -> None:
         lock.unlink()
 
     assert found.change == f"the stack is locked by me@elsewhere (pid 1) since {since}"
-    assert drift.answers([found], stack, "x")[0].startswith("make recover")
+    assert drift.fix_commands([found], stack, "x")[0].startswith("make recover")
 
 
 @pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
@@ -603,7 +604,7 @@ def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
     )
     assert lines[1:] == [
         "",
-        "to put it back, in this order:",
+        "to fix it, run in this order:",
         "  make recover STACK=home",
         "  make up STACK=home",
     ]
@@ -624,7 +625,7 @@ def test_a_resource_at_which_a_run_was_cut_off_is_found(house: House) -> None:
     assert findings == [
         Finding("pulumi", "resource", "monitoring-release", "cut off while creating it")
     ]
-    assert drift.answers(findings, stack, "any")[0] == "make recover STACK=home"
+    assert drift.fix_commands(findings, stack, "any")[0] == "make recover STACK=home"
 
 
 @pytest.fixture(scope="module")
@@ -695,10 +696,10 @@ def test_the_published_charts_are_no_drift_after_everything_has_acted(
         hand.add(f"{MONITORING}/prometheuses/kube-prom-stack", "/spec/enableAdminAPI", True)
         hand.add(hook, "/webhooks/0/failurePolicy", "Fail")
         assert found(look(house)[0]) == {
-            f"kube-prom-stack-kube-state-metrics: rules[{rules}]: not there, is there",
-            "kube-prom-stack: spec.enableAdminAPI: False, is True",
+            f"kube-prom-stack-kube-state-metrics: rules[{rules}]: got an object, want nothing",
+            "kube-prom-stack: spec.enableAdminAPI: got True, want False",
             "metallb-webhook-configuration: webhooks[bgppeervalidationwebhook.metallb.io]"
-            ".failurePolicy: Ignore, is Fail",
+            ".failurePolicy: got Fail, want Ignore",
         }
         for command in commands(house):
             hand.run(command)
@@ -809,6 +810,6 @@ def test_an_unknown_kind_and_an_object_without_a_record_are_never_no_drift(
 
     assert findings == []
     assert unread == [
-        "configmap ollama-stack/ollama-model-job: its metadata.managedFields are gone",
+        "configmap ollama-stack/ollama-model-job: metadata.managedFields are missing",
         "example.org/v1 Thing one: the API server does not know this kind",
     ]

@@ -16,7 +16,7 @@ from ops import doctor, releases, stacks
 from ops import recover as recovery
 from ops.__main__ import main
 from ops.cluster import Cluster as Live
-from ops.recover import exported
+from ops.recover import export_state
 from sandbox.build import Tools
 from sandbox.engine import OWN_CHART, Engine
 
@@ -62,7 +62,7 @@ def up_as_if_never_killed(house: House, before: set[str], pods: dict[str, str]) 
     assert eventually(lambda: objects(house) == before), objects(house) ^ before
     assert pods.items() <= running(house).items()
     assert set(house.engine.preview()) <= {"same", "OpType.SAME"}
-    assert "pending_operations" not in exported(stack_of(house))["deployment"]
+    assert "pending_operations" not in export_state(stack_of(house))["deployment"]
     assert statuses(house)[-1] == "deployed"
 
 
@@ -151,7 +151,7 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
         by_hand.setattr(Engine, "_take_up", lambda self, *_: self._run("cancel", "--yes"))
         with pytest.raises(CommandError, match=r"another operation .* is in progress"):
             house.up()
-    assert "Helm may be at work, it wrote " in recover()[2]
+    assert "Helm may still run, it wrote " in recover()[2]
     monkeypatch.setattr(recovery, "AGE", 0)
 
     code, out, err = recover()

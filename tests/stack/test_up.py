@@ -222,7 +222,7 @@ def test_bad_input_is_a_line_for_each_key_and_touches_nothing(house: House) -> N
         house.engine.up(lines.append)
 
     printed = "\n".join(lines)
-    assert "homelab:ollama.models[3]: got 'gemma2:4b', want one that" in printed
+    assert "homelab:ollama.models[3]: got 'gemma2:4b', want a model of" in printed
     assert "homelab:webuii: unknown key, did you mean webui?" in printed
     assert "Traceback" not in printed
     assert house.uids() == before

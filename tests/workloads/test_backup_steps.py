@@ -41,7 +41,7 @@ def box(tmp_path: Path) -> Box:
 @pytest.mark.parametrize(
     ("fails", "reason"),
     [
-        ("snapshot", "snapshot failed: WEBUI_SECRET_KEY: missing; what it encrypted could not"),
+        ("snapshot", "snapshot failed: WEBUI_SECRET_KEY: missing; data encrypted with"),
         ("cat", "Fatal: no cat today"),
         ("backup", "Fatal: no backup today"),
         ("restore", "Fatal: no restore today"),
