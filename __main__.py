@@ -114,7 +114,15 @@ monitoring = ObservabilityStack(
         "monitored": {
             "disks": [node.disk.path for node in settings.nodes.values()],
             "runbook": observability.runbook,
-            "gpu": any(settings.gpu(server) for server in settings.model_servers.values()),
+            "servers": {
+                settings.instances[key]: settings.node_of(server)
+                for key, server in settings.model_servers.items()
+            },
+            "gpu_servers": [
+                settings.instances[key]
+                for key, server in settings.model_servers.items()
+                if settings.gpu(server)
+            ],
             "backup_hours": backup.hours if backup else None,
             "notify": cast("Notify", {**notify.model_dump(), "secret": secret}) if notify else None,
             "backup_path": backup.volume.path if backup else "/",

@@ -62,7 +62,7 @@ def plain(query: str) -> str:
 
 
 def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
-    rules = yaml.safe_dump(alerts(["/mnt/a"], RUNBOOK))
+    rules = yaml.safe_dump(alerts(["/mnt/a"], RUNBOOK, {"ollama": "evo4t"}))
     recorded = set(re.findall(r"record: (\S+)", rules))
     asked = set(re.findall(r"\b\w+:\w+:\w+\b", " ".join(QUERIES)))
 
