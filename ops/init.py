@@ -199,6 +199,7 @@ def draft(
         "nodes": nodes,
         "network": network,
         "ollama": {**_in(was, "ollama"), "volume": volume("ollama")},
+        **({"servers": was["servers"]} if "servers" in was else {}),
         "webui": {
             "memory": {"request": "1Gi", "limit": "4Gi"},
             **_in(was, "webui"),
