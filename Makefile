@@ -2,20 +2,25 @@ STACK ?= sandbox
 BASE ?= main
 PYTHON ?= python3
 RUN := .venv/bin/python
+INSTALL = echo "  .venv: installing what $< pins" && \
+	.venv/bin/pip install --disable-pip-version-check -r $< && touch $@ && \
+	{ test -z "$$SUDO_UID" || chown -R "$$SUDO_UID:$$SUDO_GID" .venv; }
 
-.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all lint bench
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all lint bench linux
 
 ifeq ($(STACK),sandbox)
-up: .venv/ready
+VENV := .venv/dev
+
+up: linux $(VENV)
 	@$(RUN) -m sandbox up
 
-down: .venv/ready
+down: $(VENV)
 	@$(RUN) -m sandbox down
 
-status: .venv/ready
+status: $(VENV)
 	@$(RUN) -m sandbox status
 
-output: .venv/ready
+output: $(VENV)
 	@test -n "$(NAME)" || { echo "error: NAME: missing; it must be an output, as in NAME=grafana_password" >&2; exit 1; }
 	@$(RUN) -m sandbox output $(NAME)
 
@@ -28,17 +33,19 @@ init:
 doctor:
 	@echo "error: make doctor is for a server: make doctor STACK=home" >&2; exit 1
 else
-# A real house is changed by the CLI itself, which asks before it does.
+VENV := .venv/ready
+
+# A server is changed by the CLI itself, which asks before it does.
 preview: FLAGS = --diff
-up preview: .venv/ready
+up preview: $(VENV)
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
 # Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/install.md).
-init: .venv/ready
+init: $(VENV)
 	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
-doctor status: .venv/ready
+doctor status: $(VENV)
 	@$(RUN) -m ops $@ --stack $(STACK)
 
 down: INSTEAD = destroy
@@ -48,32 +55,32 @@ down output:
 endif
 
 # What an `up` that was killed has left in the way of the next one (docs/runbook.md).
-recover: .venv/ready
+recover: $(VENV)
 	@$(RUN) -m ops recover --stack $(STACK)
 
 # Of the chats: what backups there are, and putting one back (docs/backups.md).
-backups: .venv/ready
+backups: $(VENV)
 	@$(RUN) -m ops restore --stack $(STACK) --list
 
-restore: .venv/ready
+restore: $(VENV)
 	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
 # What this tree changes of BASE, by the engine, without the server's state, secrets or cluster.
-diff: .venv/ready
+diff: .venv/dev
 	@$(RUN) -m ops diff --stack $(STACK) --base "$(BASE)"
 
 # Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
-drift: .venv/ready
+drift: $(VENV)
 	@$(RUN) -m ops drift --stack $(STACK)
 
 # A real node, which root makes: sudo make demo (docs/develop.md).
-demo: .venv/ready
+demo: linux .venv/dev
 	@$(RUN) -m sandbox --folder .sandbox/demo demo
 
-demo-clean: .venv/ready
+demo-clean: .venv/dev
 	@$(RUN) -m sandbox --folder .sandbox/demo demo-clean
 
-lint: .venv/ready
+lint: .venv/dev
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy --no-error-summary
@@ -87,14 +94,19 @@ test-all: test
 	@$(RUN) -m sandbox build
 	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
 
-bench: .venv/ready
+bench: .venv/dev
 	@PYTHONPATH=. $(RUN) tests/bench.py
 	@test "$(BENCH_KILLS)" != 1 || PYTHONPATH=. $(RUN) tests/bench_kills.py
 
-.venv/ready: requirements.txt requirements-dev.txt
-	@echo "  .venv: installing what requirements-dev.txt pins"
+linux:
+	@test "$$(uname)" = Linux || { echo "error: the sandbox needs Linux; for a server, which any system will do for: make up STACK=home" >&2; exit 1; }
+
+# What works on a server needs this alone.
+.venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
-	@test -z "$$SUDO_UID" || chown -R "$$SUDO_UID:$$SUDO_GID" .venv
+	@$(INSTALL)
+
+# The sandbox and the tests need this besides.
+.venv/dev: requirements-dev.txt .venv/ready
+	@$(INSTALL)

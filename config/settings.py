@@ -171,7 +171,7 @@ class Network(Section):
     ]
     """Addresses that MetalLB assigns: in the home network, outside the router's DHCP range."""
     metallb: Literal["helm", "addon"] = "helm"
-    """`helm` installs MetalLB; `addon` uses the MetalLB of MicroK8s' addon."""
+    """`helm` installs MetalLB; `addon` uses MicroK8s' addon."""
 
     @property
     def metallb_chart(self) -> str | None:
@@ -246,7 +246,7 @@ class Memory(Section):
 
 
 class Parameters(Section):
-    """Parameters of a variant: those of Ollama's `Options` (api/types.go) that affect sampling.
+    """Parameters of a variant: those of Ollama's `Options` (api/types.go) that affect the answer.
 
     They are listed here because Ollama ignores unknown parameters.
     """
@@ -323,10 +323,15 @@ class Ollama(Section):
     volume: Volume
     """The models' files."""
     memory: Memory | None = None
-    """Memory of Ollama; planned from the models if not set (docs/operate.md#does-it-fit)."""
+    """Memory of Ollama; if not set, planned from its models (docs/operate.md#does-it-fit)."""
     image: Image = versions.OLLAMA_IMAGE
-    gateway_image: Image = versions.GATEWAY_IMAGE
-    """Image of the gateway and the model Job: Python 3.11 or newer, aiohttp, OpenTelemetry SDK."""
+    gateway_image: Annotated[
+        Image,
+        Field(
+            description="Image of the gateway and the model Job, with a full version: Python 3.11"
+            " or newer, aiohttp and OpenTelemetry's SDK."
+        ),
+    ] = versions.GATEWAY_IMAGE
     cpu: Cores = 8.0
     context_length: Tokens = 8192
     """Context length of each request, in tokens."""
@@ -395,11 +400,11 @@ class Backup(Section):
     hours: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 24
     """Hours between backups."""
     keep_daily: Count = 7
-    """Number of days to keep the last backup of."""
+    """Number of days whose last backup is kept."""
     keep_weekly: CountOrNone = 5
-    """Number of weeks to keep the last backup of."""
+    """Number of weeks whose last backup is kept."""
     keep_monthly: CountOrNone = 12
-    """Number of months to keep the last backup of."""
+    """Number of months whose last backup is kept."""
     image: Image = versions.RESTIC_IMAGE
 
     @property
@@ -533,9 +538,11 @@ class Settings(Section):
     webui: WebUI
     observability: Observability
     charts: dict[Literal["kube-prometheus-stack", "metallb"], Chart] = {}
-    """Location of a Helm chart, by its name: a directory (`/srv/chart`, `./chart`), a `.tgz`, an
-    `oci://` reference, or the `https://` URL of a repository or `.tgz`; the public ones if not
-    set."""
+    """Locations of Helm charts by name: a directory, a `.tgz`, `oci://…` or `https://…`.
+
+    A directory is written `/srv/chart` or `./chart`; an `https://` URL is that of a repository or
+    of a `.tgz`. Default: the public charts.
+    """
     notifySecret: str = ""  # noqa: N815
     """Secret of `observability.notify`: `pulumi config set --secret homelab:notifySecret`."""
     protect: bool = True

@@ -1,6 +1,6 @@
-"""Write the stack file of a server: asks the cluster what it is, and the owner what it cannot say.
+"""Write a server's stack file from its cluster and the owner's answers.
 
-Nothing is changed but the file, and on the server the directories of the volumes, if confirmed.
+It changes only that file and, after a confirmation, the volumes' directories on the server.
 """
 
 import argparse
@@ -59,30 +59,30 @@ BANDWIDTHS = {
     "LPDDR5X-7500": 120.0,
     "LPDDR5X-8000 with 256 bits": 256.0,
 }
-"""GB/s by kind of memory, all of its channels together: transfers times 16 bytes, or 32."""
+"""GB/s of all channels by type of memory: transfers/s times 16 bytes, or 32."""
 RESERVED = requested(CHART_VALUES)
-FIRST = ("llama3.2:3b", "gemma3:4b", "codellama:7b", "qwen3:8b", "gpt-oss:20b", "qwen3:32b")
-"""Models to offer: a small one, one that reads pictures, one for code, and larger ones."""
+OFFERED = ("llama3.2:3b", "gemma3:4b", "codellama:7b", "qwen3:8b", "gpt-oss:20b", "qwen3:32b")
+"""Models to offer: a small one, one with vision, one for code, and larger ones."""
 SHARES = {"ollama": 0.5, "webui": 0.1, "observability": 0.05}
-"""Of the data disk, for the volume of each part; the rest stays free."""
+"""Share of the data disk for each volume; the rest stays free."""
 FOLDERS = {"ollama": "models", "webui": "open-webui", "observability": "prometheus"}
 OWNERS = {"observability": ("1000:2000", "0770")}
-"""Owner and mode of a volume's directory where it is not `1000:1000`, 0750 (docs/install.md)."""
+"""Owner and mode of a volume's directory if not `1000:1000`, 0750 (docs/install.md)."""
 
 
-class Asking:
-    """The questions: answered by a flag, by the owner, or with `--yes` by the default."""
+class Prompt:
+    """Asks questions, answered by flags, by the owner, or with `--yes` by the defaults."""
 
-    def __init__(self, given: Mapping[str, str | None], yes: bool) -> None:
-        self._given, self.yes = given, yes
+    def __init__(self, flags: Mapping[str, str | None], yes: bool) -> None:
+        self._flags, self.yes = flags, yes
 
     def __call__(
         self, key: str, question: str, default: str, check: Callable[[str], object] = str
     ) -> str:
-        """Give the answer that `check` does not refuse; raises ValueError if a flag's is wrong."""
-        if (given := self._given.get(key)) is not None:
-            check(given)
-            return given
+        """Return an answer for which `check` does not raise; raises ValueError for a flag."""
+        if (flag := self._flags.get(key)) is not None:
+            check(flag)
+            return flag
         if self.yes and default:
             check(default)
             return default
@@ -98,8 +98,8 @@ class Asking:
                 continue
             return answer
 
-    def agrees(self, question: str) -> bool:
-        """Ask for yes or no."""
+    def confirm(self, question: str) -> bool:
+        """Return the answer to a yes-or-no question."""
         if self.yes:
             return True
         return sys.stdin.isatty() and input(f"{question} [Y/n] ").strip().lower() in (
@@ -109,27 +109,27 @@ class Asking:
         )
 
 
-def look(api: ApiClient, found: list[Machine], asking: Asking) -> list[Machine]:
-    """Look at each machine by a Job that is shown first; one that cannot be is as it was."""
-    print("To see disks and addresses, a Job runs once on each node, as root, and is deleted:\n")
-    YAML().dump(machines.look_job(found[0]), sys.stdout)
-    if not asking.agrees("Run it?"):
-        print("Then these say what is asked for below, on each node:")
+def inspect(api: ApiClient, nodes: list[Machine], prompt: Prompt) -> list[Machine]:
+    """Run a Job on each machine, after showing it; returns the machines with what it printed."""
+    print("To find disks and addresses, a Job runs once on each node, as root, and is deleted:\n")
+    YAML().dump(machines.look_job(nodes[0]), sys.stdout)
+    if not prompt.confirm("Run it?"):
+        print("These commands print the answers to the questions below, on each node:")
         print("  findmnt --real --bytes; ip -4 route; ip -4 address; tailscale ip -4\n")
-        return found
-    looked = []
-    for machine in found:
+        return nodes
+    inspected = []
+    for machine in nodes:
         try:
-            log = machines.run(api, machines.look_job(machine), print)
-            looked.append(machines.seen(machine, log))
+            log = machines.run(api, machines.look_job(machine))
+            inspected.append(machines.parse_log(machine, log))
         except UnreadableError as error:
-            print(f"  {machine.name}: not looked at: {error}")
-            looked.append(machine)
-    return looked
+            print(f"  {machine.name}: not inspected: {error}")
+            inspected.append(machine)
+    return inspected
 
 
 def describe(machine: Machine) -> str:
-    """Say in a line what a machine has."""
+    """Return a line about a machine's capacity."""
     parts = [f"{machine.cpus} cpus", gib(machine.memory), *machine.gpus]
     parts += [f"{disk.path} {gib(disk.size)}" for disk in machine.disks]
     parts += [f"tailnet {machine.tailnet}"] if machine.tailnet else []
@@ -140,154 +140,157 @@ def _gi(bytes_: float) -> str:
     return f"{int(bytes_ // 1024**3)}Gi"
 
 
-def _is_size(text: str) -> None:
+def _check_size(text: str) -> None:
     size(text)
 
 
-def _is_email(text: str) -> None:
+def _check_email(text: str) -> None:
     if "@" not in text:
         raise ValueError(f"got {text!r}, want an e-mail address, such as me@example.com")
 
 
-def _is_kind(text: str) -> None:
+def _check_memory(text: str) -> None:
     if text not in BANDWIDTHS and text != "unknown":
         raise ValueError(f"got {text!r}, want {', '.join(BANDWIDTHS)} or unknown")
 
 
-def _is_pair(text: str) -> None:
+def _check_pair(text: str) -> None:
     with contextlib.suppress(ValueError):
         first, last = map(IPv4Address, text.split("-"))
         if int(last) - int(first) == 1:
             return
-    raise ValueError(f"got {text!r}, want two neighbours, such as 192.168.1.101-192.168.1.102")
+    want = "two consecutive addresses, such as 192.168.1.101-192.168.1.102"
+    raise ValueError(f"got {text!r}, want {want}")
 
 
 def draft(
-    context: str, found: list[Machine], addon: bool, was: Mapping[str, Any], asking: Asking
+    context: str, nodes: list[Machine], addon: bool, old: Mapping[str, Any], prompt: Prompt
 ) -> dict[str, Any]:
-    """Give the keys of the stack file, by what was seen and answered; `was` are those it has."""
-    first = found[0]
-    nodes = {
-        machine.name: _node(machine, _in(was, "nodes", machine.name), asking) for machine in found
+    """Return the keys of the stack file, from the machines, the answers and its `old` keys."""
+    first = nodes[0]
+    node_keys = {
+        machine.name: _node(machine, _object(old, "nodes", machine.name), prompt)
+        for machine in nodes
     }
-    guess = str(first.lan or f"{first.address.rpartition('.')[0]}.0/24")
-    network = _in(was, "network")
-    network["lan"] = asking("lan", "The home network?", network.get("lan", guess))
+    default = str(first.lan or f"{first.address.rpartition('.')[0]}.0/24")
+    network = _object(old, "network")
+    network["lan"] = prompt("lan", "The home network?", network.get("lan", default))
     network.setdefault("metallb", "addon" if addon else "helm")
     page: dict[str, str] = {}
     grafana: dict[str, str] = {}
-    # A pool that is there may have more addresses than two.
+    # An existing pool may have more than two addresses.
     if "pool" not in network:
         pair = ""
         if first.lan and first.taken is not None:
             pair = "-".join(machines.free_pair(first.lan, first.address, first.taken))
         question = "Two free neighbouring addresses, outside the router's DHCP range?"
-        network["pool"] = asking("pool", question, pair, _is_pair)
+        network["pool"] = prompt("pool", question, pair, _check_pair)
         page["lan_address"], grafana["lan_address"] = network["pool"].split("-")
-    email = _in(was, "webui").get("admin_email", "")
-    email = asking("email", "Your e-mail address, to sign in with?", email, _is_email)
-    disk = nodes[first.name]["disk"]
+    email = _object(old, "webui").get("admin_email", "")
+    email = prompt("email", "Your e-mail address, to sign in with?", email, _check_email)
+    disk = node_keys[first.name]["disk"]
 
-    def volume(part: str) -> dict[str, str]:
-        path = f"{disk['path'].rstrip('/')}/{FOLDERS[part]}"
-        room = {"path": path, "size": _gi(size(disk["size"]) * SHARES[part])}
-        return {**room, **_in(was, part, "volume")}
+    def volume(workload: str) -> dict[str, str]:
+        path = f"{disk['path'].rstrip('/')}/{FOLDERS[workload]}"
+        new = {"path": path, "size": _gi(size(disk["size"]) * SHARES[workload])}
+        return {**new, **_object(old, workload, "volume")}
 
     tailnet = {"tailnet_address": first.tailnet} if first.tailnet else {}
     keys: dict[str, Any] = {
         "context": context,
-        "nodes": nodes,
+        "nodes": node_keys,
         "network": network,
-        "ollama": {**_in(was, "ollama"), "volume": volume("ollama")},
-        **({"servers": was["servers"]} if "servers" in was else {}),
+        "ollama": {**_object(old, "ollama"), "volume": volume("ollama")},
+        **({"servers": old["servers"]} if "servers" in old else {}),
         "webui": {
             "memory": {"request": "1Gi", "limit": "4Gi"},
-            **_in(was, "webui"),
+            **_object(old, "webui"),
             **page,
             **tailnet,
             "admin_email": email,
             "volume": volume("webui"),
         },
         "observability": {
-            **_in(was, "observability"),
+            **_object(old, "observability"),
             **grafana,
             "volume": volume("observability"),
         },
     }
-    if not _in(was, "webui", "backup"):
-        others = [one.path for one in first.disks if one.path not in ("/", disk["path"])]
+    if not _object(old, "webui", "backup"):
+        others = [other.path for other in first.disks if other.path not in ("/", disk["path"])]
         question = "A second disk for backups of the chats, or none?"
-        if (path := asking("backup_disk", question, (others or ["none"])[0])) != "none":
+        if (path := prompt("backup_disk", question, (others or ["none"])[0])) != "none":
             backup = {"path": f"{path.rstrip('/')}/homelab", "size": "200Gi"}
             keys["webui"]["backup"] = {"volume": backup}
-    keys["ollama"]["models"] = _models(keys, asking)
+    keys["ollama"]["models"] = _models(keys, prompt)
     return keys
 
 
-def _in(keys: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Give the object at a path of keys; empty if there is none."""
+def _object(keys: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the object at a path of keys; empty if there is none."""
     value: Any = keys
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _node(machine: Machine, was: Mapping[str, Any], asking: Asking) -> dict[str, Any]:
-    """Give the keys of one node."""
-    path = _in(was, "disk").get("path") or next((disk.path for disk in machine.disks), "")
-    path = asking("disk", f"{machine.name}: where is its data disk mounted?", path)
-    room = next((_gi(disk.size) for disk in machine.disks if disk.path == path), "")
-    if not room:
-        room = _in(was, "disk").get("size", "")
-        room = asking("disk_size", f"{machine.name}: how large is {path}?", room, _is_size)
+def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
+    """Return the keys of a node."""
+    path = _object(old, "disk").get("path") or next((disk.path for disk in machine.disks), "")
+    path = prompt("disk", f"{machine.name}: where is its data disk mounted?", path)
+    capacity = next((_gi(disk.size) for disk in machine.disks if disk.path == path), "")
+    if not capacity:
+        default = _object(old, "disk").get("size", "")
+        question = f"{machine.name}: how large is {path}?"
+        capacity = prompt("disk_size", question, default, _check_size)
     node = {
-        **was,
+        **old,
         "address": machine.address,
         "cpus": machine.cpus,
         "memory": _gi(machine.memory),
-        "disk": {"path": path, "size": room},
+        "disk": {"path": path, "size": capacity},
     }
-    if "memory_bandwidth" not in was:
+    if "memory_bandwidth" not in old:
         question = f"{machine.name}: which memory? {', '.join(BANDWIDTHS)}, or unknown?"
-        kind = asking("memory_kind", question, "unknown", _is_kind)
-        if kind in BANDWIDTHS:
-            node["memory_bandwidth"] = BANDWIDTHS[kind]
+        memory = prompt("memory_kind", question, "unknown", _check_memory)
+        if memory in BANDWIDTHS:
+            node["memory_bandwidth"] = BANDWIDTHS[memory]
     return node
 
 
-def _models(keys: Mapping[str, Any], asking: Asking) -> list[Any]:
-    """Offer the models that fit, each by itself, with what the capacity plan says of it."""
+def _models(keys: Mapping[str, Any], prompt: Prompt) -> list[Any]:
+    """Return the chosen models, of those that each fit alone by the capacity plan."""
 
-    def fits(text: str) -> Settings:
+    def validate(text: str) -> Settings:
         names = [name.strip() for name in text.split(",")]
         return read({**keys, "ollama": {**keys["ollama"], "models": names}}, RESERVED)
 
-    if has := keys["ollama"].get("models"):
-        return list(has)
-    print("Models that fit, each by itself, with the tokens/s that the memory allows:")
+    if declared := keys["ollama"].get("models"):
+        return list(declared)
+    print("Models that fit, each alone, with the tokens/s that the memory bandwidth allows:")
     fitting = []
-    for name in FIRST:
+    for name in OFFERED:
         with contextlib.suppress(SettingsError):
-            (line, *_) = plan(fits(name), RESERVED)["ollama"].models
-            speed = f"at most {line.ceiling:.0f} tokens/s" if line.ceiling else "tokens/s unknown"
-            print(f"  {name:14} {gib(line.shape.size):>9}, {speed}")
+            (model, *_) = plan(validate(name), RESERVED)["ollama"].models
+            speed = f"at most {model.ceiling:.0f} tokens/s" if model.ceiling else "tokens/s unknown"
+            print(f"  {name:14} {gib(model.shape.size):>9}, {speed}")
             fitting.append(name)
     if not fitting:
-        fits(FIRST[0])
-    chosen = asking("models", "Which, separated by commas?", ",".join(fitting[:3]), fits)
+        validate(OFFERED[0])
+    chosen = prompt("models", "Which, separated by commas?", ",".join(fitting[:3]), validate)
     return [name.strip() for name in chosen.split(",")]
 
 
-def merged(text: str, keys: Mapping[str, Any]) -> str:
-    """Give the stack file `text` with these values and its comments, and all other keys kept."""
+def merge(text: str, keys: Mapping[str, Any]) -> str:
+    """Return the stack file `text` with these keys; its comments and other keys stay."""
     parser = YAML()
     parser.width = 120
     parser.indent(mapping=2, sequence=4, offset=2)
     document = parser.load(text)
     _update(document["config"], {f"homelab:{key}": value for key, value in keys.items()})
-    out = io.StringIO()
-    parser.dump(document, out)
-    return out.getvalue()
+    output = io.StringIO()
+    parser.dump(document, output)
+    return output.getvalue()
 
 
 def _update(document: Any, values: Mapping[str, Any]) -> None:
@@ -299,7 +302,7 @@ def _update(document: Any, values: Mapping[str, Any]) -> None:
 
 
 def check(text: str) -> Settings:
-    """Read a stack file as `up` does; raises SettingsError, a line for each wrong key."""
+    """Validate a stack file's text; raises SettingsError, a line for each invalid key."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "Pulumi.yaml")
         file.write_text(text)
@@ -307,7 +310,7 @@ def check(text: str) -> Settings:
 
 
 def next_steps(stack: str) -> str:
-    """Give the commands that follow."""
+    """Return the next commands to run."""
     return "\n".join(
         [
             "next:",
@@ -319,40 +322,41 @@ def next_steps(stack: str) -> str:
 
 
 def has_metallb(cluster: Cluster) -> bool:
-    """Say whether MetalLB is there and no release of Helm's: MicroK8s' addon."""
+    """Return whether MetalLB is installed as MicroK8s' addon, not by Helm."""
     definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     pools = cluster.ask(f"{definitions}/ipaddresspools.metallb.io")
     annotations = (pools or {}).get("metadata", {}).get("annotations") or {}
     return bool(pools) and "meta.helm.sh/release-name" not in annotations
 
 
-def directories(found: list[Machine], settings: Settings, api: ApiClient, asking: Asking) -> None:
-    """Make the volumes' directories on each node, by a Job, if that is confirmed."""
-    for machine in found:
-        node, wanted = settings.nodes[machine.name], {}
-        for name, part in settings.workloads.items():
-            if settings.node_of(part) == machine.name:
-                owner = OWNERS.get(name, ("1000:1000", "0750"))
-                wanted[part.volume.path] = owner
-                if name in settings.model_servers:
-                    wanted[f"{part.volume.path}/homelab"] = owner
-        if not wanted:
+def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt: Prompt) -> None:
+    """Create the volumes' directories on each node by a Job, after a confirmation."""
+    for machine in nodes:
+        node, owners = settings.nodes[machine.name], {}
+        for key, workload in settings.workloads.items():
+            if settings.node_of(workload) == machine.name:
+                owner = OWNERS.get(key, ("1000:1000", "0750"))
+                owners[workload.volume.path] = owner
+                if key in settings.model_servers:
+                    owners[f"{workload.volume.path}/homelab"] = owner
+        if not owners:
             continue
-        body = machines.directories_job(machine, node.disk.path, wanted)
-        print(f"\n{machine.name}: directories for the volumes, if {node.disk.path} is mounted:")
-        print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in wanted.items()))
-        if asking.agrees("Make them, by a Job as before?"):
+        body = machines.directories_job(machine, node.disk.path, owners)
+        print(f"\n{machine.name}: directories of the volumes, if {node.disk.path} is mounted;")
+        print("existing files in them get the same owner (docs/moving-in.md):")
+        print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in owners.items()))
+        if prompt.confirm("Make them, by a Job as before?"):
             try:
-                print(machines.run(api, body, print).rstrip())
+                print(machines.run(api, body))
             except UnreadableError as error:
-                print(f"  not made: {error}; by hand: docs/install.md")
+                print(f"  not created: {error}; by hand: docs/install.md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="home", help="whose file: Pulumi.STACK.yaml")
-    parser.add_argument("--context", help="of the kubeconfig; the current one if not given")
-    parser.add_argument("--yes", action="store_true", help="take every default, ask nothing")
+    parser.add_argument("--stack", default="home", help="the stack, of Pulumi.STACK.yaml")
+    parser.add_argument("--context", help="the kubeconfig's context; default: the current one")
+    parser.add_argument("--yes", action="store_true", help="take every default without asking")
     for key in (
         "disk",
         "disk-size",
@@ -367,34 +371,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask, show what would be written, write it, and give the exit code."""
+    """Ask, show the stack file, write it, and return the exit code."""
     try:
-        return _run(options, Asking(vars(options), options.yes))
+        return _run(options, Prompt(vars(options), options.yes))
     except (UnreadableError, SettingsError, ValueError, EOFError) as error:
         print(f"error: {error or 'no answer'}; nothing was written", file=sys.stderr)
         return 1
 
 
-def _run(options: argparse.Namespace, asking: Asking) -> int:
+def _run(options: argparse.Namespace, prompt: Prompt) -> int:
     file = stacks.PROJECT / f"Pulumi.{options.stack}.yaml"
     before = file.read_text() if file.exists() else ""
-    was = project_keys(read_config(file)) if before else {}
+    old = project_keys(read_config(file)) if before else {}
     try:
         current = list_kube_config_contexts()[1]  # type: ignore[no-untyped-call]
     except ConfigException as error:
         raise UnreadableError(f"kubeconfig: {error}") from error
-    context = options.context or was.get("context") or current["name"]
+    context = options.context or old.get("context") or current["name"]
     cluster = Cluster(context)
-    nodes = cluster.ask("/api/v1/nodes")["items"]
-    found = machines.of_nodes(nodes)
-    if not found:
+    nodes = machines.from_nodes(cluster.ask("/api/v1/nodes")["items"])
+    if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
-    print(f"context {context}: nodes {', '.join(machine.name for machine in found)}")
+    print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
     api: Any = new_client_from_config(context=context)  # type: ignore[no-untyped-call]
-    found = look(api, found, asking)
-    print("\n".join(map(describe, found)))
-    keys = draft(context, found, has_metallb(cluster), was, asking)
-    text = merged(before or TEMPLATE, keys)
+    nodes = inspect(api, nodes, prompt)
+    print("\n".join(map(describe, nodes)))
+    keys = draft(context, nodes, has_metallb(cluster), old, prompt)
+    text = merge(before or TEMPLATE, keys)
     settings = check(text)
     changes = [*difflib.unified_diff(before.splitlines(), text.splitlines(), lineterm="", n=1)]
     if not changes:
@@ -403,11 +406,11 @@ def _run(options: argparse.Namespace, asking: Asking) -> int:
         print("\n".join(changes[2:]))
     else:
         print(text)
-    if changes and not asking.agrees(f"Write {file.name}?"):
+    if changes and not prompt.confirm(f"Write {file.name}?"):
         print("nothing was written")
         return 1
     if changes:
         file.write_text(text)
-    directories(found, settings, api, asking)
+    directories(nodes, settings, api, prompt)
     print(next_steps(options.stack))
     return 0

@@ -1,10 +1,10 @@
-"""What the machines of a cluster have, as the API server and a short Job on each of them say."""
+"""Hardware and networks of a cluster's nodes, by the API server and a short Job on each."""
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
@@ -14,49 +14,17 @@ from urllib3.exceptions import HTTPError
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
+from ops import jobs
 from ops.cluster import UnreadableError
 
 NAMESPACE = "default"
-FILESYSTEMS = ("ext4", "xfs", "btrfs", "zfs", "f2fs")
-"""Of a disk that can hold data for years."""
-LEAST = 16 * 1024**3
-"""Bytes; a smaller one is a boot partition or a stick, and no disk for models."""
-PATIENCE = 600
-"""Seconds for one Job, most of which its image may take to come."""
+MIN_DISK = 16 * 1024**3
+"""Bytes of the smallest data disk; smaller ones are boot partitions and USB sticks."""
+TIMEOUT = 600
+"""Seconds for a Job, including the pull of its image."""
 
-# The whole network of a node at home is 254 addresses; whoever answers is in the ARP table.
-LOOK = f"""\
-echo "== mounts"
-grep -E ' ({"|".join(FILESYSTEMS)}) ' /proc/1/mounts | while read -r _ path _; do
-  echo "$path $(stat -f -c '%b %S' "/proc/1/root$path")"
-done
-echo "== route"
-cat /proc/net/route
-echo "== addresses"
-cat /proc/net/fib_trie
-if ! command -v ping >/dev/null; then exit 0; fi
-last=1
-while [ $last -lt 255 ]; do
-  ping -c 1 -W 1 "$PREFIX.$last" >/dev/null 2>&1 &
-  last=$((last + 1))
-done
-wait
-echo "== arp"
-cat /proc/net/arp
-"""
-
-MAKE = """\
-set -eu
-grep -q " $DISK " /proc/1/mounts || { echo "$DISK: not mounted"; exit 1; }
-while read -r owner mode path; do
-  mkdir -p "/proc/1/root$path"
-  chown "$owner" "/proc/1/root$path"
-  chmod "$mode" "/proc/1/root$path"
-  echo "$path: $owner $mode"
-done <<END
-$DIRECTORIES
-END
-"""
+PROGRAMS = Path(__file__).parent / "programs"
+"""Programs of the Jobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,25 +37,25 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A node: what it can give to pods, and what was seen on it."""
+    """A node: its capacity, and what its Job has printed."""
 
     name: str
     address: str
     cpus: int
     memory: int
-    """Bytes, all that the kernel has."""
+    """Bytes that the kernel has."""
     gpus: tuple[str, ...]
-    """Resources that a device plugin offers, such as `amd.com/gpu`."""
+    """Extended resources of device plugins, such as `amd.com/gpu`."""
     disks: tuple[Disk, ...] = ()
-    """The largest first, and the system's own last."""
+    """The largest first, the system's disk last."""
     lan: IPv4Network | None = None
     tailnet: str | None = None
     taken: frozenset[str] | None = None
-    """Addresses of its network that answered; None if nothing was asked."""
+    """Addresses of its network that are in use; None if unknown."""
 
 
-def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
-    """Give the machines behind Node objects, the one with the most memory first."""
+def from_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
+    """Return the machines of Node objects, the one with the most memory first."""
     machines = []
     for node in nodes:
         status = node["status"]
@@ -104,13 +72,13 @@ def of_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
     return sorted(machines, key=lambda machine: -machine.memory)
 
 
-def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
-    """Give a Job that runs `script` on a machine, as root; its disks are below /proc/1/root."""
+def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
+    """Return a Job that runs a program of PROGRAMS on a machine, as root."""
     container = {
         "name": "look",
         "image": RESTIC_IMAGE,
-        # As a block in what is shown of it.
-        "command": ["sh", "-c", LiteralScalarString(script)],
+        # A block scalar, because the YAML is printed.
+        "command": ["sh", "-c", LiteralScalarString((PROGRAMS / program).read_text())],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "securityContext": {"privileged": True, "runAsUser": 0},
     }
@@ -129,7 +97,7 @@ def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
         "metadata": {"generateName": "homelab-init-", "namespace": NAMESPACE},
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": PATIENCE,
+            "activeDeadlineSeconds": TIMEOUT,
             "ttlSecondsAfterFinished": 3600,
             "template": {"spec": pod},
         },
@@ -137,25 +105,27 @@ def job(machine: Machine, script: str, **environment: str) -> dict[str, Any]:
 
 
 def look_job(machine: Machine) -> dict[str, Any]:
-    """Give the Job that looks at a machine; it changes nothing."""
-    return job(machine, LOOK, PREFIX=machine.address.rpartition(".")[0])
+    """Return the Job that prints a machine's disks and networks; it changes nothing."""
+    return job(machine, "look.sh", PREFIX=machine.address.rpartition(".")[0])
 
 
-def directories_job(machine: Machine, disk: str, wanted: Mapping[str, tuple[str, str]]) -> Any:
-    """Give the Job that makes directories on a mounted disk: `owner:group` and mode by path."""
-    lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in wanted.items())
-    return job(machine, MAKE, DISK=disk, DIRECTORIES=lines)
+def directories_job(machine: Machine, disk: str, owners: Mapping[str, tuple[str, str]]) -> Any:
+    """Return the Job that creates directories on a mounted disk: `owner:group` and mode by path."""
+    lines = "\n".join(f"{owner} {mode} {path}" for path, (owner, mode) in owners.items())
+    return job(machine, "directories.sh", DISK=disk, DIRECTORIES=lines)
 
 
-def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
-    """Run a Job to its end, delete it, and give its log; raises UnreadableError."""
-    # The client's types say of every field that it may be missing.
+def run(api: Any, body: Mapping[str, Any]) -> str:
+    """Run a Job, delete it and return its log; raises UnreadableError."""
+    # Any, because the client's types have None for every field.
     batch: Any = BatchV1Api(api)
     core: Any = CoreV1Api(api)
     try:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
-            return _log(batch, core, name, say)
+            jobs.wait(batch, core, NAMESPACE, name, TIMEOUT, f"Job {name}")
+            pod, container, code = jobs.exit_code(core, NAMESPACE, name)
+            log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
     except ApiException as error:
@@ -164,55 +134,26 @@ def run(api: Any, body: Mapping[str, Any], say: Callable[[str], None]) -> str:
         ) from error
     except HTTPError as error:
         raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {error}") from error
-
-
-def _log(batch: Any, core: Any, name: str, say: Callable[[str], None]) -> str:
-    began = said = time.monotonic()
-    while True:
-        status = batch.read_namespaced_job_status(name, NAMESPACE).status
-        if status.succeeded or status.failed:
-            break
-        now = time.monotonic()
-        if now - said > 5:
-            said = now
-            say(f"  Job {name}: {_waits_for(core, name)}, {now - began:.0f} s")
-        if now - began > PATIENCE:
-            raise UnreadableError(f"Job {name}: not over after {PATIENCE} s")
-        time.sleep(0.5)
-    label = f"batch.kubernetes.io/job-name={name}"
-    (pod,) = core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-    log: str = core.read_namespaced_pod_log(pod.metadata.name, NAMESPACE, _request_timeout=30)
-    if status.failed:
-        last = log.strip().splitlines()[-1:] or ["no output"]
-        raise UnreadableError(f"Job {name}: {last[0]}")
+    if code:
+        raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log
 
 
-def _waits_for(core: Any, name: str) -> str:
-    label = f"batch.kubernetes.io/job-name={name}"
-    for pod in core.list_namespaced_pod(NAMESPACE, label_selector=label).items:
-        for container in pod.status.container_statuses or []:
-            if waiting := container.state.waiting:
-                return str(waiting.reason)
-        return str(pod.status.phase)
-    return "no pod yet"
-
-
-def seen(machine: Machine, log: str) -> Machine:
-    """Give the machine with what its Job has printed."""
-    parts = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
-    network = _network(parts.get("route", ""), machine.address)
-    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", parts.get("addresses", "")))
+def parse_log(machine: Machine, log: str) -> Machine:
+    """Return the machine with the disks and networks in its Job's log."""
+    sections = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
+    network = _network(sections.get("route", ""), machine.address)
+    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", sections.get("addresses", "")))
     tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
-    arp = [line.split() for line in parts.get("arp", "").splitlines()[1:]]
-    # 0x0: asked for, and nobody answered.
+    arp = [line.split() for line in sections.get("arp", "").splitlines()[1:]]
+    # Flags 0x0: no answer.
     answered = {fields[0] for fields in arp if fields[2] != "0x0"}
     return replace(
         machine,
-        disks=_disks(parts.get("mounts", "")),
+        disks=_disks(sections.get("mounts", "")),
         lan=network,
         tailnet=tailnet[0] if tailnet else None,
-        taken=frozenset(answered | own) if "arp" in parts else None,
+        taken=frozenset(answered | own) if "arp" in sections else None,
     )
 
 
@@ -220,7 +161,7 @@ def _disks(text: str) -> tuple[Disk, ...]:
     disks = {}
     for line in text.splitlines():
         path, *numbers = line.split()
-        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= LEAST:
+        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
             disks[path] = Disk(path=path, size=bytes_)
     system = ("/", "/var", "/usr")
     return tuple(
@@ -232,27 +173,27 @@ def _disks(text: str) -> tuple[Disk, ...]:
 
 
 def _network(routes: str, address: str) -> IPv4Network | None:
-    """The network of an address, by the kernel's table: little-endian hexadecimal numbers."""
+    """Return the network of an address, by the kernel's table of little-endian hex numbers."""
 
-    def number(text: str) -> str:
+    def parse(text: str) -> str:
         return str(IPv4Address(int.from_bytes(bytes.fromhex(text), "little")))
 
     for line in routes.splitlines()[1:]:
         fields = line.split()
-        network = IPv4Network(f"{number(fields[1])}/{number(fields[7])}")
+        network = IPv4Network(f"{parse(fields[1])}/{parse(fields[7])}")
         if 0 < network.prefixlen < 32 and IPv4Address(address) in network:
             return network
     return None
 
 
 def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str]:
-    """Give the first two neighbouring addresses after `address` that nobody has; raises ValueError.
+    """Return the first two consecutive free addresses after `address`; raises ValueError.
 
-    Two, because MetalLB takes one range: one address for the chat page, one for Grafana.
+    They are consecutive because the pool is one range, for the chat page and Grafana.
     """
     hosts = [str(host) for host in lan.hosts()]
-    begin = hosts.index(address) + 1
-    for one, other in zip(hosts[begin:], hosts[begin + 1 :], strict=False):
-        if one not in taken and other not in taken:
-            return one, other
+    start = hosts.index(address) + 1
+    for first, second in zip(hosts[start:], hosts[start + 1 :], strict=False):
+        if first not in taken and second not in taken:
+            return first, second
     raise ValueError(f"no two free addresses after {address} in {lan}")

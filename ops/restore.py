@@ -1,6 +1,6 @@
-"""Put a backup of the chats in place of what is there.
+"""Restore a backup of the chats.
 
-Stops the chat page, restores into its volume, and starts it again. Exit code 0 is restored, 1 not.
+Stops the chat page, replaces its data and starts it again. Exit code 0 means restored, 1 failed.
 """
 
 import argparse
@@ -19,48 +19,46 @@ from components import CHART_VALUES
 from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
 from config.stack_file import project_keys, read_config
-from ops import stacks
+from ops import jobs, stacks
 from ops.cluster import UnreadableError
 
 NAMESPACE = "ollama-stack"
 WRITERS = ("open-webui-restore-", "open-webui-backup-")
-"""How the names of Jobs begin that use the page's data."""
+"""Name prefixes of Jobs that use the page's data."""
 PAGE = "open-webui"
 TEMPLATE = "open-webui-backup-restore"
-"""The suspended CronJob that the program registers; a Job is made of it."""
+"""The suspended CronJob of the program, from which a Job is created."""
 REFUSED = ("restore", 1)
-"""The container, and what it ends with when it has touched nothing (backup.py)."""
-UNPULLED = ("ImagePullBackOff", "InvalidImageName")
-"""What a kubelet says of a container whose image it did not get; the first after some tries."""
+"""Container and exit code of a restore that changed nothing (backup.py)."""
 FETCH = "fetch"
-"""The container that only gets the snapshot beside the data."""
+"""The container that only fetches the snapshot."""
 
 
 class RestoreError(RuntimeError):
-    """Why it could not be restored, and how things stand, in one line."""
+    """A failed restore, and the state it left, in one line."""
 
 
-class NotBegunError(RestoreError):
-    """A Job could not start, and is gone again: nothing was touched."""
+class NotStartedError(RestoreError):
+    """A Job that could not start and was deleted, so nothing was changed."""
 
 
-class House:
+class ChatPage:
     """The chat page in its cluster."""
 
-    def __init__(self, apps: Any, batch: Any, core: Any, patience: float) -> None:
-        """Use these APIs; wait `patience` seconds at most for each thing to happen."""
-        self.apps, self.batch, self.core, self.patience = apps, batch, core, patience
+    def __init__(self, apps: Any, batch: Any, core: Any, timeout: float) -> None:
+        """Use these APIs, with a `timeout` in seconds for each wait."""
+        self.apps, self.batch, self.core, self.timeout = apps, batch, core, timeout
 
     def job(self, snapshot: str, image: str | None) -> dict[str, Any]:
-        """Give the Job that restores a snapshot, by Open WebUI's own or another image."""
+        """Return the Job that restores a snapshot, with the stack's image or another one."""
         try:
-            made = self.batch.read_namespaced_cron_job(TEMPLATE, NAMESPACE)
+            cron_job = self.batch.read_namespaced_cron_job(TEMPLATE, NAMESPACE)
         except ApiException as error:
             if error.status != 404:
                 raise
-            none = "there are no backups: webui.backup is not set, or not up yet (docs/backups.md)"
+            none = "no backups: webui.backup is not set, or not deployed yet (docs/backups.md)"
             raise RestoreError(none) from error
-        template: Any = self.batch.api_client.sanitize_for_serialization(made)
+        template: Any = self.batch.api_client.sanitize_for_serialization(cron_job)
         spec = copy.deepcopy(template["spec"]["jobTemplate"]["spec"])
         pod = spec["template"]["spec"]
         (fetch,), (restore,) = pod["initContainers"], pod["containers"]
@@ -68,52 +66,51 @@ class House:
             if variable["name"] == "SNAPSHOT":
                 variable["value"] = snapshot
         restore["image"] = image or restore["image"]
-        about = template["metadata"]
-        # A pod that has ended still holds its claims: it goes with the CronJob at the latest.
+        # Deleted with the CronJob, because a completed pod still blocks the deletion of its claims.
         owner = {
             "apiVersion": "batch/v1",
             "kind": "CronJob",
             "name": TEMPLATE,
-            "uid": about["uid"],
+            "uid": template["metadata"]["uid"],
             "controller": True,
         }
         metadata = {
             "generateName": "open-webui-restore-",
-            "labels": about["labels"],
+            "labels": template["metadata"]["labels"],
             "ownerReferences": [owner],
         }
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
-    def listing(self) -> dict[str, Any]:
-        """Give the Job that only lists what there is."""
+    def list_job(self) -> dict[str, Any]:
+        """Return the Job that lists the backups."""
         job = self.job("latest", None)
         pod = job["spec"]["template"]["spec"]
         (fetch,) = pod.pop("initContainers")
-        # Under another name, as it is no restore that another one would have to wait for.
+        # Not a prefix of WRITERS, because it does not block a restore.
         job["metadata"]["generateName"] = "open-webui-backups-"
         pod["containers"] = [{**fetch, "command": [*fetch["command"][:2], "list"]}]
         return job
 
     def stop(self) -> None:
-        """Scale the page to nothing, and wait until its pod is gone: the data has one writer."""
+        """Scale the page to 0 replicas, and wait until its pod has ended."""
         for job in self.batch.list_namespaced_job(NAMESPACE).items:
             if job.metadata.name.startswith(WRITERS) and job.status.active:
                 raise RestoreError(f"Job {job.metadata.name} is running: try again when it is over")
-        # An `up` puts the replicas back at once, and the nightly backup has its hour: neither's pod
-        # may find half of the data, so none is scheduled until `start`.
+        # An `up` resets the replicas, and a scheduled backup may start: the taint keeps both pods
+        # from incomplete data until `start`.
         self._taint({"key": RESTORE_TAINT, "effect": "NoSchedule"})
         self._scale(0)
         label = f"app.kubernetes.io/name={PAGE}"
 
-        def gone() -> bool:
-            # One that was evicted stays listed, and writes nothing any more.
+        def has_ended() -> bool:
+            # An evicted pod stays listed.
             pods = self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
             return all(pod.status.phase in ("Succeeded", "Failed") for pod in pods)
 
-        self._until(gone, "the chat page stops")
+        self._until(has_ended, "stopping the chat page")
 
     def start(self, image: str | None = None) -> None:
-        """Let the page run again, with another image if there is one, and wait until it does."""
+        """Scale the page to 1 replica, with another image if given, and wait until it is ready."""
         if image:
             containers = [{"name": PAGE, "image": image}]
             body = {"spec": {"template": {"spec": {"containers": containers}}}}
@@ -121,80 +118,55 @@ class House:
         self._scale(1)
         self._taint()
 
-        def ready() -> bool:
+        def is_ready() -> bool:
             status = self.apps.read_namespaced_deployment_status(PAGE, NAMESPACE).status
             return bool(status.ready_replicas)
 
-        self._until(ready, "the chat page starts")
+        self._until(is_ready, "starting the chat page")
 
-    def run(self, job: dict[str, Any], what: str) -> tuple[str, int, str]:
-        """Run a Job to its end; give the container that ended it, its exit code and last words."""
+    def run(self, job: dict[str, Any], action: str) -> tuple[str, int, str]:
+        """Run a Job; returns the container that ended it, its exit code and its log."""
         name = self.batch.create_namespaced_job(NAMESPACE, job).metadata.name
-
-        def over() -> bool:
-            for _, one in self._containers(name):
-                if (waiting := one.state.waiting) and waiting.reason in UNPULLED:
-                    raise RestoreError(f"{waiting.reason}: {waiting.message}")
-            status = self.batch.read_namespaced_job_status(name, NAMESPACE).status
-            return bool(status.succeeded or status.failed)
-
+        logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
         try:
-            logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
-            self._until(over, f"{what} ({logs})")
-        except (RestoreError, KeyboardInterrupt) as error:
-            if self._began(name):
+            jobs.wait(self.batch, self.core, NAMESPACE, name, self.timeout, f"{action} ({logs})")
+        except (UnreadableError, KeyboardInterrupt) as error:
+            if self._has_started(name):
                 raise
-            self._drop(name)
-            why = str(error) or "interrupted"
-            raise NotBegunError(
-                f"{why}; it had not begun: are the backup's disk and the image there?"
+            self._delete(name)
+            reason = str(error) or "interrupted"
+            raise NotStartedError(
+                f"{reason}; it had not started: are the backup's disk and the image there?"
             ) from error
-        ended = [
-            (pod, one.name, one.state.terminated.exit_code)
-            for pod, one in self._containers(name)
-            if one.state.terminated
-        ]
-        if not ended:
-            raise RestoreError(f"nobody knows how Job {name} ended; the page stays stopped")
-        pod, container, code = next((found for found in ended if found[2]), ended[-1])
         try:
-            said = self.core.read_namespaced_pod_log(
-                pod, NAMESPACE, container=container, tail_lines=200, _request_timeout=30
-            )
-        except (ApiException, HTTPError) as error:
-            # How it ended is known, and the page must not stay stopped for want of words.
-            reason = " ".join(str(error).split())
-            said = f"ended with {code}, but its log cannot be read: {reason}"
-        return container, code, said.strip()
+            pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
+        except UnreadableError as error:
+            raise RestoreError(f"{error}; the page stays stopped") from error
+        try:
+            return container, code, jobs.log(self.core, NAMESPACE, pod, container)
+        except UnreadableError as error:
+            # The exit code is enough to start the page again.
+            return container, code, f"ended with {code}, but {error}"
 
-    def _containers(self, job: str) -> list[tuple[str, Any]]:
-        """Give the state of each container of a Job, with its pod's name."""
-        label = f"batch.kubernetes.io/job-name={job}"
-        return [
-            (pod.metadata.name, one)
-            for pod in self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
-            for these in (pod.status.init_container_statuses, pod.status.container_statuses)
-            for one in these or []
-        ]
-
-    def _began(self, job: str) -> bool:
-        """Say whether what touches the data has begun; what comes before it may be cut off."""
-        states = [one.state for _, one in self._containers(job) if one.name == REFUSED[0]]
+    def _has_started(self, job: str) -> bool:
+        """Return whether the container that changes the data has started."""
+        statuses = jobs.containers(self.core, NAMESPACE, job)
+        states = [status.state for _, status in statuses if status.name == REFUSED[0]]
         return any(state.running or state.terminated for state in states)
 
-    def _drop(self, job: str) -> None:
-        """Delete a Job that would begin whenever it can, and wait until its pod is gone."""
+    def _delete(self, job: str) -> None:
+        """Delete a Job, and wait until its pod is gone."""
         self.batch.delete_namespaced_job(job, NAMESPACE, propagation_policy="Foreground")
         label = f"batch.kubernetes.io/job-name={job}"
 
-        def gone() -> bool:
+        def is_gone() -> bool:
             return not self.core.list_namespaced_pod(NAMESPACE, label_selector=label).items
 
-        self._until(gone, "the Job is deleted")
+        self._until(is_gone, "deleting the Job")
 
     def _taint(self, *taints: dict[str, str]) -> None:
         for node in self.core.list_node().items:
-            # The API server takes the list as a whole.
+            # A patch replaces the whole list.
             others = [taint for taint in node.spec.taints or [] if taint.key != RESTORE_TAINT]
             body = {"spec": {"taints": [*others, *taints]}}
             self.core.patch_node(node.metadata.name, body)
@@ -203,43 +175,35 @@ class House:
         body = {"spec": {"replicas": replicas}}
         self.apps.patch_namespaced_deployment_scale(PAGE, NAMESPACE, body)
 
-    def _until(self, what: Callable[[], bool], told: str) -> None:
-        began = said = time.monotonic()
-        while not what():
-            now = time.monotonic()
-            if now - began > self.patience:
-                raise RestoreError(f"given up after {now - began:.0f} s: {told}")
-            if now - said > 5:
-                said = now
-                print(f"  {told}: {now - began:.0f} s", flush=True)
-            time.sleep(0.5)
+    def _until(self, condition: Callable[[], bool], action: str) -> None:
+        jobs.until(condition, lambda: action, self.timeout)
 
 
-def restore(house: House, snapshot: str, image: str | None) -> str:
-    """Restore one snapshot and give the closing line; raises RestoreError."""
-    job = house.job(snapshot, image)
-    house.stop()
+def restore(page: ChatPage, snapshot: str, image: str | None) -> str:
+    """Restore a snapshot and return the last line; raises RestoreError or UnreadableError."""
+    job = page.job(snapshot, image)
+    page.stop()
     try:
-        container, code, said = house.run(job, "restoring")
-    except NotBegunError as error:
-        house.start()
-        raise RestoreError(f"nothing was touched, and the page runs as before: {error}") from error
-    last = said.splitlines()[-1] if said else "it said nothing"
+        container, code, log = page.run(job, "restoring")
+    except NotStartedError as error:
+        page.start()
+        raise RestoreError(f"nothing was changed, and the page runs as before: {error}") from error
+    last = log.splitlines()[-1] if log else "no output"
     if code and container != FETCH and (container, code) != REFUSED:
         raise RestoreError(
-            f"cut off with code {code}: {last}; the page stays stopped, so restore again"
+            f"cut off with exit code {code}: {last}; the page stays stopped, so restore again"
         )
     if code:
-        house.start()
-        raise RestoreError(f"nothing was touched, and the page runs as before: {last}")
-    house.start(image)
+        page.start()
+        raise RestoreError(f"nothing was changed, and the page runs as before: {last}")
+    page.start(image)
     advice = f"; write webui.image: {image} into the stack file before the next up" if image else ""
     return f"{last}{advice}"
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn whatever a cluster can answer into a RestoreError."""
+def readable_errors() -> Iterator[None]:
+    """Raise RestoreError for errors of the API server, the kubeconfig and the stack file."""
     try:
         yield
     except ApiException as error:
@@ -252,35 +216,33 @@ def told() -> Iterator[None]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="whose chats")
-    parser.add_argument("--snapshot", default="latest", help="which one, as --list shows them")
-    parser.add_argument("--image", help="an older image of Open WebUI to go back to with it")
-    parser.add_argument("--list", action="store_true", help="only list what there is")
+    parser.add_argument("--stack", default="sandbox", help="the stack to restore")
+    parser.add_argument("--snapshot", default="latest", help="ID of a snapshot, as --list prints")
+    parser.add_argument("--image", help="an older image of Open WebUI, for an older backup")
+    parser.add_argument("--list", action="store_true", help="only list the backups")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Restore or list, print, and give the exit code."""
-    began = time.monotonic()
+    """Restore or list, and return the exit code."""
+    start = time.monotonic()
     try:
-        with told():
+        with readable_errors():
             stack = stacks.find(options.stack)
             reserved = requested(CHART_VALUES)
             keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
             context = read(keys, reserved).context
             file = str(stack.kubeconfig) if stack.kubeconfig else None
             api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]
-            house = House(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), patience=7200)
+            page = ChatPage(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), timeout=7200)
             if options.list:
-                *_, line = house.run(house.listing(), "listing")
+                *_, line = page.run(page.list_job(), "listing")
             else:
-                line = restore(house, options.snapshot, options.image)
+                line = restore(page, options.snapshot, options.image)
     except RestoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "error: interrupted; a restore that had begun goes on, so run it again", file=sys.stderr
-        )
+        print("error: interrupted; a started restore continues, so run it again", file=sys.stderr)
         return 130
-    print(f"{line}\n{time.monotonic() - began:.0f} s" if not options.list else line)
+    print(f"{line}\n{time.monotonic() - start:.0f} s" if not options.list else line)
     return 0

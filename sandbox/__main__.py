@@ -18,7 +18,7 @@ from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
-from sandbox.programs import install, install_all
+from sandbox.programs import find_python, install_all, install_tools, open_webui
 from sandbox.real import images, requirements
 from sandbox.report import report
 
@@ -67,8 +67,14 @@ def main() -> int:
 def build_all(_: argparse.Namespace) -> int:
     """Build what is missing."""
     build()
-    install()
     install_all()
+    install_tools(["promtool"])
+    try:
+        find_python()
+    except SandboxError as error:
+        print(f"  Open WebUI as a process: left out; {error}")
+    else:
+        open_webui()
     if os.geteuid() == 0 and not requirements.missing():
         images.prepare(FOLDER)
     return 0

@@ -1,18 +1,15 @@
 """Builds the parts of a Kubernetes cluster, Pulumi's CLI and its provider from Go modules."""
 
-import hashlib
 import json
-import os
-import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from sandbox import plugins
-from sandbox.processes import locked
+from sandbox.cache import link, made
 from sandbox.toolchain import MODULES, find_compiler, find_go, pinned, run
 
 FOLDER = Path(__file__).parent.parent / ".sandbox"
@@ -96,23 +93,21 @@ class Tools:
 
 
 def build(folder: Path = FOLDER) -> Tools:
-    """Build into `folder` what is missing or changed, and raise SandboxError if that fails."""
+    """Build what no checkout has, link it into `folder`; raise SandboxError if that fails."""
     folder = folder.absolute()
-    with locked(folder):
-        for tool in TOOLS:
-            build_tool(tool, folder)
-        for target, pinned_in, module, pattern in MANIFESTS:
-            copy_files(folder / target, pinned_in, module, pattern, folder)
-        pulumi = plugins.find_cli(folder) or build_tool(CLI, folder)
-        found = plugins.find(folder, pulumi)
-        if "kubernetes" not in found:
-            found["kubernetes"] = build_provider(folder)
-        chart = plugins.find_chart(folder)
-    return Tools(folder, pulumi, found, chart)
+    for tool in TOOLS:
+        build_tool(tool, folder)
+    for target, pinned_in, module, pattern in MANIFESTS:
+        copy_files(folder / target, pinned_in, module, pattern, folder)
+    pulumi = plugins.find_cli() or build_tool(CLI, folder)
+    found = plugins.find(pulumi)
+    if "kubernetes" not in found:
+        found["kubernetes"] = build_provider(folder)
+    return Tools(folder, pulumi, found, plugins.find_chart(folder))
 
 
 def build_provider(folder: Path) -> Path:
-    """Build the Kubernetes provider into `folder/bin`, and give its path."""
+    """Build the Kubernetes provider, and give its link in `folder/bin`."""
     embedded = folder / "provider"
     # Beside its own main.go these two are made by its Makefile, out of the same ones.
     pattern = "cmd/pulumi-resource-kubernetes/*.json"
@@ -124,58 +119,42 @@ def build_provider(folder: Path) -> Path:
 
 
 def build_tool(tool: Tool, folder: Path) -> Path:
-    """Build one tool into `folder/bin` unless it is there, made from the same; give its path."""
-    program, stamp = folder / "bin" / tool.name, folder / "bin" / f".{tool.name}.key"
-    sources = [tool.module / "go.mod", tool.module / "go.sum", *sorted(tool.module.glob("*.go"))]
-    key = _digest(sources, *tool.arguments(), *tool.environment)
-    if program.exists() and stamp.exists() and stamp.read_text() == key:
-        return program
+    """Build one tool unless it is there, made from the same; give its link in `folder/bin`."""
 
-    env = dict(item.format(folder=folder).split("=", 1) for item in tool.environment)
-    if env.get("CGO_ENABLED") == "1":
-        find_compiler(tool.name)
-    program.parent.mkdir(parents=True, exist_ok=True)
-    for rest in program.parent.glob(f".{tool.name}.*.partial"):
-        rest.unlink()
-    # Named after this process: a build whose launcher was killed may go on for a while.
-    partial = program.parent / f".{tool.name}.{os.getpid()}.partial"
-    arguments = [word.format(folder=folder) for word in tool.arguments()]
-    command: list[str | Path] = [find_go(folder), "build", "-o", partial, *arguments]
-    run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module, env)
-    stamp.unlink(missing_ok=True)
-    partial.replace(program)
-    stamp.write_text(key)
-    return program
+    def make(program: Path) -> None:
+        env = dict(item.format(folder=folder).split("=", 1) for item in tool.environment)
+        if env.get("CGO_ENABLED") == "1":
+            find_compiler(tool.name)
+        arguments = [word.format(folder=folder) for word in tool.arguments()]
+        command: list[str | Path] = [find_go(folder), "build", "-o", program, *arguments]
+        run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module, env)
+
+    sources = [tool.module / "go.mod", tool.module / "go.sum", *sorted(tool.module.glob("*.go"))]
+    program = made(tool.name, make, sources, *tool.arguments(), *tool.environment)
+    return link(program, folder / "bin" / tool.name)
 
 
 def copy_files(target: Path, pinned_in: str, module: str, pattern: str, folder: Path) -> None:
-    """Copy what matches `pattern` in a pinned `module` to `target`, unless it is there."""
+    """Copy what matches `pattern` in a pinned `module`, unless it is there; link it at `target`."""
     home = MODULES / pinned_in
-    key = _digest([home / "go.mod", home / "go.sum"], pattern)
-    stamp = target / ".key"
-    if stamp.exists() and stamp.read_text() == key:
-        return
-    # The version is named although go.mod has it: without, Go wants the module's whole graph.
-    wanted = f"{module}@{pinned(pinned_in, module)}"
-    log = folder / "logs" / f"build-{target.name}.log"
-    run(target.name, [find_go(folder), "mod", "download", "-json", wanted], log, home)
-    found = json.loads(log.read_text()[log.read_text().index("{") :])
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for file in Path(found["Dir"]).glob(pattern):
-        if file.name != "kustomization.yaml":
-            shutil.copyfile(file, partial / file.name)
-    (partial / ".key").write_text(key)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+
+    def make(copy: Path) -> None:
+        # The version is named although go.mod has it: without, Go wants the module's whole graph.
+        found = download(f"{module}@{pinned(pinned_in, module)}", target.name, folder, home)
+        copy.mkdir()
+        for file in found.glob(pattern):
+            if file.name != "kustomization.yaml":
+                shutil.copyfile(file, copy / file.name)
+
+    sources = [home / "go.mod", home / "go.sum"]
+    link(made(target.name, make, sources, module, pattern), target)
 
 
-def _digest(files: Sequence[Path], *words: str) -> str:
-    digest = hashlib.sha256("\0".join([platform.system(), platform.machine(), *words]).encode())
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+def download(module: str, name: str, folder: Path, cwd: Path) -> Path:
+    """Give the folder of a Go module, as `path@version`, in Go's own cache."""
+    log = folder / "logs" / f"build-{name}.log"
+    run(name, [find_go(folder), "mod", "download", "-json", module], log, cwd)
+    return Path(json.loads(log.read_text()[log.read_text().index("{") :])["Dir"])
 
 
 def _list_tools() -> list[Tool]:

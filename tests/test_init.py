@@ -1,15 +1,22 @@
 """What `make init` reads from the nodes and their Jobs, and what it writes."""
 
+import os
+import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from harness import ROOT
+from kubernetes.client import ApiException
 
 from config import SettingsError
 from config.stack_file import project_keys, read_config
-from ops.init import TEMPLATE, Asking, check, draft, merged
-from ops.machines import Disk, Machine, free_pair, job, of_nodes, seen
+from ops import machines
+from ops.cluster import UnreadableError
+from ops.init import TEMPLATE, Prompt, check, draft, merge
+from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
 # Of a Debian 12 with a data disk and Tailscale, less what no line here needs.
@@ -55,14 +62,14 @@ def node(name: str, memory: str = "97496568Ki", **more: str) -> dict[str, object
 @pytest.fixture
 def machine() -> Machine:
     """A machine as its Job saw it."""
-    (machine,) = of_nodes([node("evo4t")])
-    return seen(machine, LOG)
+    (machine,) = from_nodes([node("evo4t")])
+    return parse_log(machine, LOG)
 
 
 def test_the_node_with_the_most_memory_is_the_first() -> None:
     nodes = [node("small", "16Gi"), node("large", **{"amd.com/gpu": "1", "nvidia.com/gpu": "0"})]
 
-    large, small = of_nodes(nodes)
+    large, small = from_nodes(nodes)
 
     assert (large.name, small.name) == ("large", "small")
     assert (large.cpus, large.memory, large.gpus) == (24, 97496568 * 1024, ("amd.com/gpu",))
@@ -82,8 +89,8 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
 
 
 def test_nothing_is_known_of_addresses_where_nothing_was_asked(machine: Machine) -> None:
-    assert seen(machine, LOG.partition("== arp")[0]).taken is None
-    assert seen(machine, "").disks == ()
+    assert parse_log(machine, LOG.partition("== arp")[0]).taken is None
+    assert parse_log(machine, "").disks == ()
 
 
 @pytest.mark.parametrize(
@@ -110,11 +117,11 @@ def test_a_full_network_is_a_line() -> None:
 def test_with_yes_all_is_written_that_a_job_saw(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asking = Asking({"email": "me@example.com", "memory_kind": "DDR5-5600"}, yes=True)
+    prompt = Prompt({"email": "me@example.com", "memory_kind": "DDR5-5600"}, yes=True)
 
-    keys = draft("microk8s", [machine], True, {}, asking)
+    keys = draft("microk8s", [machine], True, {}, prompt)
 
-    check(merged(TEMPLATE, keys))
+    check(merge(TEMPLATE, keys))
     assert keys["nodes"]["evo4t"] == {
         "address": "192.168.1.100",
         "cpus": 24,
@@ -129,15 +136,15 @@ def test_with_yes_all_is_written_that_a_job_saw(
 
 
 def test_a_small_machine_is_offered_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    (small,) = of_nodes([node("evo4t", "16Gi")])
-    asking = Asking({"email": "me@example.com"}, yes=True)
+    (small,) = from_nodes([node("evo4t", "16Gi")])
+    prompt = Prompt({"email": "me@example.com"}, yes=True)
 
-    keys = draft("microk8s", [seen(small, LOG)], True, {}, asking)
+    keys = draft("microk8s", [parse_log(small, LOG)], True, {}, prompt)
 
     offered = capsys.readouterr().out
     assert "llama3.2:3b" in offered
     assert "qwen3:32b" not in offered
-    check(merged(TEMPLATE, keys))
+    check(merge(TEMPLATE, keys))
 
 
 def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_path: Path) -> None:
@@ -150,10 +157,10 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
         "  homelab:webui:\n", f"  homelab:servers:\n    more: {more}\n  homelab:webui:\n"
     )
     file.write_text(text)
-    asking = Asking({"backup_disk": "none"}, yes=True)
+    prompt = Prompt({"backup_disk": "none"}, yes=True)
 
-    keys = draft("homelab", [machine], True, project_keys(read_config(file)), asking)
-    new = merged(text, keys)
+    keys = draft("homelab", [machine], True, project_keys(read_config(file)), prompt)
+    new = merge(text, keys)
 
     assert keys["servers"].keys() == {"more"}
     changed = [line for line in new.splitlines() if line not in text.splitlines()]
@@ -164,25 +171,100 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     ("key", "answer", "line"),
     [
         ("email", "me", "got 'me', want an e-mail address, such as me@example.com"),
-        ("pool", "192.168.1.101", "want two neighbours, such as 192.168.1.101-192.168.1.102"),
-        ("pool", "192.168.1.101-192.168.1.109", "want two neighbours"),
+        (
+            "pool",
+            "192.168.1.101",
+            "want two consecutive addresses, such as 192.168.1.101-192.168.1.102",
+        ),
+        ("pool", "192.168.1.101-192.168.1.109", "want two consecutive addresses"),
         ("memory_kind", "DDR6", "got 'DDR6', want DDR4-3200, DDR5-4800"),
         ("models", "gemma2:4b", "a model of the Ollama library"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )
 def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: str) -> None:
-    asking = Asking({"email": "me@example.com", key: answer}, yes=True)
+    prompt = Prompt({"email": "me@example.com", key: answer}, yes=True)
 
     with pytest.raises((ValueError, SettingsError)) as error:
-        check(merged(TEMPLATE, draft("microk8s", [machine], True, {}, asking)))
+        check(merge(TEMPLATE, draft("microk8s", [machine], True, {}, prompt)))
     assert line in str(error.value)
 
 
+@pytest.mark.parametrize(("code", "said"), [(0, "first\nlast"), (1, "last"), (1, "")])
+def test_a_job_gives_its_log_or_why_it_failed(
+    code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, core, terminated = Mock(), Mock(), SimpleNamespace(exit_code=code)
+    batch.create_namespaced_job.return_value.metadata.name = "j"
+    batch.read_namespaced_job_status.return_value.status = SimpleNamespace(succeeded=1, failed=0)
+    state = SimpleNamespace(waiting=None, terminated=terminated)
+    statuses = [SimpleNamespace(name="look", state=state)]
+    pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=Mock())
+    pod.status.init_container_statuses, pod.status.container_statuses = None, statuses
+    core.list_namespaced_pod.return_value.items = [pod]
+    core.read_namespaced_pod_log.return_value = said
+    monkeypatch.setattr(machines, "BatchV1Api", lambda _: batch)
+    monkeypatch.setattr(machines, "CoreV1Api", lambda _: core)
+
+    if code:
+        with pytest.raises(UnreadableError, match=f"^Job j: {said or 'no output'}$"):
+            machines.run(None, {})
+    else:
+        assert machines.run(None, {}) == said
+        core.read_namespaced_pod_log.side_effect = ApiException(500, "no kubelet")
+        with pytest.raises(UnreadableError, match=r"^its log cannot be read: \(500\)"):
+            machines.run(None, {})
+    assert batch.delete_namespaced_job.call_count == batch.create_namespaced_job.call_count
+
+
 def test_the_job_has_no_token_and_ends() -> None:
-    (machine,) = of_nodes([node("evo4t")])
-    spec = job(machine, "true")["spec"]
+    (machine,) = from_nodes([node("evo4t")])
+    spec = job(machine, "look.sh")["spec"]
 
     assert spec["template"]["spec"]["automountServiceAccountToken"] is False
     assert spec["backoffLimit"] == 0
     assert spec["activeDeadlineSeconds"] > 0
+
+
+def directories(root: Path, disk: str, *wanted: str) -> subprocess.CompletedProcess[str]:
+    """Run the Job's program on directories below `root`."""
+    lines = "\n".join(wanted)
+    return subprocess.run(
+        ["sh", "-c", (machines.PROGRAMS / "directories.sh").read_text()],
+        env={"PATH": os.environ["PATH"], "ROOT": str(root), "DISK": disk, "DIRECTORIES": lines},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_no_directory_is_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
+    done = directories(tmp_path, "/mnt/nowhere", "1000:1000 0750 /mnt/nowhere/models")
+
+    assert (done.returncode, done.stdout) == (1, "/mnt/nowhere: not mounted\n")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
+def test_what_is_in_a_directory_is_given_to_its_owner_and_what_links_lead_to_is_not(
+    tmp_path: Path,
+) -> None:
+    outside, blob = tmp_path / "outside", tmp_path / "models/models/blobs/sha256-1"
+    outside.touch()
+    blob.parent.mkdir(parents=True)
+    blob.touch(0o600)
+    (blob.parent / "link").symlink_to(outside)
+    wanted = ("1000:1000 0750 /models", "1000:2000 0770 /prometheus")
+
+    done = directories(tmp_path, "/", *wanted)
+
+    assert done.stdout == (
+        "/models: 1000:1000 0750, with what is in it: 4 had another owner\n"
+        "/prometheus: 1000:2000 0770\n"
+    )
+    assert (blob.stat().st_uid, blob.stat().st_gid) == (1000, 1000)
+    assert (outside.stat().st_uid, outside.stat().st_gid) == (0, 0)
+    assert ((tmp_path / "models").stat().st_mode & 0o777) == 0o750
+    prometheus = (tmp_path / "prometheus").stat()
+    assert (prometheus.st_uid, prometheus.st_gid, prometheus.st_mode & 0o777) == (1000, 2000, 0o770)
+    assert directories(tmp_path, "/", wanted[0]).stdout == "/models: 1000:1000 0750\n"

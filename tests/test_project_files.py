@@ -51,7 +51,7 @@ def test_every_package_is_pinned_and_installed_as_pinned(name: str) -> None:
     for line in (ROOT / name).read_text().splitlines():
         requirement = line.partition("#")[0].strip()
         if requirement and not requirement.startswith("-r"):
-            package, _, pinned = requirement.partition("==")
+            package, _, pinned = requirement.partition(";")[0].partition("==")
             assert version(package) == pinned
 
 
@@ -152,7 +152,7 @@ def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path)
 
     def make(path: str, *words: str) -> subprocess.CompletedProcess[str]:
         # Up to date: nothing is to be installed here.
-        command = ["make", "-o", ".venv/ready", *words]
+        command = ["make", "-o", ".venv/ready", "-o", ".venv/dev", *words]
         return subprocess.run(
             command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
         )
@@ -180,8 +180,13 @@ def test_what_pip_installs_is_shown_while_it_does(tmp_path: Path) -> None:
         file.writestr("one-1.dist-info/RECORD", "")
     (tmp_path / "requirements.txt").touch()
     (tmp_path / "requirements-dev.txt").write_text(f"./{wheel}\n")
-    command = ["make", ".venv/ready", f"PYTHON={sys.executable}"]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    def make(target: str) -> str:
+        command = ["make", target, f"PYTHON={sys.executable}"]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
 
-    assert f"Processing ./{wheel}" in done.stdout
+    assert wheel not in make(".venv/ready")
+    assert f"Processing ./{wheel}" in make(".venv/dev")
+    assert "up to date" in make(".venv/dev")

@@ -8,7 +8,8 @@ from harness import backup_config, deploy_program
 from kubernetes.client import ApiClient, ApiException
 from urllib3.exceptions import HTTPError
 
-from ops.restore import House, RestoreError, restore, told
+from ops.cluster import UnreadableError
+from ops.restore import ChatPage, RestoreError, readable_errors, restore
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
 MADE = deploy_program("home", backup_config())[CRON_JOB].inputs
@@ -96,9 +97,9 @@ class _Cluster:
             raise self.mute
         return f"first\n{container} said this"
 
-    def house(self) -> House:
-        """The house in it."""
-        return House(self, self, self, patience=5)
+    def page(self) -> ChatPage:
+        """The chat page in it."""
+        return ChatPage(self, self, self, timeout=5)
 
 
 class _Stuck(_Cluster):
@@ -134,7 +135,7 @@ def container(cluster: _Cluster, kind: str) -> dict[str, Any]:
 def test_the_page_stops_before_and_starts_after() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
 
-    assert restore(cluster.house(), "1a2b3c4d", None) == "restore said this"
+    assert restore(cluster.page(), "1a2b3c4d", None) == "restore said this"
     assert cluster.noted == [*STOPPED, "job", *STARTED]
     variables = {
         one["name"]: one.get("value") for one in container(cluster, "initContainers")["env"]
@@ -146,7 +147,7 @@ def test_an_older_image_checks_the_schema_and_then_runs() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
     old = "ghcr.io/open-webui/open-webui:v0.12.3"
 
-    line = restore(cluster.house(), "1a2b3c4d", old)
+    line = restore(cluster.page(), "1a2b3c4d", old)
     assert cluster.noted == [*STOPPED, "job", old, *STARTED]
     assert container(cluster, "containers")["image"] == old
     assert container(cluster, "initContainers")["image"].startswith("restic/restic:")
@@ -159,16 +160,29 @@ def test_an_older_image_checks_the_schema_and_then_runs() -> None:
 def test_what_was_not_touched_runs_again_as_it_was(codes: list[tuple[str, int]]) -> None:
     cluster = _Cluster(*codes)
 
-    with pytest.raises(RestoreError, match=f"nothing was touched.*: {codes[-1][0]} said this"):
-        restore(cluster.house(), "latest", "ghcr.io/open-webui/open-webui:v0.12.3")
+    with pytest.raises(RestoreError, match=f"nothing was changed.*: {codes[-1][0]} said this"):
+        restore(cluster.page(), "latest", "ghcr.io/open-webui/open-webui:v0.12.3")
     assert cluster.noted == [*STOPPED, "job", *STARTED]
+
+
+def test_a_restore_of_which_nobody_knows_the_end_is_not_served() -> None:
+    cluster = _Stuck()
+    cluster.read_namespaced_job_status = lambda *_: SimpleNamespace(  # type: ignore[method-assign]
+        status=SimpleNamespace(succeeded=0, failed=1)
+    )
+
+    with pytest.raises(
+        RestoreError, match="could not read the exit status of Job j; the page stays stopped"
+    ):
+        restore(cluster.page(), "latest", None)
+    assert cluster.noted == [*STOPPED, "job"]
 
 
 def test_what_was_cut_off_is_not_served() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 137))
 
-    with pytest.raises(RestoreError, match=r"cut off with code 137.*the page stays stopped"):
-        restore(cluster.house(), "latest", None)
+    with pytest.raises(RestoreError, match=r"cut off with exit code 137.*the page stays stopped"):
+        restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
 
 
@@ -176,7 +190,7 @@ def test_without_backups_nothing_is_stopped() -> None:
     cluster = _Cluster(backups=False)
 
     with pytest.raises(RestoreError, match=r"webui\.backup is not set"):
-        restore(cluster.house(), "latest", None)
+        restore(cluster.page(), "latest", None)
     assert cluster.noted == []
 
 
@@ -185,7 +199,7 @@ def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
     cluster = _Cluster(running=job)
 
     with pytest.raises(RestoreError, match=f"Job {job} is running: try again when it is over"):
-        restore(cluster.house(), "latest", None)
+        restore(cluster.page(), "latest", None)
     assert cluster.noted == []
 
 
@@ -193,15 +207,15 @@ def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
 def test_the_page_starts_also_when_the_log_cannot_be_read(mute: Exception) -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0), mute=mute)
 
-    assert "its log cannot be read" in restore(cluster.house(), "latest", None)
+    assert "its log cannot be read" in restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
 def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
     cluster = _Cluster(("fetch", 0))
-    house = cluster.house()
+    page = cluster.page()
 
-    *_, said = house.run(house.listing(), "listing")
+    *_, said = page.run(page.list_job(), "listing")
     assert said == "first\nfetch said this"
     assert cluster.noted == ["job"]
     assert container(cluster, "containers")["command"][-1] == "list"
@@ -209,15 +223,15 @@ def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
 
 
 def test_a_server_that_refuses_is_told_in_one_line() -> None:
-    with pytest.raises(RestoreError, match="answered 403 Forbidden"), told():
+    with pytest.raises(RestoreError, match="answered 403 Forbidden"), readable_errors():
         raise ApiException(403, "Forbidden")
 
 
 def test_a_restore_that_cannot_begin_is_taken_back() -> None:
     cluster = _Stuck()
 
-    with pytest.raises(RestoreError, match="nothing was touched, and the page runs as before"):
-        restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
+    with pytest.raises(RestoreError, match="nothing was changed, and the page runs as before"):
+        restore(ChatPage(cluster, cluster, cluster, timeout=0.1), "latest", None)
     assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
 
 
@@ -227,7 +241,7 @@ def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
     cluster.waiting = SimpleNamespace(reason="ImagePullBackOff", message=message)
 
     with pytest.raises(RestoreError, match=f"runs as before: ImagePullBackOff: {message}"):
-        restore(House(cluster, cluster, cluster, patience=60), "latest", "page:typo")
+        restore(ChatPage(cluster, cluster, cluster, timeout=60), "latest", "page:typo")
     assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
 
 
@@ -235,6 +249,6 @@ def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() ->
     cluster = _Stuck()
     cluster.at_work = True
 
-    with pytest.raises(RestoreError, match="given up after"):
-        restore(House(cluster, cluster, cluster, patience=0.1), "latest", None)
+    with pytest.raises(UnreadableError, match="given up after"):
+        restore(ChatPage(cluster, cluster, cluster, timeout=0.1), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox.build import METALLB
-from sandbox.processes import locked
+from sandbox.cache import made
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
 from sandbox.real.oci import Image
 from sandbox.toolchain import pinned, run
@@ -58,55 +58,46 @@ cd /; umount -R "$work/root"; rm -rf "$work"
 
 
 def base(folder: Path) -> Path:
-    """Give the layer with Debian, made in `folder` if it is not there."""
-    layer = folder / "images" / "base.tar"
-    if not layer.exists():
-        layer.parent.mkdir(parents=True, exist_ok=True)
-        partial = layer.with_suffix(".partial.tar")
-        make: list[str | Path] = [
-            "mmdebstrap",
-            "--variant=minbase",
-            f"--include={PACKAGES}",
-            SUITE,
-            partial,
-        ]
-        run("Debian", make, folder / "logs" / "build-base.log", folder)
-        partial.rename(layer)
-    return layer
+    """Give the layer with Debian, made if it is not there; the log is in `folder`."""
+    words = ("--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE)
+
+    def make(layer: Path) -> None:
+        run("Debian", ["mmdebstrap", *words, layer], folder / "logs" / "build-base.log", folder)
+
+    return made("debian.tar", make, (), *words)
 
 
-def program(folder: Path, file: Path, at: str) -> Path:
-    """Give a layer with one program at the path `at`, made in `folder` unless it is there."""
-    layer = folder / "images" / f"{file.name}.tar"
-    if not layer.exists() or layer.stat().st_mtime_ns < file.stat().st_mtime_ns:
-        layer.parent.mkdir(parents=True, exist_ok=True)
-        partial = layer.with_suffix(".partial")
-        with tarfile.open(partial, "w") as tar:
-            tar.add(file, at, filter=_anonymous)
-        partial.rename(layer)
-    return layer
+def program(file: Path, at: str) -> Path:
+    """Give a layer with one program at the path `at`, made unless it is there."""
+    real = file.resolve()
+
+    def make(layer: Path) -> None:
+        with tarfile.open(layer, "w") as tar:
+            tar.add(real, at, filter=_anonymous)
+
+    # One that was built is named after all that went into it.
+    content = () if file.is_symlink() else (file,)
+    return made(f"{file.name}.tar", make, content, at, real.name)
 
 
 def open_webui(folder: Path) -> Path:
     """Give the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
-    layer = folder / "images" / f"open-webui-{OPEN_WEBUI}.tar"
-    if not layer.exists():
-        work = folder / "images" / "open-webui"
+    below = base(folder)
+    install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    # Nothing of it is mounted where the machine sees it, so nothing is left by a kill.
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
+
+    def make(layer: Path) -> None:
         log = folder / "logs" / "build-open-webui-image.log"
-        # Nothing of it is mounted where the machine sees it, so nothing is left by a kill.
-        alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
-        partial = layer.with_suffix(".partial")
-        install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
-        run("Open WebUI", [*alone, base(folder), work, partial, *install], log, folder)
-        partial.rename(layer)
-    return layer
+        command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
+        run("Open WebUI", command, log, folder)
+
+    return made("open-webui.tar", make, (), below.name, IN_BASE, *install)
 
 
 def prepare(folder: Path) -> None:
-    """Make in `folder` the layers that take minutes, unless they are there."""
-    with locked(folder):
-        base(folder)
-        open_webui(folder)
+    """Make the layers that take minutes, unless they are there; the logs are in `folder`."""
+    open_webui(folder)
 
 
 def every_image(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
@@ -132,7 +123,7 @@ def certificate(file: Path) -> Path:
 def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
     """Give those of the cluster's own pods."""
     debian, metallb = base(folder), pinned("metallb", METALLB)
-    pause = [program(folder, programs["pause"], "pause")]
+    pause = [program(programs["pause"], "pause")]
     return [
         Image(
             name=PAUSE,
@@ -178,7 +169,7 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
 
 def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
     """Give those of the chart kube-prometheus-stack, under the names that its version has."""
-    script = program(folder, Path(__file__).with_name("placeholder.py"), "placeholder.py")
+    script = program(Path(__file__).with_name("placeholder.py"), "placeholder.py")
     run_by = ["python3", "/placeholder.py"]
     return [
         *(_built(name, folder, programs[file]) for name, file in MONITORING.items()),
@@ -198,7 +189,7 @@ def _built(name: str, folder: Path, file: Path) -> Image:
     at = f"usr/bin/{file.name}"
     return Image(
         name=name,
-        layers=[base(folder), program(folder, file, at)],
+        layers=[base(folder), program(file, at)],
         config={"Entrypoint": [f"/{at}"], "Env": [PATH]},
         difference="built from its Go module, on Debian",
     )

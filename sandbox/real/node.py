@@ -25,7 +25,7 @@ class Node:
     """The node `name`, with all its state in `folder`; `pause` is the program that holds it."""
 
     def __init__(self, name: str, address: str, folder: Path, pause: Path) -> None:
-        for path in (folder, pause):
+        for path in (folder, pause.resolve()):
             if path.is_relative_to("/dev") or any(path.is_relative_to(top) for top in HIDDEN):
                 raise SandboxError(f"{path}: must not be below {', '.join(HIDDEN)}")
         self.name, self.address, self.folder = name, address, folder

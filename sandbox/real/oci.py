@@ -6,6 +6,7 @@ https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 import tarfile
@@ -71,8 +72,10 @@ def digest(file: Path) -> str:
     """Give the digest of a layer, which is kept beside it for the next time."""
     kept = file.with_name(f"{file.name}.sha256")
     if not kept.exists() or kept.stat().st_mtime_ns < file.stat().st_mtime_ns:
+        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
         with file.open("rb") as content:
-            kept.write_text(f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}")
+            partial.write_text(f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}")
+        partial.replace(kept)
     return kept.read_text()
 
 

@@ -12,21 +12,28 @@ from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox import programs
 from sandbox.build import Tool, build_tool
 from sandbox.processes import SandboxError
-from sandbox.programs import CGO, Programs, install, install_tools, prometheus_version
+from sandbox.programs import (
+    CGO,
+    find_python,
+    install_tools,
+    open_webui,
+    prometheus_version,
+)
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
 ROOT = Path(programs.__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed() -> Programs:
+def installed() -> dict[str, Path]:
     """The project's own programs; they are installed once, which takes a quarter of an hour."""
-    return install()
+    return install_tools(("ollama", "prometheus", "restic"))
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Tool:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     """A program with a line of C, which says another word with the build tag `two`."""
+    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
     module = tmp_path / "tiny"
     module.mkdir()
     (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")
@@ -70,13 +77,13 @@ def say(program: Path) -> str:
     return subprocess.run([program], capture_output=True, text=True, check=True).stderr
 
 
-def test_the_programs_have_the_pinned_versions(installed: Programs) -> None:
+def test_the_programs_have_the_pinned_versions(installed: dict[str, Path]) -> None:
     prometheus = Version(prometheus_version())
-    assert ask_version(str(installed.prometheus), "--version") == prometheus
+    assert ask_version(str(installed["prometheus"]), "--version") == prometheus
     ollama = Version(pinned("ollama", programs.OLLAMA))
-    assert ask_version(str(installed.ollama), "--version") == ollama
+    assert ask_version(str(installed["ollama"]), "--version") == ollama
     restic = Version(pinned("restic", programs.RESTIC))
-    assert ask_version(str(installed.restic), "version") == restic
+    assert ask_version(str(installed["restic"]), "version") == restic
 
     built = install_tools(("promtool", "kube-state-metrics", "node_exporter"))
     assert ask_version(str(built["promtool"]), "--version") == prometheus
@@ -95,12 +102,13 @@ def test_restic_is_the_one_of_the_house() -> None:
 
 
 def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
-    installed: Programs,
+    open_webui: Path,
 ) -> None:
-    freeze = [str(installed.python), "-m", "pip", "freeze", "--disable-pip-version-check"]
+    freeze = [str(open_webui), "-m", "pip", "freeze", "--disable-pip-version-check"]
     brought = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split("\n")
-    pins = (ROOT / "requirements-dev.txt").read_text().split("\n")
-    ours = [pin for pin in pins if re.match("aiohttp|opentelemetry|uvloop", pin)]
+    files = ("requirements.txt", "requirements-dev.txt")
+    pins = "\n".join((ROOT / name).read_text() for name in files)
+    ours = re.findall(r"^(?:aiohttp|opentelemetry|uvloop)[\w.=-]+", pins, re.MULTILINE)
 
     assert len(ours) == 4
     assert set(ours) <= set(brought)
@@ -142,18 +150,23 @@ def test_a_missing_compiler_is_named_in_one_line(
     assert str(failure.value) == "g++: not on PATH; tiny is built with a C++ compiler, g++"
 
 
-@pytest.mark.parametrize("version", [(3, 10, 9), (3, 13, 0)])
+@pytest.mark.parametrize("version", ["3.10.9", "3.13.0"])
 def test_another_python_is_refused_before_anything_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    monkeypatch.setattr("sys.version_info", version)
+    monkeypatch.setattr("sys.executable", str(put(path, "python3", version)))
+    monkeypatch.setattr("sys.version_info", tuple(map(int, version.split("."))))
+    put(path, "python3.11", "No module named ensurepip")
 
     with pytest.raises(SandboxError) as failure:
-        install(tmp_path / "new")
+        open_webui(tmp_path / "new")
 
-    ours = f"{version[0]}.{version[1]}"
+    ours = version.rpartition(".")[0]
     assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
     assert not (tmp_path / "new").exists()
+
+    other = put(path, "python3.12", "3.12.9")
+    assert find_python() == (other, Version("3.12.9"))
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

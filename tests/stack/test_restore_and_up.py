@@ -16,7 +16,7 @@ def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(house: House) 
     core = CoreV1Api(house.core.api_client)
     # No kubelet is there to give it.
     core.read_namespaced_pod_log = lambda *_, **__: "restored"  # type: ignore[method-assign]
-    page = restore.House(house.apps, house.batch, core, patience=300)
+    page = restore.ChatPage(house.apps, house.batch, core, timeout=300)
 
     def pods() -> list[Any]:
         label = "app.kubernetes.io/name=open-webui"

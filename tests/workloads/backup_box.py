@@ -14,7 +14,6 @@ from page import ask, sign_in
 from waiting import eventually
 
 from sandbox.processes import free_ports
-from sandbox.programs import Programs
 
 PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" * 48}
 
@@ -43,8 +42,9 @@ def before(lab: Deployment) -> dict[str, Any]:
 class Box:
     """A data disk and a backup disk, and what runs on them."""
 
-    def __init__(self, folder: Path, programs: Programs) -> None:
-        self.folder, self.programs = folder, programs
+    def __init__(self, folder: Path, restic: Path, python: Path) -> None:
+        """Use these two programs; the page is Open WebUI in the environment of `python`."""
+        self.folder, self.restic, self.python = folder, restic, python
         self.lab = program()
         self.secrets = {**PASSWORDS, "RESTIC_PASSWORD": "of the repository"}
         self.mounts = {name: folder / name for name in ("data", "backup", "scratch", "workload")}
@@ -66,7 +66,7 @@ class Box:
 
     def environment(self, container: Mapping[str, Any]) -> dict[str, str]:
         """Give what a container gets, with the secrets, and the way to this Prometheus."""
-        path = f"{self.programs.restic.parent}:{self.programs.python.parent}:/usr/bin:/bin"
+        path = f"{self.restic.parent}:{self.python.parent}:/usr/bin:/bin"
         found = {"PATH": path, "USE_SLIM_DOCKER": "true"}
         for one in container.get("env", []):
             value = one.get("value", "") if "value" in one else self.secrets[one["name"]]
@@ -104,14 +104,13 @@ class Box:
         subprocess.run(["rm", "-rf", self.mounts["scratch"]], check=True)
         self.mounts["scratch"].mkdir()
 
-    def start_page(self, **more: str) -> None:
+    def start_page(self, user: Sequence[str] = (), **more: str) -> None:
         """Start Open WebUI as its Deployment has it, without a model server and metrics.
 
-        `more` are variables that it gets instead of its own.
+        `user` is a command that runs another one as somebody, `more` are other variables.
         """
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        port = free_ports(1)[0]
         nowhere = "http://127.0.0.1:9"
         environment = self.environment(container) | {
             "ENV": "prod",
@@ -122,10 +121,18 @@ class Box:
             "STATIC_DIR": str(self.folder / "static"),
             **more,
         }
-        command = [str(self.programs.python.parent / "open-webui"), "serve", "--host", "127.0.0.1"]
+        self.serve(environment, user)
+
+    def serve(self, environment: Mapping[str, str], user: Sequence[str] = ()) -> None:
+        """Start Open WebUI with this environment."""
+        port = free_ports(1)[0]
+        command = [*user, str(self.python), str(self.python.with_name("open-webui")), "serve"]
         with (self.folder / "page.log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--port", str(port)], env=environment, stdout=log, stderr=log
+                [*command, "--host", "127.0.0.1", "--port", str(port)],
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         self.page = f"http://127.0.0.1:{port}"
 

@@ -4,8 +4,6 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from backup_box import Box, before, cron, steps
@@ -27,8 +25,7 @@ def box(tmp_path: Path) -> Box:
     restic.parent.mkdir()
     restic.write_text(RESTIC)
     restic.chmod(0o755)
-    programs: Any = SimpleNamespace(restic=restic, python=Path(sys.executable))
-    box = Box(tmp_path / "box", programs)
+    box = Box(tmp_path / "box", restic, Path(sys.executable))
     (box.mounts["backup"] / "image").write_text("page:1")
     with closing(sqlite3.connect(box.mounts["data"] / "webui.db")) as base:
         base.execute("CREATE TABLE alembic_version (version_num)")

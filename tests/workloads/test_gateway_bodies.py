@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -183,10 +184,14 @@ def test_a_long_conversation_and_a_picture_are_counted_under_their_model() -> No
 
 
 WIDE = {"model": MODEL, "x": [[]] * (MOST_TOKENS // 2)}  # a list and its comma are three tokens
-DEEP = b'{"model":"%s","x":%s}' % (MODEL.encode(), b"[" * 5000 + b"]" * 5000)
+DEEP = b'{"model":"%s","x":%s}' % (MODEL.encode(), b"[" * 14_000 + b"]" * 14_000)
+# The image has 3.12, which gives up at 10,000, as 3.13 does; 3.14 reads as deep as MOST_TOKENS.
+BY_PYTHON = pytest.mark.skipif(sys.version_info >= (3, 14), reason="Python 3.14 reads any depth")
 
 
-@pytest.mark.parametrize("sent", [lines(WIDE), DEEP], ids=["wide", "deep"])
+@pytest.mark.parametrize(
+    "sent", [pytest.param(lines(WIDE), id="wide"), pytest.param(DEEP, id="deep", marks=BY_PYTHON)]
+)
 def test_what_no_request_is_like_is_refused_or_passed_on_unread(sent: bytes) -> None:
     with lab() as home:
         home.upstream.replies |= dict.fromkeys(["/api/chat", "/api/show"], whole({"done": True}))

@@ -17,8 +17,6 @@ from page import ask
 from test_servers import two_servers
 from waiting import eventually
 
-from sandbox.programs import Programs
-
 ONE, BOTH = "one:1b", "both:1b"
 
 
@@ -76,9 +74,9 @@ class Ollama(ThreadingHTTPServer):
 class Page:
     """The page, with its two servers, and an account."""
 
-    def __init__(self, folder: Path, programs: Programs) -> None:
+    def __init__(self, folder: Path, open_webui: Path) -> None:
         self.servers = [Ollama("first", [BOTH]), Ollama("second", [BOTH, ONE])]
-        box = self.box = Box(folder, programs)
+        box = self.box = Box(folder, Path("restic"), open_webui)
         box.lab = deploy_program("home", two_servers())
         urls = ";".join(f"http://127.0.0.1:{server.server_port}" for server in self.servers)
         box.start_page(OLLAMA_BASE_URLS=urls)
@@ -107,9 +105,9 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterator[Page]:
+def page(tmp_path_factory: pytest.TempPathFactory, open_webui: Path) -> Iterator[Page]:
     """The page with two servers that answer; the last test leaves one silent."""
-    made = Page(tmp_path_factory.mktemp("page"), programs)
+    made = Page(tmp_path_factory.mktemp("page"), open_webui)
     yield made
     made.box.stop_page()
     for server in made.servers:

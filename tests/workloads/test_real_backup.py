@@ -15,7 +15,6 @@ from page import ask, upload
 from waiting import eventually
 
 from sandbox.processes import free_ports
-from sandbox.programs import Programs
 
 ADMIN = ("admin@homelab.home.arpa", "first of all 1")
 GUEST = ("guest@homelab.home.arpa", "second of all 2")
@@ -23,9 +22,11 @@ FILE = b"what a person has uploaded\n" * 4000
 
 
 @pytest.fixture(scope="module")
-def box(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def box(
+    programs: dict[str, Path], open_webui: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Box]:
     """A box with Open WebUI running, a first install behind it, and a Prometheus."""
-    box = Box(tmp_path_factory.mktemp("box"), programs)
+    box = Box(tmp_path_factory.mktemp("box"), programs["restic"], open_webui)
     port = free_ports(1)[0]
     (box.folder / "prometheus.yml").write_text("{}")
     flags = [
@@ -35,7 +36,7 @@ def box(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "--web.enable-otlp-receiver",
     ]
     quiet = subprocess.DEVNULL
-    prometheus = subprocess.Popen([programs.prometheus, *flags], stdout=quiet, stderr=quiet)
+    prometheus = subprocess.Popen([programs["prometheus"], *flags], stdout=quiet, stderr=quiet)
     box.otlp = f"http://127.0.0.1:{port}/api/v1/otlp/v1/metrics"
     try:
         # A first install: the Job comes before there is anything, and does not stand in the way.
@@ -188,7 +189,7 @@ def test_another_password_never_makes_a_new_repository(box: Box) -> None:
 def test_a_new_house_reads_old_backups_once_its_password_is_added(box: Box, tmp_path: Path) -> None:
     password = tmp_path / "new"
     password.write_text("of the new house")
-    command = [str(box.programs.restic), "key", "add", "--new-password-file", str(password)]
+    command = [str(box.restic), "key", "add", "--new-password-file", str(password)]
     repository = str(box.mounts["backup"] / "repository")
     given = {"RESTIC_REPOSITORY": repository, "RESTIC_PASSWORD": box.secrets["RESTIC_PASSWORD"]}
     subprocess.run([*command, "--no-cache"], env={**os.environ, **given}, check=True)

@@ -18,7 +18,6 @@ from test_real_models import Lab as Ollama
 from waiting import eventually
 
 from sandbox.model_registry import model_registry
-from sandbox.programs import Programs
 
 MODEL = "a:1b"
 CONTEXT = 2048
@@ -52,11 +51,11 @@ def runners(ollama: Ollama) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, programs: dict[str, Path]) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("ollama")
     environment = {"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
     environment |= {"OLLAMA_LLM_LIBRARY": "cpu", "OLLAMA_NO_CLOUD": "1", "OLLAMA_KEEP_ALIVE": "30m"}
-    ollama = Ollama(folder, programs.ollama, environment=environment)
+    ollama = Ollama(folder, programs["ollama"], environment=environment)
     with model_registry(folder) as registry:
         ollama.environment |= registry
         ollama.start()

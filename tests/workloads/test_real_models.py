@@ -21,7 +21,6 @@ from waiting import eventually
 
 from sandbox.model_registry import model_registry
 from sandbox.processes import free_ports
-from sandbox.programs import Programs
 
 Model = str | dict[str, Any]
 VARIANT = {
@@ -109,11 +108,11 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, programs: Programs) -> Iterator[Lab]:
+def lab(tmp_path: Path, programs: dict[str, Path]) -> Iterator[Lab]:
     """A server without models."""
     lab = Lab(
         tmp_path,
-        programs.ollama,
+        programs["ollama"],
         environment={"PATH": "/usr/bin:/bin", "OLLAMA_CONTEXT_LENGTH": "2048"},
     )
     registry = model_registry(

@@ -8,8 +8,6 @@ import pytest
 from harness import ROOT
 from waiting import eventually
 
-from sandbox.programs import Programs
-
 
 class Repository:
     """A repository as the Jobs have it, each run with a scratch folder of its own."""
@@ -74,9 +72,9 @@ class Repository:
 
 
 @pytest.fixture(scope="module")
-def repository(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def repository(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """One for all tests: each run of restic takes most of a second to open it."""
-    made = Repository(tmp_path_factory.mktemp("repository"), programs.restic)
+    made = Repository(tmp_path_factory.mktemp("repository"), programs["restic"])
     made.run(3_000_000)
     return made
 
@@ -173,9 +171,9 @@ def test_a_disk_that_knows_no_flock_takes_backups(
 
 
 @pytest.fixture
-def bare(programs: Programs, tmp_path: Path) -> Repository:
+def bare(programs: dict[str, Path], tmp_path: Path) -> Repository:
     """A new disk."""
-    return Repository(tmp_path, programs.restic)
+    return Repository(tmp_path, programs["restic"])
 
 
 @pytest.mark.parametrize("rest", ["nothing", "folders", "key", "torn key", "other key"])

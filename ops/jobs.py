@@ -1,0 +1,90 @@
+"""Waiting for a Job of the cluster, its exit code and its log."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
+
+from ops.cluster import UnreadableError
+
+PULL_FAILED = ("ImagePullBackOff", "InvalidImageName")
+"""Reasons of a waiting container whose image cannot be pulled."""
+
+
+def until(condition: Callable[[], bool], action: Callable[[], str], timeout: float) -> None:
+    """Wait until `condition` is true, and print every 5 seconds the `action` in progress.
+
+    Raises UnreadableError after `timeout` seconds.
+    """
+    start = printed = time.monotonic()
+    while not condition():
+        now = time.monotonic()
+        if now - start > timeout:
+            raise UnreadableError(f"given up after {now - start:.0f} s: {action()}")
+        if now - printed > 5:
+            printed = now
+            print(f"  {action()}: {now - start:.0f} s", flush=True)
+        time.sleep(0.5)
+
+
+def containers(core: Any, namespace: str, job: str) -> list[tuple[str, Any]]:
+    """Return the pod's name and the status of each container of a Job."""
+    label = f"batch.kubernetes.io/job-name={job}"
+    return [
+        (pod.metadata.name, status)
+        for pod in core.list_namespaced_pod(namespace, label_selector=label).items
+        for statuses in (pod.status.init_container_statuses, pod.status.container_statuses)
+        for status in statuses or []
+    ]
+
+
+def wait(batch: Any, core: Any, namespace: str, job: str, timeout: float, action: str) -> None:
+    """Wait until a Job has ended, and print the `action` in progress.
+
+    Raises UnreadableError after `timeout` seconds, or if its image cannot be pulled.
+    """
+
+    def waiting() -> list[Any]:
+        states = [status.state.waiting for _, status in containers(core, namespace, job)]
+        return [state for state in states if state and state.reason]
+
+    def has_ended() -> bool:
+        for state in waiting():
+            if state.reason in PULL_FAILED:
+                raise UnreadableError(f"{state.reason}: {state.message}")
+        status = batch.read_namespaced_job_status(job, namespace).status
+        return bool(status.succeeded or status.failed)
+
+    def progress() -> str:
+        return ", ".join([action, *(state.reason for state in waiting()[:1])])
+
+    until(has_ended, progress, timeout)
+
+
+def exit_code(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
+    """Return the pod, the container and the exit code that ended a Job.
+
+    Raises UnreadableError if no container has terminated.
+    """
+    terminated = [
+        (pod, status.name, status.state.terminated.exit_code)
+        for pod, status in containers(core, namespace, job)
+        if status.state.terminated
+    ]
+    if not terminated:
+        raise UnreadableError(f"could not read the exit status of Job {job}")
+    return next((item for item in terminated if item[2]), terminated[-1])
+
+
+def log(core: Any, namespace: str, pod: str, container: str) -> str:
+    """Return the last lines of a container's log, at most 5000; raises UnreadableError."""
+    try:
+        text: str = core.read_namespaced_pod_log(
+            pod, namespace, container=container, tail_lines=5000, _request_timeout=30
+        )
+    except (ApiException, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableError(f"its log cannot be read: {reason}") from error
+    return text.strip()

@@ -1,0 +1,115 @@
+"""What is made once for all checkouts: by whom, when anew, and what a kill leaves."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+from waiting import eventually
+
+from sandbox.cache import cache, link, made
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from sandbox.cache import made
+def make(at):
+    at.write_text("half")
+    Path(sys.argv[1]).open("a").write("made\\n")
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.01)
+    at.write_text("whole")
+print(made("tool", make, (), "1.0"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that is shared."""
+    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
+    """Starts processes that note that they make, and end once there is a file `go`."""
+    command = [sys.executable, "-c", MAKER, str(tmp_path / "notes"), str(tmp_path / "go")]
+    return lambda: subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_another_checkout_makes_only_what_goes_into_it_differently(tmp_path: Path) -> None:
+    count: list[str] = []
+
+    def make(at: Path) -> None:
+        count.append(at.name)
+        at.write_text("whole")
+
+    for checkout, pin in (("a", "1.0"), ("b", "1.0"), ("c", "1.1")):
+        (tmp_path / checkout).mkdir()
+        (tmp_path / checkout / "go.mod").write_text(f"require kube v{pin}")
+        made("kube", make, [tmp_path / checkout / "go.mod"], "flags")
+        made("kwok", make, [], "flags")
+
+    assert count == ["kube", "kwok", "kube"]
+    made("kube", make, [tmp_path / "a" / "go.mod"], "other flags")
+    assert count == ["kube", "kwok", "kube", "kube"]
+
+
+def test_two_at_once_make_it_once(
+    maker: Callable[[], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    both = [maker(), maker()]
+    assert eventually((tmp_path / "notes").exists)
+    (tmp_path / "go").touch()
+    said = [process.communicate()[0].splitlines()[-1] for process in both]
+
+    assert said[0] == said[1]
+    assert Path(said[0]).read_text() == "whole"
+    assert (tmp_path / "notes").read_text() == "made\n"
+
+
+def test_what_a_kill_leaves_is_taken_for_nothing(
+    maker: Callable[[], subprocess.Popen[str]], tmp_path: Path, folder: Path
+) -> None:
+    killed = maker()
+    assert eventually((tmp_path / "notes").exists)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert [file.read_text() for file in folder.rglob(str(killed.pid) + "/tool")] == ["half"]
+
+    (tmp_path / "go").touch()
+    path = Path(maker().communicate()[0].strip())
+
+    assert path.read_text() == "whole"
+    assert [file for file in folder.rglob("*") if file.is_file()] == [path]
+
+
+def test_what_fails_is_not_there_and_is_tried_again() -> None:
+    def fail(at: Path) -> None:
+        at.write_text("half")
+        raise ValueError(at.name)
+
+    with pytest.raises(ValueError, match="tool"):
+        made("tool", fail, ())
+    assert made("tool", lambda at: at.write_text("whole"), ()).read_text() == "whole"
+
+
+def test_under_sudo_it_is_that_of_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOMELAB_CACHE")
+    monkeypatch.setenv("HOME", "/nowhere")
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    assert cache() == Path("/nowhere/.cache/homelab")
+    monkeypatch.setenv("SUDO_USER", "daemon")
+    assert cache() == Path("~daemon").expanduser() / ".cache" / "homelab"
+
+
+def test_a_link_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+    at = tmp_path / "bin" / "tool"
+    (at / "of an older checkout").mkdir(parents=True)
+    for artefact in (tmp_path / "one", tmp_path / "two"):
+        artefact.write_text("whole")
+        assert link(artefact, at).readlink() == artefact
+    assert [*at.parent.iterdir()] == [at]

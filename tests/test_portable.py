@@ -1,0 +1,127 @@
+"""What works on a server needs neither Linux nor what only sandbox and tests need."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+LINUX = {"ops/diff.py"}
+"""What runs a cluster of the sandbox's."""
+FILES = [
+    file
+    for file in (
+        ROOT / "__main__.py",
+        *(ROOT.glob("components/**/*.py")),
+        *ROOT.glob("config/*.py"),
+    )
+    if "programs" not in file.parts
+] + [file for file in ROOT.glob("ops/*.py") if str(file.relative_to(ROOT)) not in LINUX]
+UNIX = {"crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "spwd", "termios", "tty"}
+SYSTEM = {"asyncio.unix_events", "msvcrt", "uvloop", "winreg", "winloop"} | UNIX
+CALLS = re.compile(
+    r"os\.(sched_\w+|fork\w*|get[eu]?[ug]id|set[eu]?[ug]id|setsid|killpg|mkfifo|chown|wait\w*"
+    r"|pidfd\w*|memfd\w*|posix_\w+)|signal\.(SIG(HUP|USR\d|KILL|CHLD)|pthread_\w+|alarm)"
+)
+PATHS = re.compile(r"/(proc|sys|dev|run|var|etc)/")
+GNU = {"tar", "sed", "date", "stat", "readlink", "find", "xargs", "timeout", "sha256sum", "md5sum"}
+"""Programs whose options differ between GNU and BSD."""
+NEWER = re.compile(
+    r"\.ONESHELL|\.RECIPEPREFIX|\.EXTRA_PREREQS|\.NOTINTERMEDIATE|^(private|undefine|load) "
+    r"|^define \S+ ?=|^\w+ *!=|::=|&:|\$\((file|guile|let|intcmp) |--output-sync",
+    re.MULTILINE,
+)
+"""What GNU make 3.81, which macOS has, does not know."""
+
+
+def foreign(text: str) -> list[str]:
+    """What of a Python file exists on one system only."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import():
+                found += [one.name for one in node.names if one.name in SYSTEM]
+            case ast.ImportFrom() if node.module in SYSTEM:
+                found.append(str(node.module))
+            case ast.Attribute() if CALLS.fullmatch(ast.unparse(node)):
+                found.append(ast.unparse(node))
+            case ast.List(elts=[ast.Constant(value=str(word)), *_]) if word in GNU:
+                found.append(word)
+    # Not those that name a path of the server's.
+    opened = re.findall(r"(?:Path|open)\(\s*f?\"(/[^\"]*)", text)
+    return found + [path for path in opened if PATHS.match(path)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_asked_of_a_server_by_what_one_system_has(file: Path) -> None:
+    assert foreign(file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import fcntl",
+        "from uvloop import run",
+        "os.sched_getaffinity(0)",
+        "Path('/proc/self')".replace("'", '"'),
+        "run(['sed', '-i'])",
+        "os.geteuid()",
+    ],
+)
+def test_what_one_system_has_is_found(line: str) -> None:
+    assert foreign(line)
+
+
+def test_the_makefile_is_one_for_make_3_81() -> None:
+    text = (ROOT / "Makefile").read_text()
+
+    assert NEWER.findall(text) == []
+    commands = re.findall(r"^\t.*", text, re.MULTILINE)
+    assert [line for line in commands if GNU & set(re.findall(r"(?<![\w.-])\w+", line))] == []
+
+
+def names(requirements: str) -> set[str]:
+    """The packages that a file asks for, as PyPI compares them."""
+    lines = (ROOT / requirements).read_text().splitlines()
+    return {
+        re.sub("[-_.]+", "-", line.partition("==")[0]).lower() for line in lines if "==" in line
+    }
+
+
+def test_exactly_what_is_imported_is_asked_for() -> None:
+    known, own = packages_distributions(), {"components", "config", "ops", "sandbox"}
+    imported = set()
+    for file in [*FILES, *(ROOT / name for name in LINUX)]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {one.name.partition(".")[0] for one in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    packages = {
+        re.sub("[-_.]+", "-", known[name][0]).lower()
+        for name in imported - own - sys.stdlib_module_names
+    }
+
+    assert packages | {"pytest"} == names("requirements.txt")
+    assert not names("requirements.txt") & names("requirements-dev.txt")
+
+
+@pytest.mark.parametrize("target", ["up", "demo"])
+def test_the_sandbox_says_that_it_needs_linux(target: str, tmp_path: Path) -> None:
+    (tmp_path / "uname").write_text("#!/bin/sh\necho Darwin\n")
+    (tmp_path / "uname").chmod(0o755)
+    done = subprocess.run(
+        ["make", "-o", ".venv/dev", target],
+        cwd=ROOT,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr.startswith("error: the sandbox needs Linux; ")
+    assert done.stdout == ""
