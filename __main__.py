@@ -230,7 +230,8 @@ pulumi.export("open_webui_origins", chat.origins)
 pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
 if settings.completion_model:
-    model, context = settings.completion_model, ollama.context_length
+    model, servers = settings.completion_model, settings.model_servers.values()
+    context = next(server.context_length for server in servers if server.find(model))
     pulumi.export("ide_config", config.ide_config(chat.urls[0], model, context))
 pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)

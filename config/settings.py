@@ -581,7 +581,8 @@ class Settings(Section):
     def completion_model(self) -> str | None:
         """Model for code completion; None if the chat page has no address for an editor."""
         has_address = self.webui.lan_address or self.webui.tailnet_address
-        return ide.completion_model(self.ollama.names) if has_address else None
+        names = [name for server in self.model_servers.values() for name in server.names]
+        return ide.completion_model(names) if has_address else None
 
     @property
     def workloads(self) -> dict[str, Ollama | WebUI | Observability]:

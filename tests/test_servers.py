@@ -1,6 +1,5 @@
 """Several model servers in one stack: settings, plan, objects, and who may reach whom."""
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,34 +14,14 @@ from harness import (
     gpu_config,
     read,
     stack_config,
+    two_servers,
 )
 
 import config
 from components import OllamaStack
 from config import SettingsError, capacity
 
-BIG = {
-    "address": "192.168.1.99",
-    "cpus": 32,
-    "memory": "125Gi",
-    "memory_bandwidth": 256,
-    "disk": {"path": "/mnt/big", "size": "900Gi"},
-}
-SERVER = {
-    "node": "big",
-    "volume": {"path": "/mnt/big/models", "size": "600Gi"},
-    "models": ["llama3.3:70b", "llama3.2:3b"],
-}
-
 VARIANT = {"name": "m:1b", "base": "x:1b", "context": 4096}
-
-
-def two_servers(**server: Any) -> dict[str, Any]:
-    """The home stack with a second model server on a larger node."""
-    raw = stack_config("home")
-    raw["nodes"]["big"] = copy.deepcopy(BIG)
-    raw["servers"] = {"big": copy.deepcopy(SERVER) | server}
-    return raw
 
 
 def errors(raw: dict[str, Any]) -> list[str]:
@@ -205,7 +184,7 @@ def test_the_plan_of_all_servers_is_one_table() -> None:
     assert head.split()[:2] == ["server", "model"]
     assert rows == [
         *(["ollama", name] for name in settings.models_on(settings.ollama)),
-        *(["servers.big", name] for name in SERVER["models"]),
+        *(["servers.big", name] for name in ["llama3.3:70b", "llama3.2:3b"]),
     ]
     assert [line.partition(":")[0] for line in lines[6:]] == [
         *("ollama", "ollama", "servers.big", "servers.big"),
@@ -339,6 +318,15 @@ def test_the_page_asks_all_servers_and_embeds_on_the_first() -> None:
     assert int(env["AIOHTTP_CLIENT_TIMEOUT_MODEL_LIST"]) < 10
     assert labels["homelab/ollama-client"] == labels["homelab/ollama-big-client"] == "true"
     assert "OLLAMA_BASE_URLS" not in page(deployed())[0]
+
+
+def test_the_editor_may_use_a_model_of_any_server() -> None:
+    raw = two_servers(models=["codellama:13b"], context_length=4096)
+    raw["ollama"]["models"] = ["llama3.2:3b"]
+    editor = deploy_program("home", raw).outputs["ide_config"]
+
+    assert "codellama:13b" in editor
+    assert "4096" in editor
 
 
 def test_each_server_has_its_own_models_memory_node_and_series() -> None:

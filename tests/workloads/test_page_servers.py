@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from backup_box import PASSWORDS, Box
-from harness import deploy_program
+from harness import deploy_program, two_servers
 from page import ask
-from test_servers import two_servers
 from waiting import eventually
 
 ONE, BOTH = "one:1b", "both:1b"
