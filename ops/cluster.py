@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 TIMEOUTS = (5, 30)
 EXPIRY_DAYS = 30
 """Days before its expiry from which a certificate is reported."""
+EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # Aggregated discovery: all kinds in two requests (API server 1.30 and newer).
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # Metadata only, because a list of dashboards has megabytes of data.
@@ -52,14 +53,35 @@ def certificate_days(configuration: Configuration) -> float:
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     name = configuration.tls_server_name or url.hostname
     try:
-        with (
-            socket.create_connection((url.hostname, url.port or 443), 3) as connection,
-            context.wrap_socket(connection, server_hostname=name) as tls,
-        ):
-            certificate: Any = tls.getpeercert()
+        return _days((url.hostname, url.port or 443), context, name)
     except OSError as error:
         reason = "no answer within 3 s" if isinstance(error, TimeoutError) else error
         raise UnreadableError(f"{configuration.host}: {reason}") from error
+
+
+def kubelet_days(configuration: Configuration, port: int = 10250) -> float | None:
+    """Return the days until the certificate of the kubelet beside the API server expires, 0 after.
+
+    None if there is no answer, or another authority than the cluster's has signed it: the API
+    server would not verify it either.
+    """
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    context.check_hostname = False  # it has the node's name
+    try:
+        return _days((urlsplit(configuration.host).hostname, port), context, None)
+    except ssl.SSLCertVerificationError as error:
+        return 0 if error.verify_code == EXPIRED else None
+    except OSError:
+        return None
+
+
+def _days(address: tuple[str | None, int], context: ssl.SSLContext, name: str | None) -> float:
+    """Return the days until the certificate at this address expires; raises OSError."""
+    with (
+        socket.create_connection(address, 3) as connection,
+        context.wrap_socket(connection, server_hostname=name) as tls,
+    ):
+        certificate: Any = tls.getpeercert()
     return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
@@ -119,7 +141,10 @@ class Cluster:
 
     @cached_property
     def kinds(self) -> dict[tuple[str, str], Kind]:
-        """Every kind by API version and name."""
+        """Every kind by API version and name, the versions of a group in its own order.
+
+        Without those of an API service that does not respond, as metrics-server at times.
+        """
         kinds = {}
         for root in ("/api", "/apis"):
             for group in self.read(root, DISCOVERY)["items"]:
@@ -156,11 +181,11 @@ class Cluster:
 
 
 def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
-    """Yield the kinds of an API group; raises UnreadableError if its server does not respond."""
+    """Yield the kinds of an API group, without stale ones."""
     name = group["metadata"].get("name", "")
     for version in group["versions"]:
         if version.get("freshness", "Current") != "Current":
-            raise UnreadableError(f"{name}/{version['version']}: the server of this API is away")
+            continue
         for resource in version.get("resources", []):
             yield Kind(
                 group=name,

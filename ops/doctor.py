@@ -15,7 +15,7 @@ from components import CHART_VALUES
 from config import Settings, SettingsError, read, requested
 from config.stack_file import project_keys, read_config
 from ops import doctor_server, recover, stacks
-from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days
+from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
 from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
 from ops.releases import recover as recover_command
 
@@ -87,7 +87,7 @@ async def run_check(server: Server, check: Check) -> str:
 
 
 async def api(server: Server) -> Problems:
-    """The API server answers, with a certificate that is valid for more than 30 days."""
+    """The API server answers; its certificate and the kubelet's are valid for over 30 days."""
     try:
         days = await in_thread(certificate_days, server.cluster.configuration)
     except UnreadableError as error:
@@ -97,6 +97,10 @@ async def api(server: Server) -> Problems:
     if days <= EXPIRY_DAYS:
         command = "microk8s refresh-certs -e server.crt"
         yield Warn(f"its certificate expires in {days:.0f} days: {command}")
+    kubelet = await in_thread(kubelet_days, server.cluster.configuration)
+    if kubelet is not None and kubelet <= EXPIRY_DAYS:
+        way = "docs/upgrade.md#certificates"
+        yield Warn(f"the kubelet's certificate expires in {kubelet:.0f} days: {way}")
 
 
 async def state(server: Server) -> Problems:
@@ -184,6 +188,12 @@ async def addons(server: Server) -> Problems:
         leftovers = [item["name"] for item in objects if item["name"].startswith(CHART)]
         for name in leftovers + sorted(groups & {"monitoring.coreos.com"}):
             yield Warn(f"{name} is left by a release")
+    # The operator runs those in any namespace: pods and claims that no release owns.
+    for kind in ("prometheuses", "alertmanagers"):
+        if any(crd["name"] == f"{kind}.monitoring.coreos.com" for crd in crds):
+            for item in await server.metadata(f"/apis/monitoring.coreos.com/v1/{kind}"):
+                if (item["namespace"], item["name"]) != ("observability", CHART):
+                    yield Warn(f"{kind} {item['namespace']}/{item['name']} is left by a release")
     mode, exists = server.settings.network.metallb, "metallb.io" in groups
     if ("Release", "metallb-system/metallb") not in server.objects and exists != (mode == "addon"):
         yield f"network.metallb: got {mode}, but MetalLB is {'' if exists else 'not '}installed"

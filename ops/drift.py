@@ -13,11 +13,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ops import recover, releases, stacks
-from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days
+from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
 DRIFT = stacks.CHANGES
+KUBELET = "kubelet-certificate"
 RUNS = ("helm", "pulumi")  # layers of findings about an interrupted run
 
 
@@ -61,7 +62,7 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     Raises UnreadableError if the cluster cannot be reached.
     """
     cluster = Cluster(state["context"], stack.kubeconfig)
-    findings, unread = _certificate(cluster), list[str]()
+    findings, unread = _certificates(cluster), list[str]()
     for operation in state.get("pending_operations") or []:
         name = operation["resource"]["urn"].rpartition("::")[2]
         change = f"cut off while {operation['type']} it"
@@ -86,12 +87,20 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     return sorted(findings, key=lambda item: (item.layer not in RUNS, item)), unread
 
 
-def _certificate(cluster: Cluster) -> list[Finding]:
-    """Return a finding if the API server's certificate expires soon."""
-    if (days := certificate_days(cluster.configuration)) > EXPIRY_DAYS:
-        return []
-    change = f"expires in {days:.0f} days"
-    return [Finding("server", "certificate", cluster.configuration.host, change)]
+def _certificates(cluster: Cluster) -> list[Finding]:
+    """Return a finding for each certificate that expires soon.
+
+    Without the API server's no command of this laptop works, without the kubelet's no `logs`.
+    """
+    configuration = cluster.configuration
+    return [
+        Finding("server", kind, configuration.host, f"expires in {days:.0f} days")
+        for kind, days in (
+            ("certificate", certificate_days(configuration)),
+            (KUBELET, kubelet_days(configuration)),
+        )
+        if days is not None and days <= EXPIRY_DAYS
+    ]
 
 
 def fix_commands(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
@@ -114,7 +123,9 @@ def fix_commands(findings: Sequence[Finding], stack: Stack, context: str) -> lis
             patches.append(f"{kubectl} patch {target} {options}")
         if item.change == "changed" and len(item.fields) == len(item.added):
             continue
-        if item.layer == "server":
+        if item.kind == KUBELET:
+            others.append("docs/upgrade.md#certificates, the kubelet's  # on the server")
+        elif item.layer == "server":
             others.append("sudo microk8s refresh-certs -e server.crt  # on the server")
         elif item.layer != "state":
             namespace, _, release = item.layer.removeprefix("release ").partition("/")

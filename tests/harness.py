@@ -110,7 +110,8 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
-        if "::pulumi:pulumi:Stack::" in request.urn:
+        # The SDK sends an empty one besides, which may come last.
+        if "::pulumi:pulumi:Stack::" in request.urn and len(request.outputs):
             values = rpc.deserialize_properties(request.outputs, keep_unknowns=False)
             self.outputs, paths = _plain(values)
             self.secret_outputs = frozenset(path.partition(".")[0] for path in paths)

@@ -615,7 +615,7 @@ def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
     assert (aside / what).is_dir()
     assert (house / "webui.db").exists()
     assert ("left out: vector_db (" in said) == (what == "vector_db")
-    assert said.endswith("Documents, Reindex\n") == (what == "vector_db")
+    assert said.endswith("Reindex Knowledge and Memory Vectors\n") == (what == "vector_db")
 
 
 def test_a_snapshot_from_before_anything_was_left_out_is_restored(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from doctor_lab import Scripted, problems
 from harness import ROOT, deployed, gpu_config, read, stack_config, two_servers
 
 from ops import doctor, doctor_server, recover, stacks
+from ops.cluster import kubelet_days
 from ops.doctor_server import Check, Server, Warn
 from ops.recover import Interrupted
 from ops.releases import Revision
@@ -183,6 +184,31 @@ def test_the_certificate_of_the_api(
             return await problems(doctor.api, {"cluster": SimpleNamespace(configuration=about)})
 
     assert same(asyncio.run(look()), expected)
+
+
+@pytest.mark.parametrize(
+    ("days", "own", "expected"),
+    [(300.5, True, 300), (29.5, True, 29), (-1, True, 0), (29.5, False, None)],
+)
+def test_the_certificate_of_the_kubelet(
+    days: float, own: bool, expected: int | None, tmp_path: Path
+) -> None:
+    """As MicroK8s makes it; one of another authority is not looked at by any API server."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    (authority if own else trustme.CA()).issue_cert(
+        "evo4t", not_after=datetime.now(UTC) + timedelta(days=days)
+    ).configure_cert(tls)
+    authority.cert_pem.write_to_path(ca := str(tmp_path / "ca"))
+    about: Any = SimpleNamespace(host="https://127.0.0.1:16443", ssl_ca_cert=ca)
+
+    async def look() -> float | None:
+        async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await asyncio.to_thread(kubelet_days, about, port)
+
+    found = asyncio.run(look())
+    assert (None if found is None else int(found)) == expected
+    assert kubelet_days(about, 1) is None  # nothing listens there
 
 
 def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(

@@ -291,21 +291,35 @@ def test_what_could_not_be_read_outweighs_everything(
 
 
 @pytest.mark.parametrize(("days", "is_told"), [(300, False), (31, False), (29, True), (-1, True)])
+@pytest.mark.parametrize(
+    ("whose", "answer"),
+    [
+        ("certificate", "sudo microk8s refresh-certs -e server.crt"),
+        ("kubelet-certificate", "docs/upgrade.md#certificates"),
+    ],
+)
 def test_a_certificate_that_ends_within_a_month_is_told_with_its_answer(
-    days: float, is_told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    days: float,
+    is_told: bool,
+    whose: str,
+    answer: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     about = SimpleNamespace(host="https://192.168.1.100:16443")
     cluster: Any = SimpleNamespace(configuration=about)
+    both = {"certificate": 300.0, "kubelet-certificate": None} | {whose: days}
     monkeypatch.setattr(stacks, "find", lambda _: stack(0, exported(PROVIDER)))
-    monkeypatch.setattr(drift, "certificate_days", lambda _: days)
+    monkeypatch.setattr(drift, "certificate_days", lambda _: both["certificate"])
+    monkeypatch.setattr(drift, "kubelet_days", lambda _: both["kubelet-certificate"])
     monkeypatch.setattr(drift, "Cluster", lambda *_: cluster)
     monkeypatch.setattr(drift, "_engine", lambda _: [])
 
     assert main(["drift", "--stack", "home"]) == (7 if is_told else 0)
     out = capsys.readouterr().out
-    told = f"server: certificate https://192.168.1.100:16443: expires in {days} days"
+    told = f"server: {whose} https://192.168.1.100:16443: expires in {days} days"
     assert (told in out) == is_told
-    assert ("sudo microk8s refresh-certs -e server.crt" in out) == is_told
+    assert (answer in out) == is_told
 
 
 def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(

@@ -7,6 +7,7 @@ import pytest
 from harness import deploy, deploy_program, deployed, stack_config
 
 from components import OpenWebUI
+from components._kubernetes import SLOW_PULL
 from components.open_webui.page import OpenWebUIArgs
 
 HOME = deployed()
@@ -47,6 +48,13 @@ def test_the_secrets_are_generated_and_only_referred_to() -> None:
     assert referred == dict.fromkeys(secret.inputs["stringData"], secret.inputs["metadata"]["name"])
     assert secret.secrets
     assert {"open_webui_password", "grafana_password"} == HOME.secret_outputs
+
+
+def test_a_migration_is_not_cut_off_by_a_probe_while_up_waits_for_it() -> None:
+    probe = CONTAINER["startupProbe"]
+
+    assert SLOW_PULL == "2h"
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * 3600
 
 
 def test_the_tailnet_port_is_on_the_tailnet_address_only() -> None:

@@ -208,8 +208,10 @@ def _container(
         "image": args["pod"]["image"],
         "env": [*environment(_settings(args, urls, origins)), *secrets],
         "ports": [port],
-        # Migrations run before the port opens. A misspelt path would pass: all others answer 200.
-        "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 60},
+        # Migrations run before the port opens, half an hour where there are many chats, and a
+        # database that was left in the middle of one can never be opened again; so the pod is not
+        # restarted as long as `up` waits. An unknown path answers 200: mind the spelling.
+        "startup_probe": {**probe, "period_seconds": 5, "failure_threshold": 1440},
         "readiness_probe": {**probe, "http_get": {"path": "/ready", "port": "http"}},
         "liveness_probe": {**probe, "period_seconds": 30, "failure_threshold": 4},
         "resources": resources(args["pod"]),

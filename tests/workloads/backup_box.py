@@ -107,7 +107,8 @@ class Box:
     def start_page(self, user: Sequence[str] = (), **more: str) -> None:
         """Start Open WebUI as its Deployment has it, without a model server and metrics.
 
-        `user` is a command that runs another one as somebody, `more` are other variables.
+        `user` is a command that runs another one as somebody, `more` are variables that replace
+        its own.
         """
         deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

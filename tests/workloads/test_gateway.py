@@ -608,6 +608,34 @@ def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
         assert eventually(lambda: flying() == {})
 
 
+def test_a_model_is_silent_while_it_is_asked_and_answers_nothing(home: Lab) -> None:
+    """What a full queue answers is no word of the model's."""
+    go = threading.Event()
+
+    def hangs(to: Connection) -> None:
+        assert go.wait(10)
+        to.send(head() + chunk(lines(RECORDED[0])))
+        to.wait_closed()
+
+    def silence() -> float:
+        return max((float(one.value) for one in home.metric("ollama.model.silence")), default=0)
+
+    def heard_after(moment: float) -> bool:
+        return time.monotonic() - silence() > moment and silence() > 0
+
+    home.upstream.replies |= {"/api/chat": hangs, "/api/embed": whole({}, "503 Busy")}
+    with closing(home.connect(CHAT)) as client:
+        assert eventually(lambda: silence() > 0.3)
+        began = time.monotonic()
+        assert home.ask("/api/embed", CHAT).status == 503
+        assert eventually(lambda: silence() > time.monotonic() - began)
+        asked = time.monotonic()
+        go.set()
+        client.recv(1)
+        assert eventually(lambda: heard_after(asked))
+    assert eventually(lambda: silence() == 0)
+
+
 def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
     def value(name: str) -> float:
         [point] = home.metric(name)

@@ -327,3 +327,82 @@ def test_what_is_written_anew_is_the_same(value: dict[str, Any], indent: int | N
 @settings(max_examples=200, deadline=None)
 def test_tokens_leave_out_nothing_of_what_is_no_json(raw: bytes) -> None:
     assert b"".join(one[0] for one in TOKEN.finditer(raw)) == raw
+
+
+STRING, SELF = {"type": "string"}, {"$ref": "#/$defs/a"}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    """Lists in each other."""
+    return STRING if levels == 0 else {"type": "array", "items": deep(levels - 1)}
+
+
+def wide(names: int) -> dict[str, Any]:
+    """An object with so many properties, none of which has to be there."""
+    return {"type": "object", "properties": {f"p{n}": STRING for n in range(names)}}
+
+
+# Each of the first kind ended a process of Ollama 0.24, or filled its memory.
+ENDS = {
+    "an ordinary pattern": {"type": "string", "pattern": r"^\d{3}-\d{4}$"},
+    "a pattern that looks ahead": {"type": "string", "pattern": "^(?=a)a$"},
+    "long": {"type": "string", "minLength": 2001},
+    "many": {"type": "array", "items": STRING, "maxItems": 2001},
+    "less than none": {"type": "string", "minLength": -1},
+    "at least more than at most": {"type": "string", "minLength": 50, "maxLength": 5},
+    "deep": deep(64),
+    "wide": wide(400),
+    "no alternative": {"anyOf": []},
+    "itself": {"$defs": {"a": {"anyOf": [SELF, STRING]}}, **SELF},
+    "itself by another": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"oneOf": [SELF]}}, **SELF},
+    "deep by references": {
+        "$defs": {
+            f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(99)
+        }
+        | {"d99": STRING},
+        "$ref": "#/$defs/d0",
+    },
+    "hidden by one of the same name": {
+        "$defs": {"a": {"type": "string", "minLength": 9999}, "b": {"$defs": {"a": STRING}}},
+        **SELF,
+    },
+}
+WORKS = {
+    "json": "json",
+    "nothing": None,
+    "a person": {
+        "$defs": {"name": {"type": "string", "minLength": 1, "maxLength": 200}},
+        "type": "object",
+        "properties": {
+            "name": {"$ref": "#/$defs/name"},
+            "children": {"type": "array", "items": {"$ref": "#/$defs/name"}, "maxItems": 9},
+            "pattern": {"type": "string", "description": "a property may be called so"},
+            "minLength": {"enum": ["s", "m", "l"]},
+        },
+        "required": ["name"],
+    },
+    "large": {"type": "string", "minLength": 2000},
+    "deep": deep(20),
+    "wide": wide(200),
+}
+
+
+def held(path: str, schema: object) -> dict[str, Any]:
+    """Give a request as it holds a schema on this route."""
+    if path == "/v1/chat/completions":
+        return {"response_format": {"type": "json_schema", "json_schema": {"Schema": schema}}}
+    return {"text": {"format": {"schema": schema}}} if "resp" in path else {"format": schema}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("name", [*ENDS, *(f"{name}, fine" for name in WORKS)])
+def test_a_schema_that_ends_a_process_is_refused(one_lab: Lab, path: str, name: str) -> None:
+    schema = ENDS.get(name, WORKS.get(name.removesuffix(", fine")))
+    before = limits(one_lab).get("schema", 0)
+
+    answer = one_lab.ask(path, {"model": MODEL, **held(path, schema)})
+
+    assert answer.status == (400 if name in ENDS else 200), answer.body
+    assert limits(one_lab).get("schema", 0) - before == (name in ENDS)
+    if name in ENDS:
+        assert b"a schema that would end the model: " in answer.body

@@ -4,14 +4,16 @@
 """
 
 import json
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gateway_lab import MANAGES, TOKEN, Answer, Upstream, ask, program
+from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_real_models import Lab as Ollama
@@ -147,6 +149,61 @@ def test_nobody_makes_it_leave_the_plan(
     assert 0 < left.total_seconds() <= 1800
 
 
+SIZE: st.SearchStrategy[Any] = st.sampled_from([-1, 0, 1, 7, 1999, 2000, 2001, 1e3, "5", None, {}])
+WORDS = st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array"])
+PART = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": WORDS | st.lists(WORDS, max_size=3),
+        "enum": st.lists(PLAIN, max_size=3),
+        "const": PLAIN,
+        "minLength": SIZE,
+        "maxLength": SIZE,
+        "minimum": SIZE,
+        "maximum": SIZE,
+        "format": st.sampled_from(["date", "time", "uuid", "odd"]),
+        "$ref": st.sampled_from(["#/$defs/a", "#/$defs/b", "#", "#/none", ""]),
+    },
+) | st.fixed_dictionaries({"type": WORDS})
+
+
+def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Write a schema out of others."""
+    named = st.dictionaries(st.sampled_from(["a", "b", "pattern", 'é"\\', ""]), part, max_size=4)
+    some = st.lists(part, max_size=3)
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": WORDS,
+            "properties": named,
+            "required": st.lists(st.sampled_from(["a", "b", "c"]), max_size=3),
+            "additionalProperties": st.booleans() | part,
+            "items": part | some,
+            "prefixItems": some,
+            "minItems": SIZE,
+            "maxItems": SIZE,
+            "anyOf": some,
+            "oneOf": some,
+            "allOf": some,
+            "$defs": named,
+        },
+    )
+
+
+@given(schema=st.recursive(PART, larger, max_leaves=12))
+@settings(max_examples=300, deadline=None, phases=[Phase.generate])
+def test_no_schema_that_passes_ends_a_process(house: House, schema: Any) -> None:
+    """Some are refused by the gateway, and some by Ollama."""
+    body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    before = house.loaded()["runners"]
+
+    answer = house.ask("/api/generate", body | {"format": schema})
+
+    assert answer.status in (200, 400) or b"format" in answer.body, (schema, answer.body)
+    assert house.loaded()["runners"] == before, schema
+
+
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
 def test_ollama_itself_would_do_it(house: House, key: str) -> None:
     """What the gateway drops is no invention: without it, each of these unloads the model."""
@@ -166,6 +223,26 @@ def test_who_has_the_token_may_choose(house: House) -> None:
     assert loaded["context_length"] == 512
     assert int(loaded["expires_at"][:4]) > 2200
     assert house.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
+
+
+def test_of_a_process_that_hangs_the_gateway_tells_although_ollama_answers(house: House) -> None:
+    house.ollama.ask("/api/generate", {"model": MODEL})
+    runner = house.loaded()["runners"][-1]
+
+    def silence(one: Lab) -> float:
+        return max((float(point.value) for point in one.metric("ollama.model.silence")), default=0)
+
+    with lab(upstream=f"http://{house.ollama.host}") as one:
+        os.kill(runner, signal.SIGSTOP)
+        try:
+            body = {"model": MODEL, "prompt": "Hello", "options": SMALL}
+            with closing(one.connect(body, "/api/generate")):
+                assert eventually(lambda: silence(one) > 2)
+                assert one.ask("/api/version").status == 200
+                assert house.loaded()["name"] == MODEL
+        finally:
+            os.kill(runner, signal.SIGCONT)
+        assert eventually(lambda: silence(one) == 0)
 
 
 def peak(process: int) -> int:

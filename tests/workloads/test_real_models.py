@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 import sync_models
+from harness import ROOT
 from waiting import eventually
 
-from sandbox.model_registry import model_registry
+from sandbox.model_registry import FILES, model_registry
 from sandbox.processes import free_ports
 
 Model = str | dict[str, Any]
@@ -218,3 +220,34 @@ def test_the_same_weights_are_in_memory_once(lab: Lab) -> None:
     assert contexts() == [tokens]
     assert lab.run(base, same, wide)[0] == 0
     assert contexts() == [1024] != [tokens]
+
+
+def test_what_a_download_left_is_freed_by_the_runbook_alone(lab: Lab) -> None:
+    """`ollama ls` does not show it, and no start of Ollama removes it."""
+
+    def left() -> list[Path]:
+        return [*lab.folder.rglob("*-partial*")]
+
+    def slow(request: BaseHTTPRequestHandler) -> bool:
+        time.sleep(5 if request.headers["Host"] == FILES and request.command == "GET" else 0)
+        return False
+
+    lab.before = slow
+    process = lab.begin("a:1b", "b:1b")
+    assert eventually(left)
+    process.kill()
+    process.communicate()
+    lab.before = lambda _: False
+    assert lab.run("b:1b")[0] == 0
+    lab.kill()
+    lab.start()
+    assert left()
+    [command] = re.findall(r"-- (find .* -delete)", (ROOT / "docs/runbook.md").read_text())
+    # As if it was an hour ago.
+    shell = command.replace("/data/models", str(lab.folder)).replace("-mmin +60", "-mmin -60")
+
+    subprocess.run(["sh", "-c", shell], check=True)
+
+    assert left() == []
+    assert lab.run("a:1b", "b:1b")[0] == 0
+    assert lab.answers("a:1b", "b:1b")

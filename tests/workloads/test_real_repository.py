@@ -55,13 +55,16 @@ class Repository:
         self.runs += 1
         scratch = self.folder / f"scratch-{self.runs}"
         (scratch / "snapshot").mkdir(parents=True)
-        (scratch / "snapshot/manifest.json").write_text("{}")
+        (scratch / "snapshot/manifest.json").write_text(f'{{"run": {self.runs}}}')
         (scratch / "snapshot/new").write_bytes(os.urandom(size))
         return scratch
 
     def run(self, size: int) -> None:
         """Store `size` new bytes, and finish; both must end well."""
-        scratch = self.taken(size)
+        self.store_and_finish(self.taken(size))
+
+    def store_and_finish(self, scratch: Path) -> None:
+        """Run both steps; they must end well."""
         for word in ("store", "finish"):
             done = self.step(word, scratch)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -219,3 +222,51 @@ def test_a_disk_that_is_not_mounted_gets_no_repository(bare: Repository) -> None
     assert done.returncode == 1
     assert "mount the disk" in done.stdout.splitlines()[-1]
     assert list(bare.backup.iterdir()) == []
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["lost", "damaged"])
+@pytest.mark.parametrize("again", [True, False], ids=["and needed", "of older ones"])
+def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
+    programs: dict[str, Path], tmp_path: Path, gone: bool, again: bool
+) -> None:
+    mine = Repository(tmp_path, programs["restic"])
+    mine.environment["KEEP"] = "--keep-last 9"
+    kept = mine.taken(300_000)
+    content = (kept / "snapshot/new").read_bytes()
+    mine.store_and_finish(kept)
+    packs = [*(mine.backup / "repository/data").glob("*/*")]
+    pack = max(packs, key=lambda one: one.stat().st_size)
+    # A thirty-first is read each night: this is the night of this one.
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "date").write_text(f"#!/bin/sh\necho {int(pack.name[:2], 16) % 31 + 1}\n")
+    (tools / "date").chmod(0o755)
+    mine.environment["PATH"] = f"{tools}:{mine.environment['PATH']}"
+    pack.chmod(0o600)
+    if gone:
+        pack.unlink()
+    else:
+        raw = bytearray(pack.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        pack.write_bytes(raw)
+
+    def night() -> tuple[int, str]:
+        scratch = mine.taken(1000)
+        if again:
+            (scratch / "snapshot/old").write_bytes(content)
+        for word in ("store", "finish"):
+            done = mine.step(word, scratch)
+            if done.returncode:
+                break
+        stored = scratch / "restored/old"
+        assert done.returncode or stored.exists() == again
+        assert not stored.exists() or word == "store" or stored.read_bytes() == content
+        return done.returncode, done.stdout.splitlines()[-1]
+
+    tried = [night(), night()] if again else [night()]
+    if again:
+        assert tried[0][0] == 1
+        assert tried[0][1].startswith("the disk has damaged the repository")
+    assert tried[-1][0] == 1
+    assert tried[-1][1].startswith("stored; but the disk had damaged older backups")
+    assert night()[0] == 0

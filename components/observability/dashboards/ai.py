@@ -201,10 +201,43 @@ MODELS = (
         shape="bars",
     ),
 )
+GATEWAY = (
+    Panel(
+        "Silent while it is asked",
+        "s",
+        "How long a model that is asked has answered nothing to anybody. Minutes are a long "
+        "prompt; a process that hangs never comes back.",
+        "ModelSilent",
+        {NAME: or_zero(f"max by (gen_ai_request_model) (ollama_model_silence_seconds{{{MODEL}}})")},
+        high(300, 1200),
+    ),
+    Panel(
+        "Refused by a limit",
+        "reqpm",
+        "Requests a minute that a limit of the gateway refused or ended, by which one: too large, "
+        "too many at once, not JSON, or a client that was silent.",
+        "AnswersFailing",
+        {
+            "{{ollama_limit}}": "60 * sum by (ollama_limit) (rate(ollama_requests_limited_total"
+            f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
+        },
+    ),
+    Panel(
+        "Settings left out",
+        "suffix: keys/min",
+        "Settings of requests that the gateway kept from Ollama, because with them it would leave "
+        "the plan. Open WebUI and editors send some without being asked; nobody needs to act.",
+        "OutOfMemoryKill",
+        {
+            "{{ollama_key}}": "60 * sum by (ollama_key) (rate(ollama_keys_dropped_total"
+            f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
+        },
+    ),
+)
 BOARD = Board(
     "ai",
     "AI performance",
-    {"Is it well?": WELL, "Speed": SPEEDS, "Load": LOAD, "Models": MODELS},
+    {"Is it well?": WELL, "Speed": SPEEDS, "Load": LOAD, "Models": MODELS, "Gateway": GATEWAY},
     time="6h",
     by_model=True,
 )

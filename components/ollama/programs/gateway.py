@@ -280,6 +280,8 @@ class Gateway:
                 await response.write(piece)
             if call.phase == "waiting":
                 self.meters.move(call, "answering")
+            if call.model and answer.status < 400:  # a queue that is full answers, too
+                self.meters.hear(call)
             if listens:
                 call.tee.feed(piece)
         call.tee.end()

@@ -40,6 +40,7 @@ class Meters:
 
     def __init__(self, settings: Settings, poller: Poller, meter: Meter) -> None:
         self.settings, self.poller, self.users = settings, poller, set[str]()
+        self.asked, self.heard = Counter[str](), dict[str, float]()
 
         def histogram(name: str, unit: str, description: str, *bounds: float) -> Any:
             return meter.create_histogram(
@@ -83,6 +84,12 @@ class Meters:
         self.in_flight = meter.create_up_down_counter(
             "ollama.requests.in_flight", "{request}", "Sent to Ollama and not yet finished"
         )
+        meter.create_observable_gauge(
+            "ollama.model.silence",
+            [self.silence],
+            "s",
+            "Since a model that is asked has last answered anything; 0: it is not asked",
+        )
         for name, gauge in GAUGES.items():
 
             def observe(_: CallbackOptions, name: str = name) -> Iterable[Observation]:
@@ -105,12 +112,26 @@ class Meters:
 
     def move(self, call: Call, phase: str) -> None:
         """Put a request in flight, from `waiting` to `answering`, and out again with ``."""
+        if call.model and bool(call.phase) != bool(phase):
+            if phase and not self.asked[call.model]:
+                self.hear(call)
+            self.asked[call.model] += 1 if phase else -1
         labels = {"http.route": call.path} | ({MODEL: call.model} if call.model else {})
         if call.phase:
             self.in_flight.add(-1, labels | {"ollama.phase": call.phase})
         if phase:
             self.in_flight.add(1, labels | {"ollama.phase": phase})
         call.phase = phase
+
+    def hear(self, call: Call) -> None:
+        """Note that the model of this request has answered something."""
+        self.heard[call.model] = time.monotonic()
+
+    def silence(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Give for each model how long it has been asked, and answered nothing to anybody."""
+        now = time.monotonic()
+        for model, moment in list(self.heard.items()):  # another thread adds to it
+            yield Observation(now - moment if self.asked[model] else 0, {MODEL: model})
 
     def drop(self, keys: Iterable[str]) -> None:
         """Count keys that were not passed on."""

@@ -335,12 +335,14 @@ def restore(folder: Path, data: Path, key: Path) -> None:
             raise HalfDoneError(reason) from worse
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    log(f"restored: {summary(manifest)}; the replaced data is in {aside.name}")
+    again = ""
     if any(entry.startswith(f"{INDEX} ") for entry in manifest.get("left_out", [])):
-        log(
-            "documents are found again after an admin has reindexed them on the chat page:"
-            " Admin Panel, Settings, Documents, Reindex"
+        again = (
+            "; documents are found again after an admin has reindexed them on the chat page: Admin"
+            " Panel, Settings, Documents, Reindex Knowledge and Memory Vectors"
         )
+    # One line, because `make restore` prints the last one.
+    log(f"restored: {summary(manifest)}; the replaced data is in {aside.name}{again}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

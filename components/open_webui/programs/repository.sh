@@ -19,6 +19,20 @@ remove_stale_locks() {
   $restic unlock >/dev/null 2>&1 || :
 }
 
+# Damaged packs would spoil all later backups too, because restic takes their content for stored.
+# Removed, the next backup stores it again if it still exists; older backups lose it.
+repair() { # SCRATCH BACKUP
+  $restic check --read-data >"$1/output" 2>&1 && return
+  grep -i error "$1/output" | head -n 5
+  cd "$1" # restic writes copies of the packs here
+  $restic repair index
+  packs=$(sed -n 's/^restic repair packs //p' "$1/output")
+  [ -z "$packs" ] || $restic repair packs $packs
+  $restic repair snapshots --forget
+  touch "$2/damaged"
+  echo "the disk has damaged the repository: what was damaged is taken out, for the next try"
+}
+
 case "$1" in
 store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for verification
   [ -e "$2/snapshot/manifest.json" ] || exit 0
@@ -48,7 +62,7 @@ store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for 
   cd "$2"
   mv snapshot/manifest.json .
   rm -r snapshot
-  $restic restore "$id" --target restored
+  $restic restore "$id" --target restored || { repair "$2" "$3"; exit 1; }
   ;;
 finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the next image's name
   # The last line of a failed step (step.sh).
@@ -60,8 +74,15 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
     $restic forget --host open-webui --group-by host --tag scheduled $KEEP
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
     # Not `forget --prune`, which does not prune if that call forgets nothing.
-    $restic prune
+    # A thirty-first of the data each night, because only older backups need some of it.
+    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || repair "$2" "$3"
     $restic snapshots --compact
+    # A failed Job calls the owner; this backup is good.
+    [ ! -e "$3/damaged" ] || {
+      rm "$3/damaged"
+      echo "stored; but the disk had damaged older backups, which lost what was in these parts"
+      exit 1
+    }
   fi
   [ ! -e "$2/left-out" ] || cat "$2/left-out"
   ;;

@@ -1,0 +1,127 @@
+"""The real Open WebUI where what it depends on is not as it was: its models, and its index."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from backup_box import PASSWORDS, Box
+from page import ask, upload
+from waiting import eventually
+
+ADMIN = ("admin@homelab.home.arpa", PASSWORDS["WEBUI_ADMIN_PASSWORD"])
+TEXT = b"The cellar key hangs behind the clock.\n"
+
+
+class Models(ThreadingHTTPServer):
+    """Stands for the gateway: its vectors are as long as the model's tag says, or it hangs."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.hangs, self.over = False, Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            server: Models
+
+            def do_GET(self) -> None:
+                self.answer({"models": [], "version": "0.24.0"})
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                size = int(asked["model"].rpartition(":")[2])
+                texts = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
+                self.answer({"embeddings": [[0.5] * size for _ in texts]})
+
+            def answer(self, body: object) -> None:
+                if self.server.hangs:
+                    self.server.over.wait()
+                    return
+                raw = json.dumps(body).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_: object) -> None:
+                """Keep the tests' output clean."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> dict[str, str]:
+        """The variables of the page that lead here."""
+        url = f"http://127.0.0.1:{self.server_port}"
+        return {"OLLAMA_BASE_URL": url, "RAG_OLLAMA_BASE_URL": url}
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Models]:
+    with Models() as models:
+        yield models
+        models.over.set()
+        models.shutdown()
+
+
+@pytest.fixture(scope="module")
+def box(
+    programs: dict[str, Path], open_webui: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Box]:
+    """A box on which a test starts the page."""
+    box = Box(tmp_path_factory.mktemp("box"), programs["restic"], open_webui)
+    yield box
+    box.stop_page()
+
+
+def start(box: Box, models: Models, embedding: str) -> str:
+    """Start the page anew, and sign in."""
+    box.stop_page()
+    box.start_page(**models.url, RAG_EMBEDDING_MODEL=embedding, USE_SLIM_DOCKER="false")
+    box.wait_for_page()
+    return box.sign_in(*ADMIN)
+
+
+def found(box: Box, token: str, collection: str) -> bool:
+    """Whether a question finds the text."""
+    query = {"collection_names": [collection], "query": "Where is the key?", "k": 1}
+    status, answer = ask("POST", f"{box.page}/api/v1/retrieval/query/collection", query, token)
+    return status == 200 and TEXT.decode().strip() in answer
+
+
+def test_another_embedding_model_finds_a_knowledge_base_once_it_is_indexed_anew(
+    box: Box, models: Models
+) -> None:
+    """Although its vectors have another length."""
+    token = start(box, models, "short:8")
+    about = {"name": "House", "description": "Where things are"}
+    status, text = ask("POST", f"{box.page}/api/v1/knowledge/create", about, token)
+    assert status == 200, text
+    base: Any = json.loads(text)["id"]
+    file = upload(box.page, token, "key.txt", TEXT)
+    added = f"{box.page}/api/v1/knowledge/{base}/file/add"
+    # Its text is read in the background.
+    assert eventually(lambda: ask("POST", added, {"file_id": file}, token)[0] == 200)
+    assert found(box, token, base)
+
+    token = start(box, models, "long:16")
+    assert not found(box, token, base)
+    assert ask("POST", f"{box.page}/api/v1/knowledge/reindex", {}, token)[0] == 200
+
+    assert found(box, token, base)
+
+
+def test_models_that_hang_do_not_hold_up_the_page(box: Box, models: Models) -> None:
+    token = start(box, models, "short:8")
+    models.hangs = True
+    try:
+        for path in ("/api/config", "/api/models", "/ollama/api/tags", "/api/v1/chats/?page=1"):
+            status, text = ask("GET", f"{box.page}{path}", token=token, timeout=30)
+            assert status == 200, (path, text)
+    finally:
+        models.hangs = False
