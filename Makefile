@@ -6,7 +6,7 @@ INSTALL = echo "  .venv: installing what $< pins" && \
 	.venv/bin/pip install --disable-pip-version-check -r $< && touch $@ && \
 	{ test -z "$$SUDO_UID" || chown -R "$$SUDO_UID:$$SUDO_GID" .venv; }
 
-.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all lint bench linux
+.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all test-faults lint bench linux
 
 ifeq ($(STACK),sandbox)
 VENV := .venv/dev
@@ -93,6 +93,10 @@ test: lint
 test-all: test
 	@$(RUN) -m sandbox build
 	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
+
+# The rest of those on the real node, as root.
+test-faults: .venv/dev
+	@$(RUN) -m pytest --tb=short --built faults
 
 bench: .venv/dev
 	@PYTHONPATH=. $(RUN) tests/bench.py

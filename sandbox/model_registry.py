@@ -67,7 +67,7 @@ def model_registry(
     def manifest(name: str) -> dict[str, Any]:
         file = folder / f"{name.replace('/', '-')}.gguf"
         # A byte is a token here: with its whole context, a document would take an hour.
-        context = 16 if "embed" in name else tiny_model.CONTEXT
+        context = 64 if "embed" in name else tiny_model.CONTEXT
         tiny_model.write(file, (contents or {}).get(name, name), context)
         config = layer(
             "application/vnd.docker.container.image.v1+json", json.dumps(CONFIG).encode()

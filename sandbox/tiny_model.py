@@ -9,7 +9,7 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 128, 8192
 
 
 def write(path: Path, name: str, context: int = CONTEXT) -> None:
-    """Write a model called `name` as GGUF: architecture `llama`, a vocabulary of the 256 bytes.
+    """Write a model called `name` as GGUF: architecture `llama`, of bytes and the space.
 
     It is said to have been trained on `context` tokens; Ollama embeds no more of a text.
     """
@@ -25,12 +25,14 @@ def write(path: Path, name: str, context: int = CONTEXT) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
-    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    # A space is stored as \u2581: in three bytes, a text could be cut within one, and would grow.
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    kinds += [*[gguf.TokenType.BYTE] * 256, gguf.TokenType.NORMAL]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * len(words))
-    writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * 256])
+    writer.add_token_types(kinds)
     # A text that was cut to the context must not grow again when it is read.
     writer.add_add_space_prefix(False)
     writer.add_bos_token_id(1)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_first_up
+import bench_real
 from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
 
 import config
@@ -220,6 +221,8 @@ def main() -> None:
         on_a_cluster(Path(folder))
         first_ups(Path(folder))
         difference(Path(folder))
+        for measured in bench_real.rows(Path(folder) / "real"):
+            row(*measured)
     gateway()
 
 

@@ -31,6 +31,8 @@ TOGETHER = (REAL, "tests/cluster", "tests/stack", PUBLISHED)
 """Folders whose tests share a cluster; every other file is for itself."""
 BUILT = {"tools", "programs", "open_webui", "promtool", "alertmanager"}
 """Fixtures that build programs; a test with one of them, or in those folders, is a built test."""
+FAULTS = "a fault on the real node; make test-faults runs it"
+"""Why `make test-all` skips a test; pytest prints it once, with their number."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
 """What begins, or one worker would end with it while the others have nothing to do."""
 
@@ -55,8 +57,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `make test` and `make test-all` share the tests between them."""
-    parser.addoption("--built", choices=("yes", "no", "only"), default="yes")
+    """Let `make test`, `make test-all` and `make test-faults` share the tests between them."""
+    parser.addoption("--built", choices=("yes", "no", "only", "faults"), default="yes")
 
 
 def is_built(item: pytest.Item) -> bool:
@@ -64,17 +66,26 @@ def is_built(item: pytest.Item) -> bool:
     return group(item.nodeid) in TOGETHER or bool(BUILT & set(getattr(item, "fixturenames", ())))
 
 
+def is_fault(item: pytest.Item) -> bool:
+    """Say whether a test of the real node is for `make test-faults`."""
+    return item.get_closest_marker("faults") is not None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a built test before its fixtures build anything."""
-    if item.config.getoption("built") == "no" and is_built(item):
+    """Skip what is not run this time before its fixtures build anything."""
+    built = item.config.getoption("built")
+    if built == "no" and is_built(item):
         pytest.skip("needs built programs or a cluster; make test-all runs it")
+    if built == "only" and is_fault(item):
+        pytest.skip(FAULTS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let what takes longest begin, a group in each worker."""
-    if config.getoption("built") == "only":
-        items[:] = [item for item in items if is_built(item)]
+    if (built := config.getoption("built")) in ("only", "faults"):
+        wanted = is_built if built == "only" else is_fault
+        items[:] = [item for item in items if wanted(item)]
 
     def place(item: pytest.Item) -> int:
         found = [n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)]
@@ -88,7 +99,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
     def count(folder: str, *outcomes: str) -> int:
         reports = [report for name in outcomes for report in terminalreporter.stats.get(name, [])]
-        return sum(report.nodeid.startswith(folder) for report in reports)
+        here = [report for report in reports if report.nodeid.startswith(folder)]
+        return sum(FAULTS not in str(report.longrepr) for report in here)
 
     versions = ", ".join(f"{name} {version}" for name, version in CHARTS.items())
     for what, folder, hint in (

@@ -61,6 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weather = yaml.load(WEATHER.read_text(), yaml.BaseLoader)
     for test in weather["tests"]:
         cases = test["alert_rule_test"]
+        # In any weather something is measured.
+        test["input_series"] += [{"series": 'up{job="prometheus"}', "values": "1x600"}]
         named = {(case["eval_time"], case["alertname"]) for case in cases}
         cases += [
             {"alertname": alert, "eval_time": time, "exp_alerts": []}

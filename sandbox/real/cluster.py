@@ -97,6 +97,11 @@ class Cluster:
         """Give all images that pods here ask for; the model registry's certificate must be made."""
         return every_image(self._cache, self._programs, self.authority)
 
+    @property
+    def kubectl(self) -> list[str]:
+        """The command line of kubectl, as the administrator."""
+        return [str(self._programs["kube"]), "kubectl", f"--kubeconfig={self.kubeconfig}"]
+
     def command(self, where: str, *command: str) -> list[str]:
         """Give the command line that runs `command` at `lan`, `client`, `tailnet` or `node`."""
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
@@ -114,6 +119,8 @@ class Cluster:
 
         Gives its URL.
         """
+        # It may have led elsewhere.
+        self.node.processes.stop([f"relay-{name}"])
         port = self.ports.setdefault(name, free_ports(1)[0])
         way = [str(self.holders[where]), str(port), target]
         self.node.bound(f"relay-{name}", [sys.executable, "-m", network.__name__, *way])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,14 +63,32 @@ class Hurried(Cluster):
 def server(
     real_programs: dict[str, Path], real_tools: Tools, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """The stack, up, whose page answers."""
+    """The stack, up, whose page answers; its own images came while the first `up` ran."""
     folder = tmp_path_factory.mktemp("real")
     cluster = Hurried(folder, real_programs, real_tools.addons(), FOLDER)
+    there = [*images.system(FOLDER, real_programs), *images.monitoring(FOLDER, real_programs)]
     try:
-        cluster.start()
-        yield Server(cluster, real_tools)
+        cluster.start(there)
+        with ThreadPoolExecutor(1) as pool:
+            arrived = pool.submit(arrive, cluster)
+            server = Server(cluster, real_tools)
+            server.begin()
+            arrived.result()
+        yield server
     finally:
         cluster.stop()
+
+
+def arrive(cluster: Cluster) -> None:
+    """Import the images that are missing as soon as a pod of the stack has asked for one."""
+    pods = cluster.client().resources.get(api_version="v1", kind="Pod")
+
+    def asked() -> bool:
+        found = pods.get(namespace="ollama-stack").to_dict()["items"]
+        return any("ErrImagePull" in str(pod["status"]) for pod in found)
+
+    assert eventually(asked)
+    oci.load(cluster.node, cluster.images())
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from playwright.sync_api import Page, WebSocket, sync_playwright
 from real_lab import ARTEFACTS, Server
 from waiting import eventually
 
+pytestmark = pytest.mark.faults
+
 CHROMIUM = shutil.which("chromium")
 # How Open WebUI says that an answer is whole.
 END = '"done":true'

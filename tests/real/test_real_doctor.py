@@ -13,6 +13,8 @@ from ops.stacks import Stack
 from sandbox.real import network
 from sandbox.real.cluster import CONTROL_PLANE
 
+pytestmark = pytest.mark.faults
+
 
 def test_the_stack_is_checked_as_a_whole_from_the_home_network(
     metrics: Server, capsys: pytest.CaptureFixture[str]

@@ -3,9 +3,12 @@
 import json
 import random
 
+import pytest
 from page import ask, upload
 from real_lab import Person, Server
 from waiting import eventually
+
+pytestmark = pytest.mark.faults
 
 EMBEDDING = "nomic-embed-text:v1.5"
 BYTES = 300_000

@@ -10,6 +10,8 @@ from waiting import eventually
 
 from sandbox.real.cgroup import Group
 
+pytestmark = pytest.mark.faults
+
 LAUNCHER = """
 import signal, sys
 from pathlib import Path

@@ -9,6 +9,8 @@ import yaml
 from page import ask
 from real_lab import Server
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def key(server: Server) -> Iterator[str]:

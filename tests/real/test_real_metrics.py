@@ -3,8 +3,11 @@
 import json
 from collections import defaultdict
 
+import pytest
 from real_lab import ARTEFACTS, Server, filled
 from waiting import eventually
+
+pytestmark = pytest.mark.faults
 
 # Nothing has this name until something has gone wrong, or where there is an NVMe disk.
 ONLY_IN_TROUBLE = {

@@ -1,12 +1,17 @@
 """What happens, and what is seen of it, when pods end: by accident, and as they are told."""
 
 import json
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+import pytest
 from page import ask
 from real_lab import Server
 from waiting import eventually
+
+pytestmark = pytest.mark.faults
 
 # Ollama takes llama3.2:3b and :1b, which have one content here, for one model.
 MODEL = "gemma3:4b"
@@ -68,3 +73,48 @@ def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server
     assert max(moment for _, moment in answers) > told
     assert eventually(lambda: pods(server) and name not in pods(server))
     assert eventually(server.answers)
+
+
+def test_ollama_that_cannot_start_is_an_alert_that_fires(metrics: Server) -> None:
+    folder, node = "/mnt/evo4t/models", metrics.cluster.node
+    mode = node.run("stat", "-c", "%a", folder).strip()
+    metrics.hurry_alerts()
+
+    node.run("chmod", "000", folder)
+    try:
+        node.run("pkill", "-KILL", "-x", "ollama")
+        assert eventually(lambda: metrics.alerts().get("OllamaDown") == "firing")
+    finally:
+        node.run("chmod", mode, folder)
+
+    # The more often it has failed, the longer the kubelet waits, five minutes at most.
+    assert eventually(metrics.answers, 400)
+    assert eventually(lambda: "OllamaDown" not in metrics.alerts())
+
+
+def test_a_drained_node_takes_everything_back(server: Server) -> None:
+    chat, cluster = server.keep_chat(), server.cluster
+
+    def kubectl(*words: str) -> None:
+        command = [*cluster.kubectl, *words, cluster.node.name]
+        subprocess.run(command, check=True, capture_output=True)
+
+    kubectl("drain", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
+    try:
+        left = server.objects("v1", "Pod")
+        assert not [
+            pod["metadata"]["name"]
+            for pod in left
+            if pod["metadata"]["namespace"] == "ollama-stack" and pod["spec"].get("nodeName")
+        ]
+    finally:
+        kubectl("uncordon")
+
+    def title() -> str | None:
+        with suppress(OSError):
+            return server.title(chat)
+        return None
+
+    assert eventually(title) == "kept"
+    assert eventually(server.answers)
+    assert server.chat(MODEL, "Still there?", server.token())["text"]

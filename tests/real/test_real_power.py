@@ -1,8 +1,5 @@
 """The node loses its power, and comes back by itself, with its disk or without."""
 
-import json
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
@@ -17,23 +14,8 @@ from waiting import eventually
 MODEL = "gemma3:4b"
 
 
-def cut(server: Server) -> None:
-    """End everything on the node at once."""
-    os.kill(server.cluster.holders["node"], signal.SIGKILL)
-    assert eventually(lambda: "kubelet" not in server.cluster.node.processes.alive())
-
-
-@pytest.fixture
-def chat(server: Server) -> str:
-    """Where a chat is that the admin has kept."""
-    wanted = {"chat": {"title": "kept", "models": [MODEL], "messages": []}}
-    status, text = ask("POST", f"{server.page}/api/v1/chats/new", wanted, server.token())
-    assert status == 200, text
-    return f"{server.page}/api/v1/chats/{json.loads(text)['id']}"
-
-
-def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server, chat: str) -> None:
-    token = server.token()
+def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server) -> None:
+    token, chat = server.token(), server.keep_chat()
     wanted = {"model": MODEL, "prompt": "x", "options": {"num_predict": 100_000}}
 
     def stream() -> None:
@@ -46,22 +28,20 @@ def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server, ch
     with ThreadPoolExecutor(1) as pool:
         streaming = pool.submit(stream)
         assert eventually(lambda: MODEL in {model["name"] for model in server.loaded()})
-        cut(server)
+        server.cut()
         streaming.result()
     server.start()
 
     # Whoever had signed in still is.
-    status, text = ask("GET", chat, token=token)
-    assert (status, json.loads(text)["title"]) == (200, "kept")
+    assert server.title(chat) == "kept"
     assert eventually(server.answers)
     assert server.chat(MODEL, "Still there?", token)["text"]
 
 
-def test_pods_wait_for_a_data_disk_that_is_missing_and_find_their_data(
-    server: Server, chat: str
-) -> None:
-    token, cluster = server.token(), server.cluster
-    cut(server)
+@pytest.mark.faults
+def test_pods_wait_for_a_data_disk_that_is_missing_and_find_their_data(server: Server) -> None:
+    chat, cluster = server.keep_chat(), server.cluster
+    server.cut()
     disks, cluster.disks = cluster.disks, {}
     try:
         cluster.start()
@@ -86,5 +66,5 @@ def test_pods_wait_for_a_data_disk_that_is_missing_and_find_their_data(
 
     cluster.wait_for_page()
     server.connect()
-    assert ask("GET", chat, token=token)[0] == 200
+    assert server.title(chat) == "kept"
     assert Path(mounted[0], "open-webui", "webui.db").exists()

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from harness import read
 from real_lab import Server
 from waiting import eventually
@@ -10,6 +11,8 @@ from waiting import eventually
 from ops import status_metrics
 from ops.cluster import Cluster, UnreadableError
 from ops.status_cluster import Line
+
+pytestmark = pytest.mark.faults
 
 MODEL = "llama3.2:3b"
 
@@ -34,8 +37,15 @@ def test_what_prometheus_has_is_what_is_shown(metrics: Server) -> None:
     assert loaded["until"]
     speed = eventually(lambda: facts(status_metrics.tokens_per_second).get(MODEL))
     assert speed["tokens_per_second"] > 0
-    disks = {line.fact["mount"]: line.fact for line in status_metrics.disks(cluster, settings)}
-    disk = disks["/mnt/evo4t"]
+
+    def data_disk() -> dict[str, Any] | None:
+        # Node-exporter is scraped twice a minute.
+        with suppress(UnreadableError):
+            lines = status_metrics.disks(cluster, settings)
+            return next(line.fact for line in lines if line.fact["mount"] == "/mnt/evo4t")
+        return None
+
+    disk = eventually(data_disk)
     assert 0 < disk["used"] < disk["bytes"]
     # It raises where the answer is of another shape.
     status_metrics.alerts(cluster, settings)

@@ -1,0 +1,119 @@
+"""Backups by the pods themselves, and what they are good for: chats deleted, and a box lost."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import config
+from kubernetes.client import AppsV1Api, BatchV1Api, CoreV1Api
+from page import ask, sign_in
+from real_lab import Server
+from waiting import eventually
+
+from ops import restore
+from sandbox.build import FOLDER, Tools
+from sandbox.real.cluster import Cluster
+
+pytestmark = pytest.mark.faults
+
+MOUNT = "/mnt/backup"
+BACKUP = {"volume": {"path": f"{MOUNT}/homelab", "size": "10Gi"}}
+
+
+def attach(cluster: Cluster) -> Path:
+    """Give the node a second disk as docs/backups.md says, now and after each start."""
+    disk = cluster.disks[MOUNT] = cluster.folder / "backup"
+    disk.mkdir()
+    cluster.node.run("mkdir", MOUNT)
+    cluster.node.run("mount", "--bind", str(disk), MOUNT)
+    cluster.node.run("install", "-d", "-o", "1000", "-g", "1000", "-m", "0700", f"{MOUNT}/homelab")
+    return disk
+
+
+def page_of(cluster: Cluster) -> restore.ChatPage:
+    """What `make restore` works with."""
+    api: Any = config.new_client_from_config(  # type: ignore[no-untyped-call]
+        str(cluster.kubeconfig), cluster.context
+    )
+    return restore.ChatPage(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), timeout=600)
+
+
+@pytest.fixture(scope="module")
+def backed_up(server: Server) -> Iterator[Server]:
+    """The stack with backups, one of which the CronJob has made after a chat was kept."""
+    attach(server.cluster)
+    server.config["webui"]["backup"] = BACKUP
+    server.up()
+    yield server
+    del server.config["webui"]["backup"]
+    server.up()
+
+
+@pytest.fixture(scope="module")
+def chat(backed_up: Server) -> str:
+    """A chat that is in a backup which the CronJob has made by itself."""
+    chat = backed_up.keep_chat()
+    batch = page_of(backed_up.cluster).batch
+    name, namespace = "open-webui-backup", restore.NAMESPACE
+    usual = batch.read_namespaced_cron_job(name, namespace).spec.schedule
+    batch.patch_namespaced_cron_job(name, namespace, {"spec": {"schedule": "* * * * *"}})
+
+    def jobs() -> list[Any]:
+        items = batch.list_namespaced_job(namespace).items
+        return [job.status for job in items if (job.metadata.owner_references or [])]
+
+    assert eventually(lambda: any(job.succeeded for job in jobs()))
+    batch.patch_namespaced_cron_job(name, namespace, {"spec": {"schedule": usual}})
+    assert eventually(lambda: not any(job.active for job in jobs()))
+    assert not any(job.failed for job in jobs())
+    return chat
+
+
+def test_a_deleted_chat_is_back_after_a_restore(backed_up: Server, chat: str) -> None:
+    ask("DELETE", f"{backed_up.page}/api/v1/chats/{chat}", token=backed_up.token())
+    assert backed_up.title(chat) is None
+
+    line = restore.restore(page_of(backed_up.cluster), "latest", None)
+
+    assert eventually(lambda: backed_up.title(chat)) == "kept", line
+    assert backed_up.engine.up(lambda _: None).keys() == {"same"}
+
+
+def test_a_new_box_has_the_chats_from_the_backup_disk_alone(
+    backed_up: Server, chat: str, real_tools: Tools, real_programs: dict[str, Path], tmp_path: Path
+) -> None:
+    kept = tmp_path / "old"
+    kept.write_text(backed_up.engine.outputs()["backup_password"][0])
+    # A disk that is plugged into another box.
+    disk = backed_up.cluster.disks[MOUNT]
+    backed_up.cluster.stop()
+    cluster = Cluster(tmp_path / "box", real_programs, real_tools.addons(), FOLDER)
+    try:
+        cluster.start()
+        shutil.rmtree(attach(cluster) / "homelab")
+        cluster.node.run("cp", "-a", str(disk / "homelab"), MOUNT)
+        new = Server(cluster, real_tools)
+        new.config["webui"]["backup"] = BACKUP
+        new.begin()
+        with pytest.raises(restore.RestoreError, match="wrong password"):
+            restore.restore(page_of(cluster), "latest", None)
+        password = tmp_path / "new"
+        password.write_text(new.engine.outputs()["backup_password"][0])
+        run = cluster.node.run
+        for file in (kept, password, real_programs["restic"]):
+            run("install", "-o", "1000", "-m", "0500", str(file), f"/run/{file.name}")
+        owner = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+        restic = ["/run/restic", "-r", f"{MOUNT}/homelab/repository", "--no-cache"]
+        opened = ["env", "RESTIC_PASSWORD_FILE=/run/old", *owner, *restic]
+        run(*opened, "key", "add", "--new-password-file", "/run/new")
+        restore.restore(page_of(cluster), "latest", None)
+
+        # The old password counts again.
+        new.password = backed_up.password
+        assert eventually(lambda: new.title(chat)) == "kept"
+        assert sign_in(new.page, new.email, new.password)
+    finally:
+        cluster.stop()
+        backed_up.start()
