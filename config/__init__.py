@@ -99,11 +99,12 @@ def _inherited(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_repeated(problem: Problem, servers: Any, problems: Collection[Problem]) -> bool:
-    """Whether a value of a server is one of `ollama`, of which the same is said."""
+    """Return whether a server has an invalid value from `ollama`, which has its own line."""
     if problem.path[0] != "servers" or len(problem.path) < 3:
         return False
     _, name, *rest = problem.path
-    return rest[0] not in servers[name] and ("ollama", *rest) in {it.path for it in problems}
+    inherited = {("ollama",), ("ollama", *rest)}
+    return rest[0] not in servers[name] and not inherited.isdisjoint(it.path for it in problems)
 
 
 def _normalize(value: Any) -> Any:

@@ -16,10 +16,12 @@ from harness import (
     stack_config,
     two_servers,
 )
+from jsonschema import Draft7Validator
 
 import config
 from components import OllamaStack
 from config import SettingsError, capacity
+from config.schema import schema
 
 VARIANT = {"name": "m:1b", "base": "x:1b", "context": 4096}
 
@@ -121,6 +123,20 @@ def test_a_value_of_ollama_that_a_server_shares_is_refused_once(change: dict[str
 
     (line,) = errors(raw)
     assert line.startswith("homelab:ollama.")
+
+
+def test_without_ollama_a_server_has_no_lines_of_its_own() -> None:
+    assert [line.partition(" ")[0] for line in errors({**two_servers(), "ollama": None})] == [
+        "homelab:ollama:"
+    ]
+
+
+def test_an_editor_accepts_a_server_with_one_key_and_no_unknown_one() -> None:
+    raw = two_servers()
+    for server, is_valid in (({"node": "big"}, True), ({"nodes": "big"}, False)):
+        raw["servers"] = {"big": server}
+        file = {"config": {f"homelab:{key}": value for key, value in raw.items()}}
+        assert Draft7Validator(schema()).is_valid(file) is is_valid
 
 
 def test_the_volumes_of_all_servers_of_a_node_must_fit_on_its_disk() -> None:
