@@ -46,10 +46,11 @@ def volume(
 
 reserved = config.requested(CHART_VALUES)
 settings = config.load(reserved)
-plan = config.plan(settings, reserved)
-pulumi.log.info(config.table(settings, plan))
+plans = config.plan(settings, reserved)
+pulumi.log.info(config.table(settings, plans))
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup, notify = webui.backup, observability.notify
+claims = {key: name.replace("ollama", "models", 1) for key, name in settings.instances.items()}
 secret = pulumi.Output.secret(settings.notifySecret)
 
 cluster = Provider(
@@ -75,7 +76,7 @@ storage = LocalStorage(
             "observability": "privileged",
         },
         "volumes": {
-            "models": volume(ollama, ollama.volume),
+            **{claims[key]: volume(it, it.volume) for key, it in settings.model_servers.items()},
             "open-webui": volume(webui, webui.volume),
             "prometheus": {
                 **volume(observability, observability.volume, "observability"),
@@ -113,7 +114,15 @@ monitoring = ObservabilityStack(
         "monitored": {
             "disks": [node.disk.path for node in settings.nodes.values()],
             "runbook": observability.runbook,
-            "gpu": bool(settings.profile.device),
+            "servers": {
+                settings.instances[key]: settings.node_of(server)
+                for key, server in settings.model_servers.items()
+            },
+            "gpu_servers": [
+                settings.instances[key]
+                for key, server in settings.model_servers.items()
+                if settings.gpu(server)
+            ],
             "backup_hours": backup.hours if backup else None,
             "notify": cast("Notify", {**notify.model_dump(), "secret": secret}) if notify else None,
             "backup_path": backup.volume.path if backup else "/",
@@ -128,39 +137,42 @@ monitoring = ObservabilityStack(
 )
 telemetry: Telemetry = {"otlp_url": monitoring.otlp_url, "pod_labels": monitoring.pusher_labels}
 
-models = OllamaStack(
-    "ollama",
-    {
-        "namespace": namespace,
-        "claim_name": storage.claims["models"],
-        "pod": pod(ollama, plan.memory),
-        "runtime": {
-            "context_length": ollama.context_length,
-            "parallel": ollama.parallel,
-            "loaded_models": plan.loaded_models,
-            "kv_cache": ollama.kv_cache,
-            "prompt_cache_mib": ollama.prompt_cache_mib,
-            "keep_alive": ollama.keep_alive,
-            "backend": {**settings.profile.environment},
-            "device": settings.profile.device,
-            "device_groups": settings.gpu.groups if settings.gpu else [],
+models = {
+    key: OllamaStack(
+        settings.instances[key],
+        {
+            "namespace": namespace,
+            "claim_name": storage.claims[claims[key]],
+            "pod": pod(server, plans[key].memory),
+            "runtime": {
+                "context_length": server.context_length,
+                "parallel": server.parallel,
+                "loaded_models": plans[key].loaded_models,
+                "kv_cache": server.kv_cache,
+                "prompt_cache_mib": server.prompt_cache_mib,
+                "keep_alive": server.keep_alive,
+                "backend": {**settings.profile(server).environment},
+                "device": settings.profile(server).device,
+                "device_groups": gpu.groups if (gpu := settings.gpu(server)) else [],
+            },
+            "models": {
+                "declared": config.model_job_entries(server.models, settings.models_on(server)),
+                "refreshed": server.refreshed,
+                "dry_run": server.dry_run,
+            },
+            "gateway": {
+                "image": server.gateway_image,
+                "memory_bandwidth": settings.memory_bandwidth(server),
+                "read_bytes": config.read_bytes(),
+                "label_users": observability.label_users,
+            },
+            "model_name": inspect.getsource(model_name),
+            "telemetry": telemetry,
         },
-        "models": {
-            "declared": config.model_job_entries(ollama.models, webui.embedding_model),
-            "refreshed": ollama.refreshed,
-            "dry_run": ollama.dry_run,
-        },
-        "gateway": {
-            "image": ollama.gateway_image,
-            "memory_bandwidth": settings.memory_bandwidth,
-            "read_bytes": config.read_bytes(),
-            "label_users": observability.label_users,
-        },
-        "model_name": inspect.getsource(model_name),
-        "telemetry": telemetry,
-    },
-    on_cluster,
-)
+        on_cluster,
+    )
+    for key, server in settings.model_servers.items()
+}
 
 snapshots = backup and OpenWebUIBackup(
     "open-webui-backup",
@@ -187,8 +199,9 @@ chat = OpenWebUI(
         "pod": pod(webui, webui.memory),
         "admin_email": webui.admin_email,
         "models": {
-            "url": models.url,
-            "client_labels": models.client_labels,
+            "url": models["ollama"].url,
+            "further_urls": [it.url for key, it in models.items() if key != "ollama"],
+            "client_labels": {k: v for it in models.values() for k, v in it.client_labels.items()},
             "default": ollama.names[0],
             "embedding": webui.embedding_model,
             "prefixes": [*config.prefixes(webui.embedding_model)],
@@ -217,7 +230,8 @@ pulumi.export("open_webui_origins", chat.origins)
 pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
 if settings.completion_model:
-    model, context = settings.completion_model, ollama.context_length
+    model, servers = settings.completion_model, settings.model_servers.values()
+    context = next(server.context_length for server in servers if server.find(model))
     pulumi.export("ide_config", config.ide_config(chat.urls[0], model, context))
 pulumi.export("grafana_url", monitoring.grafana_url)
 pulumi.export("grafana_password", monitoring.admin_password)

@@ -14,6 +14,7 @@ from config.errors import (
     PREFIX,
     SECRET,
     Encrypted,
+    Problem,
     SettingsError,
     format_problems,
     validation_problems,
@@ -56,6 +57,8 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
     `secret`.
     """
     raw, problems = _normalize(raw), []
+    own = raw.get("servers")
+    raw = {**raw, **_inherited(raw)}
     if isinstance(raw.get("notifySecret"), Encrypted):
         # Meant to be encrypted, and only Pulumi needs its value.
         raw = {**raw, "notifySecret": SECRET}
@@ -76,9 +79,32 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
             # The check needs a key that is invalid, and so left out.
             if not problems:
                 raise
+    problems = [it for it in problems if not _is_repeated(it, own, problems)]
     if problems:
         raise SettingsError(format_problems(problems, {key: raw.get(key) for key in secret}))
     return settings
+
+
+def _inherited(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key `servers`, if it is an object, with the keys of `ollama` in each server."""
+    servers, ollama = raw.get("servers"), raw.get("ollama")
+    if not isinstance(servers, Mapping) or not isinstance(ollama, Mapping):
+        return {}
+    return {
+        "servers": {
+            name: {**ollama, **server} if isinstance(server, Mapping) else server
+            for name, server in servers.items()
+        }
+    }
+
+
+def _is_repeated(problem: Problem, servers: Any, problems: Collection[Problem]) -> bool:
+    """Return whether a server has an invalid value from `ollama`, which has its own line."""
+    if problem.path[0] != "servers" or len(problem.path) < 3:
+        return False
+    _, name, *rest = problem.path
+    inherited = {("ollama",), ("ollama", *rest)}
+    return rest[0] not in servers[name] and not inherited.isdisjoint(it.path for it in problems)
 
 
 def _normalize(value: Any) -> Any:

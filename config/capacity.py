@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from config.catalogue import Shape, find
 from config.model_name import canonical
 from config.quantities import size
-from config.settings import Memory, Model, Settings
+from config.settings import Memory, Model, Observability, Ollama, Settings, WebUI
 
 
 class Request(NamedTuple):
@@ -72,7 +72,7 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Memory of all models and pods, and the resources of Ollama that follow."""
+    """Memory of a server's models, its resources that follow, and the requests on all nodes."""
 
     models: tuple[ModelPlan, ...]
     """The models in the order of the stack file; the embedding model is the last."""
@@ -81,7 +81,7 @@ class Plan:
     needed: int
     """Bytes of the models loaded at once, `resident`."""
     available: int
-    """Bytes of its node's memory that other requests leave for Ollama."""
+    """Bytes of its node's memory that other requests leave for it."""
     on_gpu: int
     """Bytes of the models loaded at once that are on the GPU."""
     requested: Mapping[str, Request]
@@ -111,31 +111,40 @@ def requested(values: Mapping[str, Any]) -> Request:
     return total
 
 
-def plan(settings: Settings, reserved: Request) -> Plan:
-    """Plan the memory of all models and pods; the monitoring chart's pods request `reserved`.
+def plan(settings: Settings, reserved: Request) -> dict[str, Plan]:
+    """Plan the memory of each model server, by key; the monitoring chart's pods request `reserved`.
 
-    All models must be known to `catalogue.find`.
+    All models must be known to `catalogue.find`. Of servers on one node, the earlier one has the
+    choice.
     """
-    ollama, webui, node = settings.ollama, settings.webui, settings.node_of(settings.ollama)
+    webui, servers = settings.webui, settings.model_servers
     requests = dict.fromkeys(settings.nodes, SYSTEM_RESERVE)
-    for workload, request in (
-        (ollama, Request(ollama.cpu, 0)),
-        (webui, Request(webui.cpu, size(webui.memory.request))),
-        (settings.observability, reserved),
-    ):
+    webui_request = Request(webui.cpu, size(webui.memory.request))
+    workloads: list[tuple[Ollama | WebUI | Observability, Request]]
+    workloads = [(webui, webui_request), (settings.observability, reserved)]
+    for server in servers.values():
+        fixed = size(server.memory.request) if server.memory else 0
+        workloads.append((server, Request(server.cpu, fixed)))
+    for workload, request in workloads:
         name = settings.node_of(workload)
         requests[name] = requests[name].plus(request)
-    capacity = size(settings.nodes[node].memory)
-    available = capacity - requests[node].memory
+    return {key: _plan_server(server, settings, requests) for key, server in servers.items()}
 
-    models = tuple(_plan_model(name, settings) for name in settings.model_set)
-    limit = size(ollama.memory.request) if ollama.memory else available
-    fitting = _count_fitting(models, limit, settings.gpu_memory)
-    loaded = ollama.loaded_models or max(fitting, ollama.preloaded_weights)
+
+def _plan_server(server: Ollama, settings: Settings, requests: dict[str, Request]) -> Plan:
+    """Plan one server, and add the memory that is planned for it to `requests`."""
+    node = settings.node_of(server)
+    capacity = size(settings.nodes[node].memory)
+    fixed = size(server.memory.request) if server.memory else 0
+    available = capacity - requests[node].memory + fixed
+
+    models = tuple(_plan_model(name, server, settings) for name in settings.models_on(server))
+    fitting = _count_fitting(models, fixed or available, settings.gpu_memory(server))
+    loaded = server.loaded_models or max(fitting, server.preloaded_weights)
     resident = _largest(models, loaded)
     needed = sum(model.total for model in resident)
-    memory = ollama.memory or _memory(needed, capacity - SYSTEM_RESERVE.memory)
-    requests[node] = requests[node].plus(Request(0, size(memory.request)))
+    memory = server.memory or _memory(needed, capacity - SYSTEM_RESERVE.memory)
+    requests[node] = requests[node].plus(Request(0, size(memory.request) - fixed))
     return Plan(
         models=models,
         loaded_models=loaded,
@@ -147,28 +156,29 @@ def plan(settings: Settings, reserved: Request) -> Plan:
     )
 
 
-def _plan_model(name: str, settings: Settings) -> ModelPlan:
-    ollama = settings.ollama
-    declared = ollama.find(name) or Model(name=name)
-    shape = find(declared.base or name, ollama.model_sizes or {})
+def _plan_model(name: str, server: Ollama, settings: Settings) -> ModelPlan:
+    declared = server.find(name) or Model(name=name)
+    shape = find(declared.base or name, server.model_sizes or {})
     assert shape, f"{name}: config.models lets no unknown model through"
     is_embedding = name == settings.webui.embedding_model or not shape.kv_heads
     # Ollama embeds one request at a time.
-    parallel = 1 if is_embedding else ollama.parallel
-    context = min(declared.context or ollama.context_length, shape.context)
+    parallel = 1 if is_embedding else server.parallel
+    context = min(declared.context or server.context_length, shape.context)
     tokens = context * parallel
     # An unknown model may be a mixture of experts, which reads only a part of its weights.
-    no_ceiling = is_embedding or shape.estimated_from or not settings.memory_bandwidth
+    bandwidth = settings.memory_bandwidth(server)
+    no_ceiling = is_embedding or shape.estimated_from or not bandwidth
     return ModelPlan(
         name=name,
         shape=shape,
         weights=canonical(declared.base or name),
         context=context,
-        kv=_kv(shape, tokens, parallel, KV_BYTES[ollama.kv_cache]),
-        compute=_compute(shape, tokens) + (0 if is_embedding or not settings.gpu else GPU_BATCH),
+        kv=_kv(shape, tokens, parallel, KV_BYTES[server.kv_cache]),
+        compute=_compute(shape, tokens)
+        + (0 if is_embedding or not settings.gpu(server) else GPU_BATCH),
         # An encoder has no KV cache that could be kept.
-        prompt_cache=size(ollama.prompt_cache) if shape.kv_heads else 0,
-        ceiling=None if no_ceiling else settings.memory_bandwidth / (shape.read or shape.size),
+        prompt_cache=size(server.prompt_cache) if shape.kv_heads else 0,
+        ceiling=None if no_ceiling else bandwidth / (shape.read or shape.size),
     )
 
 

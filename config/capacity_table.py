@@ -1,6 +1,6 @@
 """The capacity plan as a table, for the output of `pulumi preview`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from config.capacity import GIB, ModelPlan, Plan
 from config.catalogue import SAFETY
@@ -8,21 +8,34 @@ from config.models import closest_name
 from config.quantities import gib, size
 from config.settings import Settings
 
-HEAD = ("model", "tokens", "weights", "KV", "buffers", "prompts", "total", "tokens/s")
+HEAD = ("server", "model", "tokens", "weights", "KV", "buffers", "prompts", "total", "tokens/s")
 
 
-def table(settings: Settings, plan: Plan) -> str:
-    """Return a row for each model, in GiB, and the sums for Ollama and each node."""
-    rows = [HEAD, *(_row(model, settings.ollama.parallel) for model in plan.models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-        for row in rows
+def table(settings: Settings, plans: Mapping[str, Plan]) -> str:
+    """Return a row for each model of each server, in GiB, and the sums for servers and nodes.
+
+    The column `server` is there if there are several.
+    """
+    rows: list[tuple[str, ...]] = [HEAD]
+    for key, server in settings.model_servers.items():
+        rows += [(key, *_row(model, server.parallel)) for model in plans[key].models]
+    several = len(plans) > 1
+    rows = rows if several else [row[1:] for row in rows]
+    columns = [
+        [value.ljust(width) if index <= several else value.rjust(width) for value in column]
+        for index, column in enumerate(zip(*rows, strict=True))
+        if (width := max(map(len, column)))
     ]
+    lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
     title = (
         "Capacity in GiB, estimated and not measured on this machine (docs/operate.md#does-it-fit):"
     )
-    return "\n".join([title, *lines, *_sums(settings, plan)])
+    sums = [
+        f"{key}: {line}" if several else line
+        for key in plans
+        for line in _server_sums(settings, key, plans[key])
+    ]
+    return "\n".join([title, *lines, *sums, *_node_sums(settings, plans["ollama"])])
 
 
 def _row(model: ModelPlan, parallel: int) -> tuple[str, ...]:
@@ -35,7 +48,8 @@ def _row(model: ModelPlan, parallel: int) -> tuple[str, ...]:
     )
 
 
-def _sums(settings: Settings, plan: Plan) -> Iterator[str]:
+def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
+    server = settings.model_servers[key]
     estimated = [model for model in plan.models if model.shape.estimated_from]
     if estimated:
         sources = ", ".join(f"{m.name} from its {m.shape.estimated_from}" for m in estimated)
@@ -53,9 +67,12 @@ def _sums(settings: Settings, plan: Plan) -> Iterator[str]:
         f"loaded at once, at most: {gib(plan.needed)} for {names};"
         f" Ollama has request {plan.memory.request}, limit {plan.memory.limit}"
     )
-    if settings.gpu_memory is not None:
-        yield f"GPU memory: {gib(plan.on_gpu)} of {gib(settings.gpu_memory)}"
+    if (memory := settings.gpu_memory(server)) is not None:
+        yield f"GPU memory: {gib(plan.on_gpu)} of {gib(memory)}"
+    yield f"files of the models: {gib(plan.files)} of {gib(size(server.volume.size))}"
+
+
+def _node_sums(settings: Settings, plan: Plan) -> Iterator[str]:
     for name, node in settings.nodes.items():
         requested, memory = gib(plan.requested[name].memory), gib(size(node.memory))
         yield f"{name}: {requested} of {memory} requested, the system's reserve included"
-    yield f"files of the models: {gib(plan.files)} of {gib(size(settings.ollama.volume.size))}"

@@ -13,6 +13,7 @@ from typing import Any
 from config.capacity import SYSTEM_RESERVE, Plan, Request, plan, whole_gib
 from config.errors import SECRET, Encrypted, NoValue, Problem
 from config.hosts import PROFILES
+from config.model_name import canonical
 from config.quantities import gib, size
 from config.settings import SECRETS, Settings
 
@@ -28,7 +29,9 @@ def nodes(settings: Settings) -> Iterator[Problem]:
     """Check that each workload's node exists."""
     for key, workload in settings.workloads.items():
         if (name := _get(workload, "node")) and name not in settings.nodes:
-            yield Problem((key, "node"), name, f"one of the nodes: {', '.join(settings.nodes)}")
+            yield Problem(
+                (*key.split("."), "node"), name, f"one of the nodes: {', '.join(settings.nodes)}"
+            )
 
 
 def addresses(settings: Settings) -> Iterator[Problem]:
@@ -99,15 +102,19 @@ def hosts(settings: Settings) -> Iterator[Problem]:
         if not node.gpu and PROFILES[node.profile].device:
             want = f"the memory and groups of its GPU, for profile {node.profile}"
             yield Problem(("nodes", name, "gpu"), NoValue.MISSING, want)
-    ollama, profile = settings.ollama, settings.profile
-    context, cache = profile.context_limit, profile.prompt_cache_limit
-    condition = f"with profile {settings.ollama_node.profile}"
-    if context and ollama.context_length > context:
-        want = f"at most {context} {condition}"
-        yield Problem(("ollama", "context_length"), ollama.context_length, want)
-    if cache and size(ollama.prompt_cache) > size(cache):
-        want = f"at most {cache} {condition}"
-        yield Problem(("ollama", "prompt_cache"), ollama.prompt_cache, want)
+    on_gpu: dict[str, str] = {}
+    for key, server in settings.model_servers.items():
+        path, name, profile = key.split("."), settings.node_of(server), settings.profile(server)
+        context, cache = profile.context_limit, profile.prompt_cache_limit
+        condition = f"with profile {settings.nodes[name].profile}"
+        if context and server.context_length > context:
+            want = f"at most {context} {condition}"
+            yield Problem((*path, "context_length"), server.context_length, want)
+        if cache and size(server.prompt_cache) > size(cache):
+            want = f"at most {cache} {condition}"
+            yield Problem((*path, "prompt_cache"), server.prompt_cache, want)
+        if profile.device and on_gpu.setdefault(name, key) != key:
+            yield Problem((*path, "node"), name, f"another node: {on_gpu[name]} has its GPU")
 
 
 def volumes(settings: Settings) -> Iterator[Problem]:
@@ -116,7 +123,8 @@ def volumes(settings: Settings) -> Iterator[Problem]:
     for key, workload in settings.workloads.items():
         if not (value := _get(workload, "volume", "path")):
             continue
-        keys, path, node = (key, "volume", "path"), PurePosixPath(value), settings.node_of(workload)
+        keys, path = (*key.split("."), "volume", "path"), PurePosixPath(value)
+        node = settings.node_of(workload)
         if (disk := PurePosixPath(settings.nodes[node].disk.path)) not in path.parents:
             yield Problem(keys, value, f"a directory below {disk}, the disk of {node}")
             continue
@@ -151,16 +159,17 @@ def disks(settings: Settings) -> Iterator[Problem]:
 
 def memory(settings: Settings, reserved: Request) -> Iterator[Problem]:
     """Check that the models fit on their volume and in memory, and all requests on their nodes."""
-    planned, ollama = plan(settings, reserved), settings.ollama
-    if planned.files > size(ollama.volume.size):
-        want = f"{whole_gib(planned.files)} or more for the files of the models"
-        yield Problem(("ollama", "volume", "size"), ollama.volume.size, want)
-    problems = [*_loaded_models(settings, planned)]
-    for path, got, want in problems:
-        yield Problem(path, got, want + _suggestion(settings, reserved))
+    plans, full = plan(settings, reserved), set()
+    for key, server in settings.model_servers.items():
+        if plans[key].files > size(server.volume.size):
+            want = f"{whole_gib(plans[key].files)} or more for the files of the models"
+            yield Problem((*key.split("."), "volume", "size"), server.volume.size, want)
+        for path, got, want in _loaded_models(settings, key, plans[key]):
+            full.add(settings.node_of(server))
+            yield Problem(path, got, want + _suggestion(settings, key, reserved))
     for name, node in settings.nodes.items():
-        requested, reserve = planned.requested[name], SYSTEM_RESERVE
-        if requested.memory > size(node.memory) and not problems:
+        requested, reserve = plans["ollama"].requested[name], SYSTEM_RESERVE
+        if requested.memory > size(node.memory) and name not in full:
             want = f"{whole_gib(requested.memory)} or more for all requests"
             want += f" and {gib(reserve.memory)} for the system"
             yield Problem(("nodes", name, "memory"), node.memory, want)
@@ -169,45 +178,69 @@ def memory(settings: Settings, reserved: Request) -> Iterator[Problem]:
             yield Problem(("nodes", name, "cpus"), node.cpus, want)
 
 
-def _loaded_models(settings: Settings, planned: Plan) -> Iterator[Problem]:
-    """Check that the models loaded at once fit into Ollama's memory, and into the GPU's."""
-    ollama, loaded = settings.ollama, [model.name for model in planned.resident]
-    key, got = (
-        ("loaded_models", ollama.loaded_models) if ollama.loaded_models else ("models", loaded)
+def _loaded_models(settings: Settings, key: str, planned: Plan) -> Iterator[Problem]:
+    """Check that a server's models loaded at once fit into its memory, and into the GPU's."""
+    server, loaded = settings.model_servers[key], [model.name for model in planned.resident]
+    path = key.split(".")
+    last, got = (
+        ("loaded_models", server.loaded_models) if server.loaded_models else ("models", loaded)
     )
     need = f"models that fit: {', '.join(loaded)} need"
-    if ollama.memory:
-        if planned.needed > size(ollama.memory.request):
+    if server.memory:
+        if planned.needed > size(server.memory.request):
             want = f"{whole_gib(planned.needed)} or more, for {', '.join(loaded)} at once"
-            yield Problem(("ollama", "memory", "request"), ollama.memory.request, want)
+            yield Problem((*path, "memory", "request"), server.memory.request, want)
     elif (excess := size(planned.memory.request) - planned.available) > 0:
-        available = f"{gib(excess)} more than {settings.node_of(ollama)} has left for Ollama"
-        yield Problem(("ollama", key), got, f"{need} {gib(planned.needed)} at once, {available}")
-    if (memory := settings.gpu_memory) is not None and (excess := planned.on_gpu - memory) > 0:
+        available = f"{gib(excess)} more than {settings.node_of(server)} has left for Ollama"
+        yield Problem((*path, last), got, f"{need} {gib(planned.needed)} at once, {available}")
+    memory = settings.gpu_memory(server)
+    if memory is not None and (excess := planned.on_gpu - memory) > 0:
         available = f"{gib(excess)} more than the GPU's {gib(memory)}"
-        yield Problem(("ollama", key), got, f"{need} {gib(planned.on_gpu)} at once, {available}")
+        yield Problem((*path, last), got, f"{need} {gib(planned.on_gpu)} at once, {available}")
 
 
-def _suggestion(settings: Settings, reserved: Request) -> str:
-    """Return the first change of one key with which the models fit; empty if there is none."""
-    ollama, models = settings.ollama, plan(settings, reserved).models
-    chat = [model for model in models if ollama.find(model.name)]
+def _suggestion(settings: Settings, key: str, reserved: Request) -> str:
+    """Return the first change of one key with which a server's models fit, and who has room."""
+    server, models = settings.model_servers[key], plan(settings, reserved)[key].models
+    chat = [model for model in models if server.find(model.name)]
     largest = max(chat, key=lambda model: model.total)
-    others = [model for model in ollama.models if largest.name not in (model.name, model.base)]
+    others = [model for model in server.models if largest.name not in (model.name, model.base)]
     hint = ""
     if largest.shape.estimated_from == "name":
         hint = "; its size is estimated from its name: "
-        hint += f"set ollama.model_sizes: {{{largest.name}: ...}} if that is wrong"
+        hint += f"set {key}.model_sizes: {{{largest.name}: ...}} if that is wrong"
+    if rooms := [*_servers_for(largest.weights, settings, key, reserved)]:
+        hint = f"; {largest.name} fits on {', '.join(rooms)}{hint}"
     changes: dict[str, dict[str, object]] = {}
-    for count in range((ollama.loaded_models or 0) - 1, ollama.preloaded_weights - 1, -1):
-        changes[f"with ollama.loaded_models: {count}"] = {"loaded_models": count}
-    context = ollama.context_length
+    for count in range((server.loaded_models or 0) - 1, server.preloaded_weights - 1, -1):
+        changes[f"with {key}.loaded_models: {count}"] = {"loaded_models": count}
+    context = server.context_length
     while (context := context // 2) >= MIN_CONTEXT:
-        changes[f"with ollama.context_length: {context}"] = {"context_length": context}
+        changes[f"with {key}.context_length: {context}"] = {"context_length": context}
     if others:
         changes[f"without {largest.name}"] = {"models": others}
     for text, change in changes.items():
-        smaller = settings.model_copy(update={"ollama": ollama.model_copy(update=change)})
-        if not any(_loaded_models(smaller, plan(smaller, reserved))):
+        if _fits(settings.with_server(key, server.model_copy(update=change)), key, reserved):
             return f"; it fits {text}{hint}"
     return hint
+
+
+def _servers_for(weights: str, settings: Settings, key: str, reserved: Request) -> Iterator[str]:
+    """Yield the other servers that the models with these weights fit on, beside what is there."""
+    server = settings.model_servers[key]
+    models = [it for it in server.models if canonical(it.base or it.name) == weights]
+    for other_key, other in settings.model_servers.items():
+        if other_key == key or any(other.find(model.name) for model in models):
+            continue
+        change = {
+            "models": [*other.models, *models],
+            "model_sizes": {**(server.model_sizes or {}), **(other.model_sizes or {})},
+        }
+        moved = settings.with_server(other_key, other.model_copy(update=change))
+        files = plan(moved, reserved)[other_key].files
+        if files <= size(other.volume.size) and _fits(moved, other_key, reserved):
+            yield other_key
+
+
+def _fits(settings: Settings, key: str, reserved: Request) -> bool:
+    return not any(_loaded_models(settings, key, plan(settings, reserved)[key]))

@@ -78,46 +78,50 @@ def closest_name(name: str) -> str | None:
 
 def check_names(settings: Settings) -> Iterator[Problem]:
     """Check that the models' names are valid and distinct, and that each base is in the list."""
-    models = settings.ollama.models
-    named = {index: model for index, model in enumerate(models) if hasattr(model, "name")}
-    bases = {
-        canonical(model.name) for model in named.values() if getattr(model, "base", "") is None
-    }
-    seen: set[str] = set()
-    for index, model in named.items():
-        path, base = ("ollama", "models", index), getattr(model, "base", None)
-        if canonical(model.name) in seen:
-            yield Problem((*path, "name"), model.name, "each model once")
-        elif want := validate_name(model.name, is_variant=base is not None):
-            yield Problem((*path, "name"), model.name, want)
-        seen.add(canonical(model.name))
-        if base and canonical(base) not in bases and len(named) == len(models):
-            want = f"one of ollama.models that has no base: {', '.join(sorted(bases))}"
-            yield Problem((*path, "base"), base, want)
+    for key, server in settings.model_servers.items():
+        models = server.models
+        named = {index: model for index, model in enumerate(models) if hasattr(model, "name")}
+        bases = {
+            canonical(model.name) for model in named.values() if getattr(model, "base", "") is None
+        }
+        seen: set[str] = set()
+        for index, model in named.items():
+            path: KeyPath = (*key.split("."), "models", index)
+            base = getattr(model, "base", None)
+            if canonical(model.name) in seen:
+                yield Problem((*path, "name"), model.name, "each model once")
+            elif want := validate_name(model.name, is_variant=base is not None):
+                yield Problem((*path, "name"), model.name, want)
+            seen.add(canonical(model.name))
+            if base and canonical(base) not in bases and len(named) == len(models):
+                want = f"one of {key}.models that has no base: {', '.join(sorted(bases))}"
+                yield Problem((*path, "base"), base, want)
 
 
 def check_sizes(settings: Settings) -> Iterator[Problem]:
     """Check that the size of each model to pull is known."""
-    for path, name in _models_to_pull(settings):
-        if not find(name, settings.ollama.model_sizes or {}):
-            want = f"a name with its size, or ollama.model_sizes: {{{name}: 4Gi}}"
+    for key, path, name in _models_to_pull(settings):
+        if not find(name, settings.model_servers[key].model_sizes or {}):
+            want = f"a name with its size, or {key}.model_sizes: {{{name}: 4Gi}}"
             yield Problem(path, name, want)
 
 
 def check_versions(settings: Settings) -> Iterator[Problem]:
     """Check that Ollama's version supports each model to pull."""
-    image, sizes = settings.ollama.image, settings.ollama.model_sizes or {}
-    for _, name in _models_to_pull(settings):
+    for key, _, name in _models_to_pull(settings):
+        image, sizes = (server := settings.model_servers[key]).image, server.model_sizes or {}
         if (shape := find(name, sizes)) and _version(image) < Version(shape.since):
-            yield Problem(("ollama", "image"), image, f"{shape.since} or newer for {name}")
+            path = (*key.split("."), "image")
+            yield Problem(path, image, f"{shape.since} or newer for {name}")
 
 
-def _models_to_pull(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the key and the name of each model that is not a variant."""
-    for index, model in enumerate(settings.ollama.models):
-        if hasattr(model, "name") and getattr(model, "base", "") is None:
-            yield ("ollama", "models", index, "name"), model.name
-    yield ("webui", "embedding_model"), settings.webui.embedding_model
+def _models_to_pull(settings: Settings) -> Iterator[tuple[str, KeyPath, str]]:
+    """Yield the server's key, and key and name of each model that is not a variant."""
+    for key, server in settings.model_servers.items():
+        for index, model in enumerate(server.models):
+            if hasattr(model, "name") and getattr(model, "base", "") is None:
+                yield key, (*key.split("."), "models", index, "name"), model.name
+    yield "ollama", ("webui", "embedding_model"), settings.webui.embedding_model
 
 
 def _version(image: str) -> Version:
@@ -129,34 +133,37 @@ def _version(image: str) -> Version:
 
 def check_uses(settings: Settings) -> Iterator[Problem]:
     """Check the keys that refer to the list of models."""
-    ollama, webui = settings.ollama, settings.webui
-    minimum = ollama.preloaded_weights
-    if ollama.loaded_models and ollama.loaded_models < minimum:
+    webui = settings.webui
+    for key, server in settings.model_servers.items():
+        yield from _check_server_uses(settings, (*key.split("."),), server)
+    if webui.task_model and not settings.ollama.find(webui.task_model):
+        want = f"one of ollama.models: {', '.join(settings.ollama.names)}"
+        yield Problem(("webui", "task_model"), webui.task_model, want)
+    if want := validate_name(webui.embedding_model) or "":
+        yield Problem(("webui", "embedding_model"), webui.embedding_model, want)
+
+
+def _check_server_uses(settings: Settings, path: KeyPath, server: Ollama) -> Iterator[Problem]:
+    minimum = server.preloaded_weights
+    if server.loaded_models and server.loaded_models < minimum:
         want = f"{minimum} or more: the first model, and each with a keep_alive"
-        yield Problem(("ollama", "loaded_models"), ollama.loaded_models, want)
-    for index, model in enumerate(ollama.models):
-        if model.keep_alive and (other := _conflicting(model, ollama)):
-            tokens = other.context or ollama.context_length
+        yield Problem((*path, "loaded_models"), server.loaded_models, want)
+    for index, model in enumerate(server.models):
+        if model.keep_alive and (other := _conflicting(model, server)):
+            tokens = other.context or server.context_length
             want = (
                 f"the context of {other.name}, {tokens}, or no keep_alive: both have the same"
                 " weights, which Ollama loads once"
             )
             key = "context" if model.context else "keep_alive"
-            path = ("ollama", "models", index, key)
-            yield Problem(path, model.context or model.keep_alive, want)
-    if webui.task_model and not ollama.find(webui.task_model):
-        want = f"one of ollama.models: {', '.join(ollama.names)}"
-        yield Problem(("webui", "task_model"), webui.task_model, want)
-    if want := validate_name(webui.embedding_model) or "":
-        yield Problem(("webui", "embedding_model"), webui.embedding_model, want)
-    for index, model in enumerate(ollama.models):
-        if model.keep_alive and canonical(model.name) == canonical(webui.embedding_model):
-            path = ("ollama", "models", index, "keep_alive")
-            yield Problem(path, model.keep_alive, "nothing for webui.embedding_model")
-    for name, quantity in (ollama.model_sizes or {}).items():
+            yield Problem((*path, "models", index, key), model.context or model.keep_alive, want)
+        if model.keep_alive and canonical(model.name) == canonical(settings.webui.embedding_model):
+            want = "nothing for webui.embedding_model"
+            yield Problem((*path, "models", index, "keep_alive"), model.keep_alive, want)
+    for name, quantity in (server.model_sizes or {}).items():
         if canonical(name) not in map(canonical, settings.model_set):
             want = f"a size for one of {', '.join(settings.model_set)}"
-            yield Problem(("ollama", "model_sizes", name), quantity, want)
+            yield Problem((*path, "model_sizes", name), quantity, want)
 
 
 def _conflicting(model: Model, ollama: Ollama) -> Model | None:
@@ -174,8 +181,11 @@ def _conflicting(model: Model, ollama: Ollama) -> Model | None:
     return None
 
 
-def model_job_entries(models: Iterable[Model], embedding_model: str) -> list[dict[str, Any]]:
-    """Return the model Job's list; it loads the first model, and each with a `keep_alive`."""
+def model_job_entries(models: Iterable[Model], names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the model Job's list of `models`, and of any more `names` of models to pull.
+
+    The Job loads the first model, and each with a `keep_alive`.
+    """
     entries: list[dict[str, Any]] = []
     for model in models:
         keys = ("name", "digest", "keep_alive", "base", "system", "template")
@@ -188,6 +198,5 @@ def model_job_entries(models: Iterable[Model], embedding_model: str) -> list[dic
         if not entries or model.keep_alive:
             entry["load"] = True
         entries.append(entry)
-    if canonical(embedding_model) not in [canonical(entry["name"]) for entry in entries]:
-        entries.append({"name": embedding_model})
-    return entries
+    declared = {canonical(entry["name"]) for entry in entries}
+    return entries + [{"name": name} for name in names if canonical(name) not in declared]

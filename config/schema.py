@@ -89,7 +89,8 @@ def page() -> str:
             below = schema["$defs"][names[0]] if names else {}
             meaning = (meaning or below.get("description", "")).partition("\n")[0]
             yield f"| `{key}` | {default} | {meaning} |"
-            if below:
+            # A server has the keys of `ollama`.
+            if below and name != "servers":
                 yield from rows(below, f"{key}.")
 
     return HEAD + "\n".join(rows(schema, "")) + "\n"

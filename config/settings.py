@@ -5,7 +5,7 @@ A type validates one value; `config/checks.py` validates several keys together.
 
 import re
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from pydantic import (
@@ -118,6 +118,16 @@ ModelName = Annotated[
 ]
 NodeName = Annotated[
     str, Want("a node's name, as kubectl get nodes prints it", "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+]
+ServerName = Annotated[
+    str,
+    Want(
+        "a DNS label of at most 40 characters, other than ollama, without clients, deny, gateway or"
+        " models at its end",
+        "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$",
+        # With these, names of a server's objects would be those of another server's.
+        lambda name: not re.search("(^|-)(ollama|clients|deny|gateway|models)$", name),
+    ),
 ]
 WorkloadNode = Annotated[
     str | None,
@@ -369,6 +379,19 @@ class Ollama(Section):
         return size(self.prompt_cache) // 1024**2
 
 
+def _all_optional(schema: dict[str, Any]) -> None:
+    del schema["required"]
+    for value in schema["properties"].values():
+        value.pop("default", None)
+
+
+class Server(Ollama):
+    """One more model server: keys of `ollama`; those that are not set are as in `ollama`."""
+
+    # `config.read` fills in what is not set.
+    model_config = ConfigDict(json_schema_extra=_all_optional)
+
+
 class Backup(Section):
     """Backups of the chat page."""
 
@@ -510,6 +533,8 @@ class Settings(Section):
     """The machines, by node name as kubectl get nodes prints it."""
     network: Network
     ollama: Ollama
+    servers: dict[ServerName, Server] = {}
+    """More model servers by name: each has keys of `ollama`, and those of `ollama` if not set."""
     webui: WebUI
     observability: Observability
     charts: dict[Literal["kube-prometheus-stack", "metallb"], Chart] = {}
@@ -524,21 +549,49 @@ class Settings(Section):
     """Refuse to delete or replace resources that hold data."""
 
     @property
+    def model_servers(self) -> dict[str, Ollama]:
+        """All model servers by key: `ollama`, and `servers.<name>`."""
+        servers = {f"servers.{name}": server for name, server in self.servers.items()}
+        return {key: server for key, server in {"ollama": self.ollama, **servers}.items() if server}
+
+    @property
+    def instances(self) -> dict[str, str]:
+        """Names of the model servers' components, pods and metrics, by key."""
+        return {key: key.replace("servers.", "ollama-") for key in self.model_servers}
+
+    def with_server(self, key: str, server: Ollama) -> "Settings":
+        """Return these settings with another model server at this key, not validated."""
+        if key == "ollama":
+            return self.model_copy(update={"ollama": server})
+        servers = {**self.servers, key.removeprefix("servers."): server}
+        return self.model_copy(update={"servers": servers})
+
+    def models_on(self, server: Ollama) -> list[str]:
+        """Names of the models to pull or create on this server; `ollama` embeds documents."""
+        embedding = [self.webui.embedding_model] if server is self.ollama else []
+        return list({canonical(name): name for name in [*server.names, *embedding]}.values())
+
+    @property
     def model_set(self) -> list[str]:
         """Names of all models to pull or create, the embedding model included."""
-        names = [*self.ollama.names, self.webui.embedding_model]
+        names = [name for server in self.model_servers.values() for name in self.models_on(server)]
         return list({canonical(name): name for name in names}.values())
 
     @property
     def completion_model(self) -> str | None:
         """Model for code completion; None if the chat page has no address for an editor."""
         has_address = self.webui.lan_address or self.webui.tailnet_address
-        return ide.completion_model(self.ollama.names) if has_address else None
+        names = [name for server in self.model_servers.values() for name in server.names]
+        return ide.completion_model(names) if has_address else None
 
     @property
     def workloads(self) -> dict[str, Ollama | WebUI | Observability]:
         """The sections whose pods run on one node and keep data there, by key."""
-        return {"ollama": self.ollama, "webui": self.webui, "observability": self.observability}
+        pages: dict[str, WebUI | Observability] = {
+            "webui": self.webui,
+            "observability": self.observability,
+        }
+        return {**self.model_servers, **pages}
 
     @property
     def client_cidrs(self) -> list[str]:
@@ -550,31 +603,23 @@ class Settings(Section):
         tailnet = [str(TAILNET)] if self.webui.tailnet_address else []
         return [*lan, *tailnet, *(f"{node.address}/32" for node in self.nodes.values())]
 
-    @property
-    def memory_bandwidth(self) -> float:
-        """Memory bandwidth of Ollama's node in bytes/s; 0 if not set."""
-        return (self.ollama_node.memory_bandwidth or 0) * 1e9
+    def memory_bandwidth(self, server: Ollama) -> float:
+        """Return the memory bandwidth of this server's node in bytes/s; 0 if not set."""
+        return (self.nodes[self.node_of(server)].memory_bandwidth or 0) * 1e9
 
-    @property
-    def ollama_node(self) -> Node:
-        """The node that Ollama runs on."""
-        return self.nodes[self.node_of(self.ollama)]
+    def profile(self, server: Ollama) -> Profile:
+        """Return the profile of this server's node."""
+        return PROFILES[self.nodes[self.node_of(server)].profile]
 
-    @property
-    def profile(self) -> Profile:
-        """Profile of Ollama's node."""
-        return PROFILES[self.ollama_node.profile]
+    def gpu(self, server: Ollama) -> GPU | None:
+        """Return the GPU that this server's models run on; None if they run on the CPU."""
+        return self.nodes[self.node_of(server)].gpu if self.profile(server).device else None
 
-    @property
-    def gpu(self) -> GPU | None:
-        """The GPU that models run on; None if they run on the CPU."""
-        return self.ollama_node.gpu if self.profile.device else None
-
-    @property
-    def gpu_memory(self) -> int | None:
-        """Bytes of GPU memory for models, part of the node's memory; None without a GPU."""
-        overhead = int(self.profile.environment.get("OLLAMA_GPU_OVERHEAD", 0))
-        return size(self.gpu.memory) - overhead if self.gpu else None
+    def gpu_memory(self, server: Ollama) -> int | None:
+        """Return bytes of GPU memory for models, part of the node's; None without a GPU."""
+        overhead = int(self.profile(server).environment.get("OLLAMA_GPU_OVERHEAD", 0))
+        gpu = self.gpu(server)
+        return size(gpu.memory) - overhead if gpu else None
 
     def node_of(self, workload: Ollama | WebUI | Observability) -> str:
         """Return the name of the workload's node: its own setting, or the first node."""

@@ -152,8 +152,10 @@ async def nodes(server: Server) -> Problems:
             yield f"{name} is NotReady or SchedulingDisabled"
         # The capacity keeps a device whose plugin is gone; allocatable does not.
         sizes = {**status["allocatable"], **{key: status["capacity"][key] for key in wanted}}
-        if (device := settings.profile.device) and name == settings.node_of(settings.ollama):
-            wanted[device] = 1
+        for model_server in settings.model_servers.values():
+            device = settings.profile(model_server).device
+            if device and name == settings.node_of(model_server):
+                wanted[device] = 1
         for key, size in wanted.items():
             if parse_quantity(sizes.get(key, 0)) < parse_quantity(size):  # type: ignore[no-untyped-call]
                 yield f"{name}: {key}: got {sizes.get(key, 0)}, want {size}"
@@ -199,9 +201,13 @@ async def addons(server: Server) -> Problems:
 
 async def names(server: Server) -> Problems:
     """The names of namespaces, volumes and StorageClass are not used by others."""
+    more = [f"ollama-stack-models-{name}" for name in server.settings.servers]
     for kind, (path, wanted) in NAMES.items():
         for item in await server.metadata(path):
-            if item["name"] in wanted.split() and (kind, item["name"]) not in server.objects:
+            if (
+                item["name"] in [*wanted.split(), *more]
+                and (kind, item["name"]) not in server.objects
+            ):
                 yield f'{kind} "{item["name"]}" already exists'
 
 

@@ -25,7 +25,6 @@ SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/query"
 """Path of Prometheus' API through the API server's proxy."""
-PUSHERS = {"ollama-stack/ollama-gateway", "ollama-stack/open-webui"}
 LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
 Problems = AsyncIterator[str]
 
@@ -131,7 +130,7 @@ async def origins(server: Server) -> Problems:
 
 
 async def answer(server: Server) -> Problems:
-    """The admin signs in, and the first model's streamed answer counts on from 8."""
+    """The admin signs in, and each server's first model counts on from 8 in a streamed answer."""
     command = ("stack", "output", "open_webui_password", "--show-secrets")
     if (result := await in_thread(server.stack.cli, *command)).returncode:
         raise UnreadableError(f"pulumi stack output: {result.stderr}")
@@ -143,28 +142,34 @@ async def answer(server: Server) -> Problems:
         # A warning, because the password may have been changed on the page.
         yield Warn(f"sign-in of {account['email']}: got {response.status}, want 200: {body[:150]}")
         return
-    model = server.outputs["models"][0]
+    servers = server.settings.model_servers.values()
+    models = [server.outputs["models"][0], *(it.names[0] for it in [*servers][1:])]
     # All but the smallest models continue the prompt; a broken GPU makes them write noise.
-    question = {"model": model, "prompt": PROMPT, "raw": True, "stream": True}
-    async with post(
-        f"{server.page}/ollama/api/generate",
-        json={**question, "options": {"temperature": 0, "num_predict": 8}},
-        headers={"Authorization": f"Bearer {json.loads(body)['token']}"},
-    ) as response:
-        events = [json.loads(line) async for line in response.content]
-    text = "".join(event.get("response", "") for event in events)
-    if not any(event.get("done") for event in events):
-        yield f"{model}: got {response.status} {events[-1:]}, want a complete answer"
-    elif not re.match(r"\s*9\b", text):
-        problem = f"{model}: got {text!r} after {PROMPT!r}, want 9"
-        yield problem if server.settings.profile.device else Warn(problem)
+    question = {"prompt": PROMPT, "raw": True, "stream": True}
+    for index, (model, model_server) in enumerate(zip(models, servers, strict=True)):
+        async with post(
+            f"{server.page}/ollama/api/generate/{index}",
+            json={**question, "model": model, "options": {"temperature": 0, "num_predict": 8}},
+            headers={"Authorization": f"Bearer {json.loads(body)['token']}"},
+        ) as response:
+            events = [json.loads(line) async for line in response.content]
+        text = "".join(event.get("response", "") for event in events)
+        if not any(event.get("done") for event in events):
+            yield f"{model}: got {response.status} {events[-1:]}, want a complete answer"
+        elif not re.match(r"\s*9\b", text):
+            problem = f"{model}: got {text!r} after {PROMPT!r}, want 9"
+            yield problem if server.settings.profile(model_server).device else Warn(problem)
 
 
 async def metrics(server: Server) -> Problems:
-    """Prometheus has metrics of the gateway and of Open WebUI from the last 5 minutes."""
-    response = await server.ask(PROMETHEUS, query='count by (job) ({job=~"ollama-stack/.+"})')
-    for job in sorted(PUSHERS - {series["metric"]["job"] for series in response["data"]["result"]}):
-        yield f"{job}: no metrics in the last 5 minutes"
+    """Prometheus has metrics of each gateway and of Open WebUI from the last 5 minutes."""
+    wanted = {("ollama-stack/ollama-gateway", name) for name in server.settings.instances.values()}
+    wanted.add(("ollama-stack/open-webui", "open-webui"))
+    query = 'count by (job, instance) ({job=~"ollama-stack/.+"})'
+    found = (await server.ask(PROMETHEUS, query=query))["data"]["result"]
+    there = {(series["metric"]["job"], series["metric"]["instance"]) for series in found}
+    for job, instance in sorted(wanted - there):
+        yield f"{job} of {instance}: no metrics in the last 5 minutes"
 
 
 async def backups(server: Server) -> Problems:

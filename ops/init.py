@@ -201,6 +201,7 @@ def draft(
         "nodes": node_keys,
         "network": network,
         "ollama": {**_object(old, "ollama"), "volume": volume("ollama")},
+        **({"servers": old["servers"]} if "servers" in old else {}),
         "webui": {
             "memory": {"request": "1Gi", "limit": "4Gi"},
             **_object(old, "webui"),
@@ -270,7 +271,7 @@ def _models(keys: Mapping[str, Any], prompt: Prompt) -> list[Any]:
     fitting = []
     for name in OFFERED:
         with contextlib.suppress(SettingsError):
-            (model, *_) = plan(validate(name), RESERVED).models
+            (model, *_) = plan(validate(name), RESERVED)["ollama"].models
             speed = f"at most {model.ceiling:.0f} tokens/s" if model.ceiling else "tokens/s unknown"
             print(f"  {name:14} {gib(model.shape.size):>9}, {speed}")
             fitting.append(name)
@@ -336,7 +337,7 @@ def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt
             if settings.node_of(workload) == machine.name:
                 owner = OWNERS.get(key, ("1000:1000", "0750"))
                 owners[workload.volume.path] = owner
-                if key == "ollama":
+                if key in settings.model_servers:
                     owners[f"{workload.volume.path}/homelab"] = owner
         if not owners:
             continue

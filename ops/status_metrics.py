@@ -14,10 +14,13 @@ from ops.doctor_server import LAST_BACKUP, PROMETHEUS
 from ops.status_cluster import Line, span
 
 MODELS = (
-    'max by (__name__, gen_ai_request_model) ({__name__=~"ollama_up'
+    'max by (__name__, instance, gen_ai_request_model) ({__name__=~"ollama_up'
     '|ollama_model_loaded_(gpu_)?size_bytes|ollama_model_expires_in_seconds"})'
 )
-RATE = "sum by (gen_ai_request_model) (rate(gen_ai_server_time_per_output_token_seconds_{}[1h]))"
+RATE = (
+    "sum by (instance, gen_ai_request_model)"
+    " (rate(gen_ai_server_time_per_output_token_seconds_{}[1h]))"
+)
 SPEEDS = f"{RATE.format('count')} / ({RATE.format('sum')} > 0)"
 DISKS = 'max by (__name__, instance, mountpoint) ({__name__=~"node_filesystem_(size|avail)_bytes"})'
 STAYS = 7 * 86400 - 60
@@ -26,14 +29,17 @@ ALWAYS = ("Watchdog", "InfoInhibitor")
 """Alerts of the chart that always fire."""
 
 
-def models(cluster: Cluster, _: Settings) -> list[Line]:
-    """Return the loaded models: on GPU or CPU, and until when."""
-    loaded, lines = _query(cluster, MODELS, "gen_ai_request_model"), list[Line]()
-    if not (up := loaded.pop(("",), {})):
-        raise UnreadableError("Prometheus has no metrics of the gateway from the last 5 minutes")
-    if not up["ollama_up"]:
-        raise UnreadableError("Ollama does not answer the gateway")
-    for (model,), values in sorted(loaded.items()):
+def models(cluster: Cluster, settings: Settings) -> list[Line]:
+    """Return the loaded models of each server: on GPU or CPU, and until when."""
+    loaded, lines = _query(cluster, MODELS, "instance", "gen_ai_request_model"), list[Line]()
+    for server in settings.instances.values():
+        up = loaded.pop((server, ""), {})
+        problem = "Ollama does not answer its gateway"
+        if not up:
+            problem = "Prometheus has no metrics of its gateway from the last 5 minutes"
+        if not up.get("ollama_up"):
+            lines.append(Line(server, "", {"server": server, "problem": problem}))
+    for (server, model), values in sorted(loaded.items()):
         size, gpu, left = (
             values.get(f"ollama_model_{name}", 0)
             for name in ("loaded_size_bytes", "loaded_gpu_size_bytes", "expires_in_seconds")
@@ -41,20 +47,25 @@ def models(cluster: Cluster, _: Settings) -> list[Line]:
         share, until = gpu / (size or 1), _iso(time.time() + left) if left < STAYS else None
         device = {0.0: "CPU", 1.0: "GPU"}.get(share, f"{share:.0%} GPU")
         text = f"{gib(size)} on {device}, " + (f"{span(until)} left" if until else "stays loaded")
-        lines.append(
-            Line(model, text, {"model": model, "bytes": size, "on_gpu": share, "until": until})
-        )
+        fact = {"server": server, "model": model, "bytes": size, "on_gpu": share, "until": until}
+        lines.append(Line(_label(settings, server, model), text, fact))
     return lines
 
 
-def tokens_per_second(cluster: Cluster, _: Settings) -> list[Line]:
-    """Return each model's mean output speed in the last hour."""
-    results = _query(cluster, SPEEDS, "gen_ai_request_model")
-    speeds = {model: values[""] for (model,), values in sorted(results.items())}
-    return [
-        Line(model, f"{speed:.1f} in the last hour", {"model": model, "tokens_per_second": speed})
-        for model, speed in speeds.items()
-    ]
+def tokens_per_second(cluster: Cluster, settings: Settings) -> list[Line]:
+    """Return each model's mean output speed in the last hour, on each server."""
+    lines = list[Line]()
+    results = _query(cluster, SPEEDS, "instance", "gen_ai_request_model")
+    for (server, model), values in sorted(results.items()):
+        fact = {"server": server, "model": model, "tokens_per_second": values[""]}
+        text = f"{values['']:.1f} in the last hour"
+        lines.append(Line(_label(settings, server, model), text, fact))
+    return lines
+
+
+def _label(settings: Settings, server: str, model: str) -> str:
+    """Return the model's name, after that of its server if there are several."""
+    return f"{server}: {model}" if len(settings.instances) > 1 else model
 
 
 def disks(cluster: Cluster, settings: Settings) -> list[Line]:

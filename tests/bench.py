@@ -34,6 +34,8 @@ from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
+SERVERS = (1, 2, 4, 8)
+"""Numbers of model servers; each has as many volumes and models as there are servers at most."""
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 PROGRAMS = "components/ollama/programs"
 NO_PROGRAMS = tuple(
@@ -68,8 +70,8 @@ def mocked() -> None:
     refusal = seconds(lambda: _refused(crowded)) * 1000
     row("refusal of what does not fit, all checks", f"{refusal:.1f} ms")
 
-    def scaled(count: int) -> float:
-        os.environ["BENCH_COUNT"] = str(count)
+    def scaled(count: int, servers: int = 1) -> float:
+        os.environ |= {"BENCH_COUNT": str(count), "BENCH_SERVERS": str(servers)}
 
         def program() -> None:
             runpy.run_path(str(ROOT / "tests/bench_program.py"))
@@ -81,6 +83,12 @@ def mocked() -> None:
         f"mocks, {SMALL} and {LARGE} models and volumes",
         f"{small:.2f} s, {large:.2f} s",
         f"x{large / small:.1f} of x10",
+    )
+    times = [scaled(SERVERS[-1], servers) for servers in SERVERS]
+    row(
+        f"mocks, {SERVERS} model servers",
+        ", ".join(f"{time:.2f}" for time in times) + " s",
+        f"x{times[-1] / times[0]:.1f} of x8",
     )
 
 
@@ -144,14 +152,29 @@ def on_a_cluster(folder: Path) -> None:
         row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
         row("memory of all processes", f"{cluster.memory() / 1024**2:.0f} MiB", "1229 MiB")
         row("destroy", f"{seconds(lambda: engine.destroy(lambda _: None)):.1f} s", "30 s")
-        small, large = (_scaled(cluster, folder, count) for count in (SMALL, LARGE))
+        small, large = (_scaled(cluster, folder, count)[0] for count in (SMALL, LARGE))
         row(
             f"up, {SMALL} and {LARGE} models and volumes",
             f"{small:.1f} s, {large:.1f} s",
             f"x{large / small:.1f} of x10",
         )
+        servers(cluster, folder)
     finally:
         cluster.remove()
+
+
+def servers(cluster: Cluster, folder: Path) -> None:
+    """Print what 1 to 8 model servers take: time of `up`, memory of the simulated cluster."""
+    times, sizes = zip(*(_scaled(cluster, folder, SERVERS[-1], it) for it in SERVERS), strict=True)
+    row(
+        f"up, {SERVERS} model servers",
+        ", ".join(f"{time:.0f}" for time in times) + " s",
+        f"x{times[-1] / times[0]:.1f} of x8",
+    )
+    row(
+        f"memory of all processes, {SERVERS} servers",
+        ", ".join(f"{size / 1024**2:.0f}" for size in sizes) + " MiB",
+    )
 
 
 def first_ups(folder: Path) -> None:
@@ -172,17 +195,19 @@ def _doctor(stack: Stack) -> None:
         asyncio.run(doctor.report(settings, stack, server))
 
 
-def _scaled(cluster: Cluster, folder: Path, count: int) -> float:
-    os.environ["BENCH_COUNT"] = str(count)
-    project = folder / f"project-{count}"
+def _scaled(cluster: Cluster, folder: Path, count: int, servers: int = 1) -> tuple[float, int]:
+    """Give the seconds of an `up` of such a program, and the cluster's bytes of memory after it."""
+    os.environ |= {"BENCH_COUNT": str(count), "BENCH_SERVERS": str(servers)}
+    project = folder / f"project-{count}-{servers}"
     project.mkdir()
     for name in ("Pulumi.yaml", "Pulumi.sandbox.yaml"):
         shutil.copyfile(ROOT / name, project / name)
     shutil.copyfile(ROOT / "tests/bench_program.py", project / "__main__.py")
     engine = Engine(cluster, replace(build(), chart=None), project)
     took = seconds(lambda: engine.up(lambda _: None))
+    memory = cluster.memory()
     engine.destroy(lambda _: None)
-    return took
+    return took, memory
 
 
 def main() -> None:

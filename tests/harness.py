@@ -197,3 +197,24 @@ def backup_config(stack: str = "home") -> dict[str, Any]:
     raw = stack_config(stack)
     raw["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
     return raw
+
+
+def two_servers(**server: Any) -> dict[str, Any]:
+    """The home stack with a second model server on a larger node, which has these keys too."""
+    raw = stack_config("home")
+    raw["nodes"]["big"] = {
+        "address": "192.168.1.99",
+        "cpus": 32,
+        "memory": "125Gi",
+        "memory_bandwidth": 256,
+        "disk": {"path": "/mnt/big", "size": "900Gi"},
+    }
+    raw["servers"] = {
+        "big": {
+            "node": "big",
+            "volume": {"path": "/mnt/big/models", "size": "600Gi"},
+            "models": ["llama3.3:70b", "llama3.2:3b"],
+            **server,
+        }
+    }
+    return raw

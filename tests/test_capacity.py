@@ -61,7 +61,7 @@ def stack(
 
 
 def planned(settings: Settings) -> Plan:
-    return config.plan(settings, RESERVED)
+    return config.plan(settings, RESERVED)["ollama"]
 
 
 def line(name: str, **keys: Any) -> ModelPlan:
@@ -442,18 +442,20 @@ def test_each_node_is_asked_for_what_runs_on_it() -> None:
 
 def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     settings = stack("llama3.2:3b", "some:3b", parallel=2)
-    title, head, llama, some, reader, *sums = config.table(settings, planned(settings)).splitlines()
+    title, head, llama, some, reader, *sums = config.table(
+        settings, config.plan(settings, RESERVED)
+    ).splitlines()
 
     assert "docs/operate.md#does-it-fit" in title
-    assert head.split() == list(HEAD)
+    assert head.split() == list(HEAD[1:])
     assert " ".join(llama.split()) == "llama3.2:3b 2 x 8192 1.9 1.8 0.3 1.0 4.9 <= 44"
     assert some.startswith("some:3b *")
     assert reader.split()[-1] == "-"
     assert sums[0] == "* not in the catalogue: estimated some:3b from its name, plus 20%"
     assert sums[1].startswith("loaded at once, at most: 13.1 GiB for ")
     assert sums[1].endswith("; Ollama has request 14Gi, limit 18Gi")
-    assert sums[2].startswith("evo4t: 20.7 GiB of 93 GiB requested")
-    assert sums[3] == "files of the models: 4.5 GiB of 500 GiB"
+    assert sums[2] == "files of the models: 4.5 GiB of 500 GiB"
+    assert sums[3].startswith("evo4t: 20.7 GiB of 93 GiB requested")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +484,7 @@ def test_a_misspelt_model_is_answered_by_the_one_that_is_meant(name: str, near: 
     settings = stack(name)
     (said,) = [
         line
-        for line in config.table(settings, planned(settings)).splitlines()
+        for line in config.table(settings, config.plan(settings, RESERVED)).splitlines()
         if line.startswith("* not in the catalogue")
     ]
 
@@ -495,7 +497,7 @@ def test_a_run_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     deploy_program("home")
     settings = read(HOME)
 
-    assert said == [config.table(settings, planned(settings))]
+    assert said == [config.table(settings, config.plan(settings, RESERVED))]
 
 
 def test_what_cannot_fit_registers_nothing() -> None:

@@ -24,7 +24,7 @@ PANELS = {
 }
 QUERIES = [target["expr"] for panel in PANELS.values() for target in panel["targets"]]
 # What Grafana puts in for its variables.
-VARIABLES = {"$model": ".*", "$__rate_interval": "2m", "$__range": "6h"}
+VARIABLES = {"$server": ".*", "$model": ".*", "$__rate_interval": "2m", "$__range": "6h"}
 
 
 @pytest.mark.parametrize("panel", PANELS.values(), ids=list(PANELS))
@@ -53,6 +53,44 @@ def test_every_query_is_promql(promtool: Path, tmp_path: Path) -> None:
     assert f"{len(QUERIES)} rules found" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("panel", "expected"),
+    [
+        ("Ollama answers", {"": 0.0}),
+        ("Waiting", {"": 5.0}),
+        ("Writing speed", {'{gen_ai_request_model="a:1b"}': 30.0}),
+        # 20 of 40, and 40 of 160.
+        ("Share of the ceiling, by model", {'{gen_ai_request_model="a:1b"}': 0.375}),
+    ],
+)
+def test_a_model_of_two_servers_is_one_line(
+    panel: str, expected: dict[str, float], promtool: Path, tmp_path: Path
+) -> None:
+    speed = "model:ollama_output:tokens_per_second15m"
+    values = {"ollama": (1, 20, 40, 2), "ollama-big": (0, 40, 160, 3)}
+    series = [
+        {"series": f'{name}{{instance="{server}"{labels}}}', "values": f"{value}x20"}
+        for server, (up, tokens, ceiling, waiting) in values.items()
+        for name, labels, value in (
+            ("ollama_up", "", up),
+            (speed, ', gen_ai_request_model="a:1b"', tokens),
+            ("ollama_ceiling_tokens_per_second", ', gen_ai_request_model="a:1b"', ceiling),
+            ("ollama:requests_waiting:sum", "", waiting),
+        )
+    ]
+    query = plain(PANELS[f"ai: {panel}"]["targets"][0]["expr"])
+    samples = [{"labels": labels or "{}", "value": value} for labels, value in expected.items()]
+    case = {"expr": query, "eval_time": "10m", "exp_samples": samples}
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": [case]}
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(
+        [promtool, "test", "rules", file], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def plain(query: str) -> str:
     """The query as Grafana would send it."""
     for variable, value in VARIABLES.items():
@@ -62,7 +100,7 @@ def plain(query: str) -> str:
 
 
 def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
-    rules = yaml.safe_dump(alerts(["/mnt/a"], RUNBOOK))
+    rules = yaml.safe_dump(alerts(["/mnt/a"], RUNBOOK, {"ollama": "evo4t"}))
     recorded = set(re.findall(r"record: (\S+)", rules))
     asked = set(re.findall(r"\b\w+:\w+:\w+\b", " ".join(QUERIES)))
 
@@ -72,7 +110,8 @@ def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
 def test_models_are_narrowed_only_where_they_can_be_chosen() -> None:
     for name, board in BOARDS.items():
         offered = [one["name"] for one in board["templating"].get("list", [])]
-        assert offered == (["model"] if "$model" in json.dumps(board["panels"]) else []), name
+        is_narrowed = "$model" in json.dumps(board["panels"])
+        assert offered == (["server", "model"] if is_narrowed else []), name
 
 
 def test_nothing_the_kubelet_alone_knows_is_asked() -> None:

@@ -21,7 +21,7 @@ import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from doctor_lab import Scripted, problems
-from harness import ROOT, deployed, gpu_config, read, stack_config
+from harness import ROOT, deployed, gpu_config, read, stack_config, two_servers
 
 from ops import doctor, doctor_server, recover, stacks
 from ops.cluster import kubelet_days
@@ -251,6 +251,37 @@ def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
     ]
 
 
+def test_every_model_server_is_looked_at() -> None:
+    raw = two_servers()
+    raw["nodes"]["big"] |= {"profile": "hx370", "gpu": {"memory": "64Gi", "groups": [44]}}
+    settings = read(raw)
+    room = {"cpu": "32", "memory": "125Gi", "amd.com/gpu": "0"}
+    status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": room}
+    nodes = [
+        {"metadata": {"name": name}, "spec": {}, "status": {**status, "capacity": room}}
+        for name in settings.nodes
+    ]
+    volume = {"metadata": {"name": "ollama-stack-models-big"}}
+    series = {"job": "ollama-stack/ollama-gateway", "instance": "ollama"}
+    page = {"job": "ollama-stack/open-webui", "instance": "open-webui"}
+    cluster = Scripted(
+        nodes={"items": nodes},
+        storageclasses={"items": []},
+        namespaces={"items": []},
+        persistentvolumes={"items": [volume]},
+        query={"data": {"result": [{"metric": labels} for labels in (series, page)]}},
+    )
+
+    def found(run: Any) -> list[str]:
+        return check(run, settings=settings, cluster=cluster)
+
+    assert found(doctor.nodes) == ["big: amd.com/gpu: got 0, want 1"]
+    assert found(doctor.names) == ['PersistentVolume "ollama-stack-models-big" already exists']
+    assert found(doctor_server.metrics) == [
+        "ollama-stack/ollama-gateway of ollama-big: no metrics in the last 5 minutes"
+    ]
+
+
 @pytest.mark.parametrize(("cordoned", "ready"), [(True, "True"), (None, "Unknown")])
 def test_a_node_that_takes_no_pods_fails(cordoned: bool | None, ready: str) -> None:
     room = {"cpu": "24", "memory": "97517568Ki"}
@@ -380,7 +411,7 @@ def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | N
 
     found = served(
         doctor_server.answer,
-        {"/api/v1/auths/signin": sign_in, "/ollama/api/generate": generate},
+        {"/api/v1/auths/signin": sign_in, "/ollama/api/generate/0": generate},
         {"open_webui_email": "a@b", "models": ["m:1b", "other:1b"]},
         settings=read(gpu_config()) if stack == "gpu" else HOME,
         stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
@@ -392,6 +423,28 @@ def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | N
     assert body.pop("prompt").endswith(" 8,")
     assert body.pop("options")["temperature"] == 0
     assert body == {"model": "m:1b", "raw": True, "stream": True}
+
+
+def test_each_server_is_asked_by_its_place_in_the_list() -> None:
+    async def sign_in(_: web.Request) -> web.Response:
+        return web.json_response({"token": "t"})
+
+    async def right(_: web.Request) -> web.Response:
+        return web.Response(text=RIGHT)
+
+    found = served(
+        doctor_server.answer,
+        {
+            "/api/v1/auths/signin": sign_in,
+            "/ollama/api/generate/0": right,
+            "/ollama/api/generate/1": 500,
+        },
+        {"open_webui_email": "a@b", "models": ["m:1b"]},
+        settings=read(two_servers()),
+        stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
+    )
+
+    assert same(found, "llama3.3:70b: got 500")
 
 
 @pytest.mark.parametrize(

@@ -76,19 +76,22 @@ def test_the_alerts_about_the_gpu_exist_where_one_is_expected() -> None:
 def test_the_machine_of_the_models_decides() -> None:
     raw = gpu_config()
     raw["nodes"]["spare"] = stack_config("home")["nodes"]["evo4t"] | {"address": "192.168.1.99"}
-    assert read(raw).gpu_memory
+    assert read(raw).gpu_memory(read(raw).ollama)
 
     raw["ollama"]["node"] = "spare"
     settings = read(raw)
-    assert (settings.gpu_memory, settings.gpu, settings.profile.device) == (None, None, None)
+    assert settings.gpu_memory(settings.ollama) is None
+    assert settings.gpu(settings.ollama) is None
+    assert settings.profile(settings.ollama).device is None
 
 
 def test_the_plan_is_told_what_models_may_fill() -> None:
-    assert read(stack_config("home")).gpu_memory is None
+    settings = read(stack_config("home"))
+    assert settings.gpu_memory(settings.ollama) is None
     # What Ollama is told to leave free is nobody's.
     settings = read(gpu_config())
-    assert settings.gpu_memory == 45 * 1024**3
-    assert plan(settings, RESERVED).on_gpu < settings.gpu_memory
+    assert (memory := settings.gpu_memory(settings.ollama)) == 45 * 1024**3
+    assert plan(settings, RESERVED)["ollama"].on_gpu < memory
 
 
 def test_models_that_the_gpu_cannot_hold_are_refused() -> None:

@@ -152,12 +152,17 @@ def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_p
     file = tmp_path / "Pulumi.home.yaml"
     file.write_text(text)
     text = text.replace("101-192.168.1.102", "101-192.168.1.110")
+    more = "{volume: {path: /mnt/evo4t/more, size: 50Gi}, models: [llama3.2:1b], cpu: 1}"
+    text = text.replace(
+        "  homelab:webui:\n", f"  homelab:servers:\n    more: {more}\n  homelab:webui:\n"
+    )
     file.write_text(text)
     prompt = Prompt({"backup_disk": "none"}, yes=True)
 
     keys = draft("homelab", [machine], True, project_keys(read_config(file)), prompt)
     new = merge(text, keys)
 
+    assert keys["servers"].keys() == {"more"}
     changed = [line for line in new.splitlines() if line not in text.splitlines()]
     assert changed == ["      memory: 92Gi                  # of 96 GB, what the kernel leaves"]
 

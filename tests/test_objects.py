@@ -191,7 +191,7 @@ def test_a_custom_resource_has_no_empty_field(lab: Deployment) -> None:
 
 
 def test_what_is_checked_against_the_node_is_what_is_requested() -> None:
-    planned = config.plan(read(stack_config("home")), RESERVED)
+    planned = config.plan(read(stack_config("home")), RESERVED)["ollama"]
     chart = RESERVED.memory
     asked = 0
     for _, template in pods(STACKS["home"]):

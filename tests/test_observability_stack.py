@@ -96,6 +96,8 @@ def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
 
 
 def test_disks_of_several_nodes_are_watched() -> None:
-    text = json.dumps(alerts(["/mnt/b", "/mnt/a", "/mnt/a"], "docs/runbook.md"))
+    text = json.dumps(
+        alerts(["/mnt/b", "/mnt/a", "/mnt/a"], "docs/runbook.md", {"ollama": "evo4t"})
+    )
 
     assert 'mountpoint=~\\"/mnt/a|/mnt/b\\"' in text

@@ -12,7 +12,15 @@ from harness import ROOT
 from components.observability.alerts import alerts
 
 RUNBOOK = "docs/runbook.md"
-RULES = alerts(["/mnt/data"], RUNBOOK, gpu=True, backup_hours=24, backup_path="/mnt/backup/homelab")
+SERVERS = {"ollama": "evo4t", "ollama-big": "big"}
+RULES = alerts(
+    ["/mnt/data"],
+    RUNBOOK,
+    SERVERS,
+    gpu_servers=["ollama"],
+    backup_hours=24,
+    backup_path="/mnt/backup/homelab",
+)
 TESTS = {path.stem: path for path in sorted((ROOT / "tests/promtool").glob("*.yaml"))}
 WEATHER = TESTS.pop("weather")
 ALERTS = {
@@ -120,14 +128,41 @@ def anchors(page: str) -> set[str]:
 
 
 def test_another_address_of_the_runbook_is_the_one_in_the_alerts() -> None:
-    spec = alerts(["/mnt/data"], "https://example.org/runbook.html")["webui"]
+    spec = alerts(["/mnt/data"], "https://example.org/runbook.html", SERVERS)["webui"]
     down = spec["groups"][0]["rules"][0]
 
     assert down["annotations"]["runbook_url"] == "https://example.org/runbook.html#openwebuidown"
 
 
 def test_a_gpu_and_backups_are_watched_only_where_there_are_some() -> None:
-    assert set(RULES) - set(alerts(["/mnt/data"], RUNBOOK)) == {"gpu", "backup"}
+    assert set(RULES) - set(alerts(["/mnt/data"], RUNBOOK, SERVERS)) == {"gpu", "backup"}
+
+
+def test_an_alert_names_the_server_and_its_node(promtool: Path, tmp_path: Path) -> None:
+    down = ALERTS["OllamaDown"]
+    group = {"name": "down", "rules": [down]}
+    (tmp_path / "rule.yaml").write_text(yaml.safe_dump({"groups": [group]}))
+    expected = [
+        {
+            "exp_labels": {"severity": "critical", "instance": server},
+            "exp_annotations": {
+                "summary": f"The models of {server} do not answer",
+                "description": down["annotations"]["description"].partition(" Server: ")[0]
+                + f" Server: {server} on {node}.",
+                "runbook_url": down["annotations"]["runbook_url"],
+            },
+        }
+        for server, node in SERVERS.items()
+    ]
+    series = [{"series": f'ollama_up{{instance="{it}"}}', "values": "0x20"} for it in SERVERS]
+    case = {"alertname": "OllamaDown", "eval_time": "15m", "exp_alerts": expected}
+    test = {"interval": "1m", "input_series": series, "alert_rule_test": [case]}
+    (tmp_path / "test.yaml").write_text(
+        yaml.safe_dump({"rule_files": ["rule.yaml"], "tests": [test]})
+    )
+    done = run(promtool, "test", "rules", tmp_path / "test.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:

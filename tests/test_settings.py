@@ -718,7 +718,7 @@ def test_a_model_is_the_same_however_it_is_written() -> None:
     raw["ollama"]["models"] += [mine, "nomic-embed-text:V1.5", "Some:Instruct"]
     raw["ollama"]["model_sizes"] = {"library/some:instruct": "2Gi"}
     settings = read(raw)
-    plan = config.plan(settings, RESERVED)
+    plan = config.plan(settings, RESERVED)["ollama"]
 
     assert settings.completion_model == "codellama:7b"
     assert [line.name for line in plan.models] == [
@@ -726,8 +726,7 @@ def test_a_model_is_the_same_however_it_is_written() -> None:
     ]
     assert [line.name for line in plan.models if line.shape.estimated_from] == ["some:instruct"]
     assert [
-        job["name"]
-        for job in config.model_job_entries(settings.ollama.models, "nomic-embed-text:v1.5")
+        job["name"] for job in config.model_job_entries(settings.ollama.models, settings.model_set)
     ] == (settings.ollama.names)
 
 
@@ -750,10 +749,7 @@ def test_the_page_is_given_a_name_as_ollama_lists_it(written: str, listed: str) 
 
     assert settings.ollama.names == settings.model_set == [listed]
     assert (settings.webui.task_model, settings.webui.embedding_model) == (listed, listed)
-    assert (
-        config.model_job_entries(settings.ollama.models, settings.webui.embedding_model)[0]["name"]
-        == listed
-    )
+    assert config.model_job_entries(settings.ollama.models, settings.model_set)[0]["name"] == listed
 
 
 @given(st.decimals(min_value="0.001", max_value=999999, places=3), st.sampled_from(sorted(UNITS)))

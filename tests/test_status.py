@@ -116,10 +116,12 @@ def series(name: str, value: float, **labels: str) -> dict[str, Any]:
     return {"metric": {"__name__": name, **labels} if name else labels, "value": [0, str(value)]}
 
 
-def loaded(model: str, size: float, gpu: float, seconds: float) -> list[dict[str, Any]]:
+def loaded(
+    model: str, size: float, gpu: float, seconds: float, server: str = "ollama"
+) -> list[dict[str, Any]]:
     """What the gateway says of a model in memory."""
     found = {"loaded_size_bytes": size, "loaded_gpu_size_bytes": gpu, "expires_in_seconds": seconds}
-    label = {"gen_ai_request_model": model}
+    label = {"instance": server, "gen_ai_request_model": model}
     return [series(f"ollama_model_{name}", value, **label) for name, value in found.items()]
 
 
@@ -139,11 +141,11 @@ class Answers:
         self.items: dict[str, Any] = yaml.safe_load(WELL)
         self.series: dict[str, Any] = {
             MODELS: [
-                series("ollama_up", 1),
+                series("ollama_up", 1, instance="ollama"),
                 *loaded("codellama:7b", 6 * 1024**3, 0, 700000),
                 *loaded("llama3.2:3b", 4 * 1024**3, 3 * 1024**3, 250),
             ],
-            SPEEDS: [series("", 12.34, gen_ai_request_model="llama3.2:3b")],
+            SPEEDS: [series("", 12.34, instance="ollama", gen_ai_request_model="llama3.2:3b")],
             DISKS: [
                 *disk("/", 200, 150),
                 *disk("/boot", 1, 1),
@@ -252,12 +254,15 @@ def test_as_json_it_has_the_same_facts(show: Show, answers: Answers) -> None:
     assert whole["unread"] == {"addresses": "503 away"}
     assert whole["pods"] == [{"pod": "ollama-stack/ollama-5f6d", "ready": "2/2", "restarts": 3}]
     assert whole["models"][0] == {
+        "server": "ollama",
         "model": "codellama:7b",
         "bytes": 6 * 1024**3,
         "on_gpu": 0,
         "until": None,
     }
-    assert whole["tokens_per_second"] == [{"model": "llama3.2:3b", "tokens_per_second": 12.34}]
+    assert whole["tokens_per_second"] == [
+        {"server": "ollama", "model": "llama3.2:3b", "tokens_per_second": 12.34}
+    ]
     assert whole["disks"][0] == {
         "instance": "192.168.1.100:9100",
         "mount": "/",
@@ -462,21 +467,28 @@ def test_an_address_that_no_service_asks_for(show: Show, answers: Answers) -> No
     assert section(lines, "addresses").endswith("192.168.1.102 no Service requests it")
 
 
+UP = {"ollama": 1, "ollama-big": 1, "ollama-far": 0}
 NOTHING = "could not be read: Prometheus has no metrics of"
 
 
 @pytest.mark.parametrize(
     ("query", "result", "name", "says", "code"),
     [
-        (MODELS, [], "models", f"{NOTHING} the gateway from the last 5 minutes", 1),
         (
             MODELS,
-            [series("ollama_up", 0)],
+            [],
             "models",
-            "could not be read: Ollama does not answer the gateway",
+            "ollama Prometheus has no metrics of its gateway from the last 5 minutes",
             1,
         ),
-        (MODELS, [series("ollama_up", 1)], "models", "none", 0),
+        (
+            MODELS,
+            [series("ollama_up", 0, instance="ollama")],
+            "models",
+            "ollama Ollama does not answer its gateway",
+            1,
+        ),
+        (MODELS, [series("ollama_up", 1, instance="ollama")], "models", "none", 0),
         (SPEEDS, [], "tokens per second", "none", 0),
         (DISKS, [], "disks", f"{NOTHING} node-exporter from the last 5 minutes", 1),
         (
@@ -503,6 +515,30 @@ def test_what_prometheus_knows_and_does_not(
 
     got, lines = show()
     assert (got, section(lines, name)) == (code, says)
+
+
+def test_of_several_servers_each_has_its_own_lines(
+    show: Show, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = backup_config()
+    more = {"volume": {"path": "/mnt/evo4t/more", "size": "99Gi"}, "models": ["llama3.2:1b"]}
+    raw["servers"] = {name: {**more, "cpu": 1} for name in ("big", "far")}
+    raw["servers"]["far"]["volume"] = {"path": "/mnt/evo4t/far", "size": "99Gi"}
+    monkeypatch.setattr(status, "read", lambda *_: read(raw))
+    answers.series[MODELS] = [
+        *(series("ollama_up", up, instance=name) for name, up in UP.items()),
+        *loaded("llama3.2:3b", 4 * 1024**3, 0, 250),
+        *loaded("llama3.2:3b", 4 * 1024**3, 4 * 1024**3, 250, "ollama-big"),
+    ]
+    code, lines = show()
+
+    assert (code, section(lines, "models")) == (
+        1,
+        "ollama-far Ollama does not answer its gateway"
+        " ollama: llama3.2:3b 4 GiB on CPU, 4 min left"
+        " ollama-big: llama3.2:3b 4 GiB on GPU, 4 min left",
+    )
+    assert section(lines, "tokens per second") == "ollama: llama3.2:3b 12.3 in the last hour"
 
 
 def test_backups_that_nobody_asked_for_are_no_fault(

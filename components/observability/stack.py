@@ -63,8 +63,10 @@ class Monitored(TypedDict):
     """Mount points of the data disks."""
     runbook: str
     """URL of the runbook, which has a section for each alert."""
-    gpu: NotRequired[bool]
-    """Models run on a GPU. Default: false."""
+    servers: dict[str, str]
+    """Nodes of the model servers, by the server's name."""
+    gpu_servers: NotRequired[list[str]]
+    """Names of the servers with models on a GPU. Default: none."""
     backup_hours: NotRequired[int | None]
     """Hours between backups. Default: no backups."""
     backup_path: NotRequired[str]
@@ -179,7 +181,8 @@ class ObservabilityStack(ComponentResource):
         rules = alerts(
             disks,
             runbook,
-            gpu=monitored.get("gpu", False),
+            monitored["servers"],
+            gpu_servers=monitored.get("gpu_servers", ()),
             backup_hours=hours,
             backup_path=monitored.get("backup_path", "/"),
         )

@@ -29,7 +29,6 @@ from components._kubernetes import (
 from components.ollama.gateway import PORT, TERMINATION, Gateway
 from components.ollama.model_job import ModelJobArgs, model_job
 
-CLIENT = {"homelab/ollama-client": "true"}
 SERVER = "127.0.0.1:11435"
 """Ollama's address: reachable inside its pod only, so that clients cannot bypass the gateway."""
 
@@ -112,7 +111,7 @@ class OllamaStack(ComponentResource):
     ) -> None:
         super().__init__("homelab:index:OllamaStack", name, {}, opts)
         namespace = args["namespace"]
-        self.client_labels = CLIENT
+        client = self.client_labels = {f"homelab/{name}-client": "true"}
 
         policy(f"{name}-default-deny", namespace, {}, self, ingress=[], egress=[])
         policy(
@@ -120,13 +119,13 @@ class OllamaStack(ComponentResource):
             namespace,
             selector(name),
             self,
-            ingress=[from_pods(CLIENT, PORT)],
+            ingress=[from_pods(client, PORT)],
             egress=[DNS, INTERNET],
         )
         policy(
             f"{name}-clients",
             namespace,
-            CLIENT,
+            client,
             self,
             egress=[DNS, to_pods(selector(name), PORT)],
         )
@@ -159,7 +158,7 @@ class OllamaStack(ComponentResource):
                             gateway.container(
                                 args["gateway"]["image"],
                                 SERVER,
-                                _metrics(args["gateway"], telemetry, namespace),
+                                _metrics(name, args["gateway"], telemetry, namespace),
                             ),
                             [volume("models", args["claim_name"]), scratch, gateway.volume],
                             node,
@@ -184,7 +183,7 @@ class OllamaStack(ComponentResource):
             "model_name": args["model_name"],
             **args["models"],
         }
-        model_job(name, job, self.url, token, CLIENT, server, self)
+        model_job(name, job, self.url, token, client, server, self)
 
         self.register_outputs({"url": self.url})
 
@@ -230,7 +229,7 @@ def _server(pod: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
 
 
 def _metrics(
-    gateway: OllamaGateway, telemetry: Telemetry, namespace: Input[str]
+    name: str, gateway: OllamaGateway, telemetry: Telemetry, namespace: Input[str]
 ) -> dict[str, Input[str]]:
     """Return the gateway's environment for metrics."""
     read_bytes = gateway.get("read_bytes", {})
@@ -239,5 +238,5 @@ def _metrics(
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
         "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
-        **otel_service("ollama-gateway", namespace, "ollama"),
+        **otel_service("ollama-gateway", namespace, name),
     }

@@ -42,6 +42,8 @@ class ChatModels(TypedDict):
 
     url: Input[str]
     """URL of Ollama's API."""
+    further_urls: NotRequired[list[Input[str]]]
+    """URLs of more model servers' APIs. Default: none."""
     client_labels: dict[str, str]
     """Labels by which network policies allow a pod to reach it."""
     default: str
@@ -232,6 +234,14 @@ def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[
         "RAG_EMBEDDING_MODEL": models["embedding"],
         "RAG_OLLAMA_BASE_URL": models["url"],
     }
+    if further := models.get("further_urls"):
+        settings |= {
+            "OLLAMA_BASE_URLS": Output.concat(
+                models["url"], *(part for url in further for part in (";", url))
+            ),
+            # The list of models waits for every server, by default 10 s for a dead one.
+            "AIOHTTP_CLIENT_TIMEOUT_MODEL_LIST": "3",
+        }
     document, query = models.get("prefixes", ["", ""])
     if document:
         settings["RAG_EMBEDDING_CONTENT_PREFIX"] = document

@@ -72,6 +72,22 @@ class TwoNodes:
                 nodes.setdefault(name, set()).add(pod.spec.node_name)
         return nodes
 
+    def uids(self) -> dict[str, str]:
+        """Give what Kubernetes knows each of the stack's objects that hold or run something by."""
+        apps, batch = (
+            client.AppsV1Api(self.core.api_client),
+            client.BatchV1Api(self.core.api_client),
+        )
+        found = [
+            *self.core.list_persistent_volume().items,
+            *self.core.list_persistent_volume_claim_for_all_namespaces().items,
+            *self.core.list_namespaced_service("ollama-stack").items,
+            *self.core.list_namespaced_secret("ollama-stack").items,
+            *apps.list_namespaced_deployment("ollama-stack").items,
+            *batch.list_namespaced_job("ollama-stack").items,
+        ]
+        return {f"{type(it).__name__} {it.metadata.name}": it.metadata.uid for it in found}
+
     def bound(self) -> dict[str, tuple[str, str]]:
         """Give directory and node of the volume that each bound claim has."""
         at = {}
@@ -136,6 +152,30 @@ def test_a_pod_that_names_no_node_follows_its_volume(live_stack: TwoNodes) -> No
         live_stack.core.delete_namespaced_pod("follower", namespace)
 
     assert followed == {"models": "large", PROMETHEUS_CLAIM: "small"}
+
+
+def test_a_second_server_comes_and_goes_and_replaces_nothing(house: TwoNodes) -> None:
+    path = house.project / f"Pulumi.{STACK}.yaml"
+    text = path.read_text()
+    stack = yaml.safe_load(text)
+    volume = {"path": "/mnt/data/models", "size": "50Gi"}
+    server = {"node": "small", "cpu": 1, "volume": volume, "models": ["llama3.2:1b"]}
+    memory = {"request": "4Gi", "limit": "5Gi"}
+    stack["config"]["homelab:servers"] = {"more": {**server, "memory": memory}}
+    path.write_text(yaml.safe_dump(stack))
+    before = house.uids()
+
+    added = house.up()
+    assert added.keys() == {"create", "update"}
+    more = {"ollama-more": {"small"}, "ollama-more-models": {"small"}}
+    assert eventually(lambda: house.placed() == {**PLACED, **more}), house.placed()
+    assert house.bound()["models-more"] == ("/mnt/data/models", "small")
+    assert before.items() <= house.uids().items()
+
+    path.write_text(text)
+    assert house.up() == {"delete": added["create"], "update": added["update"]}
+    assert eventually(lambda: house.placed() == PLACED), house.placed()
+    assert house.uids() == before
 
 
 def test_a_part_moves_to_the_other_node_with_an_empty_directory_of_its_own(

@@ -51,7 +51,11 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
     class Prometheus(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(parse_qs(urlsplit(self.path).query)["query"][0])
-            series = [{"metric": {"job": job}, "value": [0, "3"]} for job in doctor_server.PUSHERS]
+            pushers = {"ollama-gateway": "ollama", "open-webui": "open-webui"}
+            series = [
+                {"metric": {"job": f"ollama-stack/{job}", "instance": name}, "value": [0, "3"]}
+                for job, name in pushers.items()
+            ]
             body = json.dumps({"data": {"result": series}}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -92,4 +96,4 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
             back = {**selector, "nobody": None}
             core.patch_namespaced_service(*where, {"spec": {"selector": back}})
             server.shutdown()
-    assert asked == ['count by (job) ({job=~"ollama-stack/.+"})']
+    assert asked == ['count by (job, instance) ({job=~"ollama-stack/.+"})']

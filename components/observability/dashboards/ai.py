@@ -5,8 +5,10 @@ from components.observability.dashboards.queries import (
     CEILING,
     MODEL,
     NAME,
+    SERVER,
     SIZE,
     SPEED,
+    by_model,
     mean,
     or_zero,
     p90,
@@ -18,9 +20,9 @@ WELL = (
     Panel(
         "Ollama answers",
         "bool_yes_no",
-        "Whether the model server answers its gateway.",
+        "Whether every model server answers its gateway.",
         "OllamaDown",
-        {"": "max(ollama_up) or vector(0)"},
+        {"": f"min(ollama_up{{{SERVER}}}) or vector(0)"},
         (("green", 1),),
         below="red",
         shape="stat",
@@ -51,8 +53,8 @@ WELL = (
         "Three quarters is good for one chat at a time; several at once can exceed it.",
         "ModelSlow",
         {
-            "": f"avg(avg_over_time({SPEED}[$__range]) / on (gen_ai_request_model) {CEILING})"
-            " or vector(0)"
+            "": f"avg(avg_over_time({SPEED}[$__range])"
+            f" / on (instance, gen_ai_request_model) {CEILING}) or vector(0)"
         },
         low(0.25, 0.5),
         below="red",
@@ -75,7 +77,7 @@ WELL = (
         "short",
         "Requests that have no answer yet: they wait for a free place, or their prompt is read.",
         "QueueGrowing",
-        {"": "ollama:requests_waiting:sum or vector(0)"},
+        {"": f"sum(ollama:requests_waiting:sum{{{SERVER}}}) or vector(0)"},
         high(2, 5),
         shape="stat",
     ),
@@ -87,14 +89,14 @@ SPEEDS = (
         "Tokens a second while a model writes, in the last 15 minutes of use. The ceiling is the "
         "memory's bandwidth by the bytes read per token; 0 where the stack file has none.",
         "ModelSlow",
-        {NAME: or_zero(SPEED), f"{NAME}, ceiling": or_zero(CEILING)},
+        {NAME: by_model(SPEED), f"{NAME}, ceiling": by_model(CEILING)},
     ),
     Panel(
         "Share of the ceiling, by model",
         "percentunit",
         "Writing speed as a share of the ceiling. 0: idle, or no bandwidth in the stack file.",
         "ModelSlow",
-        {NAME: or_zero(f"{SPEED} / on (gen_ai_request_model) {CEILING}")},
+        {NAME: by_model(f"{SPEED} / on (instance, gen_ai_request_model) {CEILING}")},
     ),
     Panel(
         "Time to the first token",
@@ -121,7 +123,7 @@ LOAD = (
         "QueueGrowing",
         {
             "{{ollama_phase}}": "sum by (ollama_phase) (ollama_requests_in_flight"
-            f"{{{MODEL}}}) or on () ollama:requests_waiting:sum"
+            f"{{{MODEL}}}) or on () vector(0)"
         },
         high(2, 5),
     ),
@@ -217,7 +219,7 @@ GATEWAY = (
         "AnswersFailing",
         {
             "{{ollama_limit}}": "60 * sum by (ollama_limit) (rate(ollama_requests_limited_total"
-            "[$__rate_interval])) or on () vector(0)"
+            f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
         },
     ),
     Panel(
@@ -228,7 +230,7 @@ GATEWAY = (
         "OutOfMemoryKill",
         {
             "{{ollama_key}}": "60 * sum by (ollama_key) (rate(ollama_keys_dropped_total"
-            "[$__rate_interval])) or on () vector(0)"
+            f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
         },
     ),
 )

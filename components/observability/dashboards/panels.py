@@ -67,7 +67,7 @@ class Board:
     time: str
     """How far it looks back, such as `6h`."""
     by_model: bool = False
-    """Whether it can be narrowed to some models, as `$model` in the queries."""
+    """Whether it can be narrowed to some servers and models, `$server` and `$model` in queries."""
 
 
 def high(orange: float, red: float) -> tuple[tuple[str, float], ...]:
@@ -91,18 +91,23 @@ def encoded(board: Board, runbook: str) -> str:
         .time(f"now-{board.time}", "now")
         .link(DashboardLink("Homelab").type(DashboardLinkType.DASHBOARDS).tags(["homelab"]))
     )
-    if board.by_model:
-        made.with_variable(
-            QueryVariable("model")
-            .label("Model")
-            .datasource(PROMETHEUS)
-            .query("label_values(ollama_model_size_bytes, gen_ai_request_model)")
-            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-            .multi(True)
-            .include_all(True)
-            # Also what was asked for and is not on the disk.
-            .all_value(".*")
-        )
+    size = 'ollama_model_size_bytes{instance=~"$server"}'
+    for name, values in (
+        ("server", "ollama_up, instance"),
+        ("model", f"{size}, gen_ai_request_model"),
+    ):
+        if board.by_model:
+            made.with_variable(
+                QueryVariable(name)
+                .label(name.title())
+                .datasource(PROMETHEUS)
+                .query(f"label_values({values})")
+                .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+                .multi(True)
+                .include_all(True)
+                # Also what was asked for and is not on the disk.
+                .all_value(".*")
+            )
     number = 0
     for title, panels in board.rows.items():
         made.with_row(Row(title).id(number := number + 1))

@@ -1,15 +1,21 @@
-"""PromQL about models: one series for each, narrowed by the dashboard's `$model`."""
+"""PromQL about models: one series for each, narrowed by the dashboard's `$server` and `$model`."""
 
-MODEL = 'gen_ai_request_model=~"$model"'
+SERVER = 'instance=~"$server"'
+MODEL = f'{SERVER}, gen_ai_request_model=~"$model"'
 SIZE = f"max by (gen_ai_request_model) (ollama_model_size_bytes{{{MODEL}}})"
 SPEED = f"model:ollama_output:tokens_per_second15m{{{MODEL}}}"
-CEILING = f"max by (gen_ai_request_model) (ollama_ceiling_tokens_per_second{{{MODEL}}})"
+CEILING = f"max by (instance, gen_ai_request_model) (ollama_ceiling_tokens_per_second{{{MODEL}}})"
 NAME = "{{gen_ai_request_model}}"
 
 
 def or_zero(query: str) -> str:
     """Give 0 for each model on the disk that has no answer yet."""
     return f"{query} or on (gen_ai_request_model) 0 * {SIZE}"
+
+
+def by_model(query: str) -> str:
+    """Give the mean of all servers that have a model, by model."""
+    return or_zero(f"avg by (gen_ai_request_model) ({query})")
 
 
 def rate(metric: str, *by: str) -> str:

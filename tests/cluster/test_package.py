@@ -1,0 +1,66 @@
+"""The components as a Pulumi package, through the plugin's own program."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client
+from kubernetes import config as kubeconfig
+
+from sandbox.build import Tools
+from sandbox.cluster import Cluster, Node
+from sandbox.engine import PROJECT, Engine
+
+PROGRAM = """
+import pulumi, pulumi_kubernetes
+
+cluster = pulumi_kubernetes.Provider("cluster", context="homelab-sandbox", kubeconfig="")
+pool = pulumi.ComponentResource(
+    "homelab:index:MetalLBPool",
+    "guests",
+    {"addresses": ["192.168.1.120-192.168.1.121"], "namespaces": ["default"], "poolName": None},
+    pulumi.ResourceOptions(providers=[cluster]),
+    remote=True,
+)
+pulumi.export("pool", pool.poolName)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An executable that starts the provider host, as the language host would, on the PATH."""
+    file = tmp_path / "plugin" / "pulumi-resource-homelab"
+    file.parent.mkdir()
+    file.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROJECT}/components/__main__.py" "$@"\n')
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{file.parent}{os.pathsep}{os.environ['PATH']}")
+    return file
+
+
+def test_a_program_makes_an_address_pool_through_the_plugin(
+    plugin: Path, cluster: Cluster, tools: Tools, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "Pulumi.yaml").write_text("name: guests\nruntime: python\n")
+    (project / "Pulumi.sandbox.yaml").write_text("config: {}\n")
+    (project / "__main__.py").write_text(PROGRAM)
+    cluster.start([Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")])
+    engine = Engine(cluster, tools, project)
+    engine.up(lambda _: None)
+
+    path = str(cluster.kubeconfig)
+    api = kubeconfig.new_client_from_config(path, cluster.context)  # type: ignore[no-untyped-call]
+    custom: Any = client.CustomObjectsApi(api)
+    kind = ("metallb.io", "v1beta1", "metallb-system")
+    pool = custom.get_namespaced_custom_object(*kind, "ipaddresspools", "guests")
+    assert pool["spec"]["addresses"] == ["192.168.1.120-192.168.1.121"]
+    assert custom.get_namespaced_custom_object(*kind, "l2advertisements", "guests")
+    assert engine.outputs()["pool"] == ("guests", False)
+
+    schema = json.loads(engine.cli("package", "get-schema", str(plugin)).stdout)
+    assert "homelab:index:OllamaStack" in schema["resources"]
+    engine.destroy(lambda _: None)

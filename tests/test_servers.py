@@ -1,0 +1,365 @@
+"""Several model servers in one stack: settings, plan, objects, and who may reach whom."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from harness import (
+    RESERVED,
+    Deployment,
+    Registration,
+    deploy,
+    deploy_program,
+    deployed,
+    gpu_config,
+    read,
+    stack_config,
+    two_servers,
+)
+from jsonschema import Draft7Validator
+
+import config
+from components import OllamaStack
+from config import SettingsError, capacity
+from config.schema import schema
+
+VARIANT = {"name": "m:1b", "base": "x:1b", "context": 4096}
+
+
+def errors(raw: dict[str, Any]) -> list[str]:
+    """The lines that such a stack file is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        read(raw)
+    return str(caught.value).splitlines()
+
+
+def test_what_a_server_does_not_set_is_as_in_ollama() -> None:
+    raw = two_servers(parallel=2)
+    raw["ollama"] |= {"context_length": 4096, "keep_alive": "1h"}
+    settings = read(raw)
+    big = settings.model_servers["servers.big"]
+
+    assert [*settings.model_servers] == ["ollama", "servers.big"]
+    assert (big.context_length, big.keep_alive, big.parallel) == (4096, "1h", 2)
+    assert (settings.ollama.parallel, settings.node_of(big)) == (1, "big")
+    assert big.names == ["llama3.3:70b", "llama3.2:3b"]
+    # Only the first embeds documents.
+    assert settings.models_on(big) == big.names
+    assert settings.model_set == [*settings.models_on(settings.ollama), "llama3.3:70b"]
+
+
+def test_a_server_on_a_node_of_its_own_may_be_as_ollama_in_all_else() -> None:
+    raw = two_servers()
+    raw["nodes"]["big"]["disk"]["path"] = raw["nodes"]["evo4t"]["disk"]["path"]
+    raw["servers"] = {"big": {"node": "big"}}
+    settings = read(raw)
+
+    assert settings.servers["big"].volume == settings.ollama.volume
+    assert settings.servers["big"].names == settings.ollama.names
+
+
+@pytest.mark.parametrize(
+    ("server", "line"),
+    [
+        ({"models": ["llama3.2:3b", "gemma2:4b"]}, "models[1]: got 'gemma2:4b', want a model of"),
+        ({"models": ["a:1b", "a:1b"]}, "models[1]: got 'a:1b', want each model once"),
+        ({"models": ["some:instruct"]}, "models[0]: got 'some:instruct', want a name with its"),
+        ({"models": [VARIANT]}, "models[0].base: got 'x:1b', want one of servers.big.models that"),
+        ({"modells": []}, "modells: unknown key, did you mean models?"),
+        ({"cpu": "8"}, "cpu: got '8', want a number of cores"),
+        ({"node": "other"}, "node: got 'other', want one of the nodes: evo4t, big"),
+        ({"loaded_models": 0}, "loaded_models: got 0, want a whole number, 1 or more"),
+        ({"model_sizes": {"no:1b": "1Gi"}}, "model_sizes.no:1b: got '1Gi', want a size for one of"),
+        (
+            {"models": ["gemma3:1b"], "image": "ollama/ollama:0.1.0"},
+            "image: got 'ollama/ollama:0.1.0', want 0.6.0 or newer for gemma3:1b",
+        ),
+        (
+            {"volume": {"path": "/mnt/evo4t/x", "size": "1Gi"}},
+            "volume.path: got '/mnt/evo4t/x', want a directory below /mnt/big, the disk of big",
+        ),
+        (
+            {"volume": {"path": "/mnt/big/x", "size": "1Gi"}},
+            "volume.size: got '1Gi', want 42Gi or more for the files",
+        ),
+        (
+            {"memory": {"request": "9Gi", "limit": "9Gi"}},
+            "memory.request: got '9Gi', want 44Gi or more, for llama3.3:70b at once; it fits",
+        ),
+        (
+            {"models": ["gpt-oss:120b", "llama3.3:70b"], "loaded_models": 2, "parallel": 16},
+            "loaded_models: got 2, want models that fit: llama3.3:70b, gpt-oss:120b need",
+        ),
+        (
+            {"node": "evo4t", "volume": {"path": "/mnt/evo4t/models/x", "size": "1Gi"}},
+            "volume.path: got '/mnt/evo4t/models/x', want a directory outside of ollama.volume",
+        ),
+    ],
+)
+def test_an_invalid_value_is_named_by_its_own_key(server: dict[str, Any], line: str) -> None:
+    lines = errors(two_servers(**server))
+
+    assert lines[0].startswith(f"homelab:servers.big.{line}"), lines
+    assert [it for it in lines if not it.startswith("homelab:servers.big.")] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["ollama", "Big", "a_b", "1a", "a-", "x" * 41, "a.b", "models", "x-gateway"]
+)
+def test_a_name_that_objects_cannot_have_is_refused(name: str) -> None:
+    raw = two_servers()
+    raw["servers"] = {name: raw["servers"]["big"]}
+
+    (line,) = errors(raw)
+    assert line.startswith(f"homelab:servers.{name}: got '{name}', want a DNS label")
+
+
+@pytest.mark.parametrize("change", [{"cpu": "x"}, {"context_length": 1}, {"models": ["gemma2:4b"]}])
+def test_a_value_of_ollama_that_a_server_shares_is_refused_once(change: dict[str, Any]) -> None:
+    raw = two_servers()
+    del raw["servers"]["big"]["models"]
+    raw["ollama"] |= change
+    raw["webui"].pop("task_model")
+
+    (line,) = errors(raw)
+    assert line.startswith("homelab:ollama.")
+
+
+def test_without_ollama_a_server_has_no_lines_of_its_own() -> None:
+    assert [line.partition(" ")[0] for line in errors({**two_servers(), "ollama": None})] == [
+        "homelab:ollama:"
+    ]
+
+
+def test_an_editor_accepts_a_server_with_one_key_and_no_unknown_one() -> None:
+    raw = two_servers()
+    for server, is_valid in (({"node": "big"}, True), ({"nodes": "big"}, False)):
+        raw["servers"] = {"big": server}
+        file = {"config": {f"homelab:{key}": value for key, value in raw.items()}}
+        assert Draft7Validator(schema()).is_valid(file) is is_valid
+
+
+def test_the_volumes_of_all_servers_of_a_node_must_fit_on_its_disk() -> None:
+    raw = two_servers(volume={"path": "/mnt/big/models", "size": "901Gi"})
+
+    assert errors(raw) == [
+        "homelab:nodes.big.disk.size: got '900Gi', want 901Gi or more for its volumes:"
+        " servers.big.volume.size 901Gi"
+    ]
+
+
+def test_a_gpu_is_one_servers() -> None:
+    raw = gpu_config()
+    raw["servers"] = {"more": {"volume": {"path": "/mnt/evo4t/more", "size": "50Gi"}}}
+    raw["servers"]["more"]["models"] = ["llama3.2:3b"]
+
+    assert errors(raw)[0] == (
+        "homelab:servers.more.node: got 'evo4t', want another node: ollama has its GPU"
+    )
+
+
+def test_a_model_that_does_not_fit_is_told_where_it_would() -> None:
+    raw = two_servers(models=["llama3.2:3b"])
+    raw["ollama"]["models"] = ["llama3.2:3b", "gpt-oss:120b"]
+    raw["nodes"]["evo4t"]["memory"] = "64Gi"
+
+    assert errors(raw)[0].endswith(
+        "; it fits without gpt-oss:120b; gpt-oss:120b fits on servers.big"
+    )
+
+    # Neither in that memory, nor on that disk.
+    for change in ({"memory": {"request": "20Gi", "limit": "20Gi"}}, {"volume": SMALL}):
+        changed = {**raw, "servers": {"big": raw["servers"]["big"] | change}}
+        assert errors(changed)[0].endswith("; it fits without gpt-oss:120b")
+
+
+SMALL = {"path": "/mnt/big/models", "size": "50Gi"}
+
+
+def test_servers_of_one_node_share_its_memory() -> None:
+    raw = stack_config("home")
+    more = {"path": "/mnt/evo4t/more", "size": "100Gi"}
+    raw["servers"] = {"more": {"volume": more, "models": ["gpt-oss:20b"], "cpu": 1}}
+    plans = config.plan(read(raw), RESERVED)
+    one, two = plans["ollama"], plans["servers.more"]
+    sizes = [int(plan.memory.request.removesuffix("Gi")) * capacity.GIB for plan in (one, two)]
+
+    assert two.available == one.available - sizes[0]
+    rest = capacity.SYSTEM_RESERVE.memory + RESERVED.memory + capacity.GIB
+    assert one.requested["evo4t"].memory == sum(sizes) + rest
+
+    raw["nodes"]["evo4t"]["memory"] = "40Gi"
+    assert errors(raw)[0].startswith("homelab:servers.more.models: got ['gpt-oss:20b'], want")
+
+
+def test_the_plan_of_all_servers_is_one_table() -> None:
+    settings = read(two_servers())
+    _, head, *lines = config.table(settings, config.plan(settings, RESERVED)).splitlines()
+    rows = [line.split()[:2] for line in lines[:6]]
+
+    assert head.split()[:2] == ["server", "model"]
+    assert rows == [
+        *(["ollama", name] for name in settings.models_on(settings.ollama)),
+        *(["servers.big", name] for name in ["llama3.3:70b", "llama3.2:3b"]),
+    ]
+    assert [line.partition(":")[0] for line in lines[6:]] == [
+        *("ollama", "ollama", "servers.big", "servers.big"),
+        *("evo4t", "big"),
+    ]
+    # 256 GB/s instead of 89.6.
+    assert lines[5].split()[-1] == "127"
+
+
+def stack(name: str, namespace: str) -> None:
+    """A model server with as little as there can be."""
+    OllamaStack(
+        name,
+        {
+            "namespace": namespace,
+            "claim_name": f"models-{name}",
+            "pod": {"image": "o:1.0.0", "cpu": 1, "memory_request": "1Gi", "memory_limit": "1Gi"},
+            "models": {"declared": [{"name": "m:1b"}]},
+            "gateway": {"image": "python:1.0.0"},
+            "model_name": "",
+            "runtime": {
+                "context_length": 8192,
+                "parallel": 1,
+                "loaded_models": 1,
+                "prompt_cache_mib": 512,
+                "keep_alive": "30m",
+                "backend": {},
+            },
+        },
+    )
+
+
+def pods(lab: Deployment) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Server, namespace and labels of every pod."""
+    for made in (*lab.of_kind("Deployment"), *lab.of_kind("Job")):
+        labels = made.inputs["spec"]["template"]["metadata"]["labels"]
+        yield made.parent, made.inputs["metadata"]["namespace"], labels
+
+
+def selectors(made: Registration) -> Iterator[dict[str, str]]:
+    """Every selector of pods in an object, less the one of all pods, which opens nothing."""
+    spec = made.inputs["spec"]
+    if made.type.endswith(":Service"):
+        yield spec["selector"]
+    elif made.type.endswith(":Deployment"):
+        yield spec["selector"]["matchLabels"]
+    elif made.type.endswith(":NetworkPolicy"):
+        assert spec["podSelector"] or not (spec.get("ingress") or spec.get("egress"))
+        if spec["podSelector"]:
+            yield spec["podSelector"]["matchLabels"]
+        for rule in spec.get("ingress", []):
+            yield from (peer["podSelector"]["matchLabels"] for peer in rule["from"])
+        for rule in spec.get("egress", []):
+            for peer in rule["to"]:
+                if "podSelector" in peer and "namespaceSelector" not in peer:
+                    yield peer["podSelector"]["matchLabels"]
+
+
+def shared(lab: Deployment) -> list[str]:
+    """The names that two objects have, and the selectors that match another server's pods."""
+    named = [
+        (made.type, made.inputs["metadata"].get("namespace"), made.inputs["metadata"]["name"])
+        for made in lab.objects()
+    ]
+    found = [str(name) for name in named if named.count(name) > 1]
+    for made in lab.objects():
+        for wanted in selectors(made) if "spec" in made.inputs else ():
+            for server, namespace, labels in pods(lab):
+                is_match = wanted.items() <= labels.items()
+                if namespace == made.inputs["metadata"]["namespace"] and is_match:
+                    found += [f"{made.name}: {wanted}"] if server != made.parent else []
+    return found
+
+
+def two() -> None:
+    stack("ollama", "one")
+    stack("ollama-big", "one")
+
+
+def three() -> None:
+    two()
+    stack("ollama-far", "two")
+
+
+@pytest.mark.parametrize(("program", "count"), [(two, 2), (three, 3)])
+def test_servers_share_no_name_and_no_pods(program: Callable[[], None], count: int) -> None:
+    lab = deploy(program)
+
+    assert len({server for server, _, _ in pods(lab)}) == count
+    assert shared(lab) == []
+
+
+def test_no_name_that_is_accepted_makes_servers_share_anything() -> None:
+    for name in ("service", "program", "job", "client", "default", "x-deployment"):
+        raw = two_servers()
+        raw["servers"] = {name: raw["servers"]["big"]}
+        lab = deploy_program("home", raw)
+        named = [(r.type, str(r.inputs["metadata"])) for r in lab.objects()]
+        alike = {named.count(it) for it in named}
+
+        assert alike == {1}
+
+
+def test_a_second_server_changes_nothing_of_the_first() -> None:
+    before, after = deployed().resources, deploy_program("home", two_servers()).resources
+
+    assert before.keys() <= after.keys()
+    changed = {key.partition("::")[2] for key in before if after[key] != before[key]}
+    assert [name for name in changed if name.startswith("ollama")] == []
+    new = {r.name for key, r in after.items() if key not in before}
+    assert {name for name in new if not name.startswith("ollama-big")} == {
+        "storage-models-big-volume",
+        "storage-models-big-claim",
+    }
+
+
+def test_the_page_asks_all_servers_and_embeds_on_the_first() -> None:
+    lab = deploy_program("home", two_servers())
+
+    def page(lab: Deployment) -> tuple[dict[str, Any], dict[str, str]]:
+        made = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+        template = made["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        return env, template["metadata"]["labels"]
+
+    env, labels = page(lab)
+    first, big = (f"http://{it}-service.ollama-stack:11434" for it in ("ollama", "ollama-big"))
+    assert env["OLLAMA_BASE_URLS"] == f"{first};{big}"
+    assert env["RAG_OLLAMA_BASE_URL"] == env["OLLAMA_BASE_URL"] == first
+    assert int(env["AIOHTTP_CLIENT_TIMEOUT_MODEL_LIST"]) < 10
+    assert labels["homelab/ollama-client"] == labels["homelab/ollama-big-client"] == "true"
+    assert "OLLAMA_BASE_URLS" not in page(deployed())[0]
+
+
+def test_the_editor_may_use_a_model_of_any_server() -> None:
+    raw = two_servers(models=["codellama:13b"], context_length=4096)
+    raw["ollama"]["models"] = ["llama3.2:3b"]
+    editor = deploy_program("home", raw).outputs["ide_config"]
+
+    assert "codellama:13b" in editor
+    assert "4096" in editor
+
+
+def test_each_server_has_its_own_models_memory_node_and_series() -> None:
+    raw = two_servers()
+    lab, plans = deploy_program("home", raw), config.plan(read(raw), RESERVED)
+
+    for name, key, node in (("ollama", "ollama", "evo4t"), ("ollama-big", "servers.big", "big")):
+        made = lab[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
+        pod = made["spec"]["template"]["spec"]
+        (ollama,), (gateway,) = pod["initContainers"], pod["containers"]
+        env = {entry["name"]: entry.get("value") for entry in gateway["env"]}
+        files = lab[f"kubernetes:core/v1:ConfigMap::{name}-program"].inputs["data"]
+
+        claim = name.replace("ollama", "models", 1)
+        assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": claim}
+        assert pod["nodeSelector"] == {"kubernetes.io/hostname": node}
+        assert ollama["resources"]["requests"]["memory"] == plans[key].memory.request
+        assert env["OTEL_RESOURCE_ATTRIBUTES"].endswith(f"service.instance.id={name}")
+        assert ("nomic-embed-text" in files["models.json"]) == (name == "ollama")
+        assert ("llama3.3:70b" in files["models.json"]) == (name == "ollama-big")
