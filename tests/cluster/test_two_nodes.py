@@ -154,8 +154,8 @@ def test_a_pod_that_names_no_node_follows_its_volume(live_stack: TwoNodes) -> No
     assert followed == {"models": "large", PROMETHEUS_CLAIM: "small"}
 
 
-def test_a_second_server_comes_and_goes_and_replaces_nothing(house: TwoNodes) -> None:
-    path = house.project / f"Pulumi.{STACK}.yaml"
+def test_a_second_server_comes_and_goes_and_replaces_nothing(live_stack: TwoNodes) -> None:
+    path = live_stack.project / f"Pulumi.{STACK}.yaml"
     text = path.read_text()
     stack = yaml.safe_load(text)
     volume = {"path": "/mnt/data/models", "size": "50Gi"}
@@ -163,19 +163,19 @@ def test_a_second_server_comes_and_goes_and_replaces_nothing(house: TwoNodes) ->
     memory = {"request": "4Gi", "limit": "5Gi"}
     stack["config"]["homelab:servers"] = {"more": {**server, "memory": memory}}
     path.write_text(yaml.safe_dump(stack))
-    before = house.uids()
+    before = live_stack.uids()
 
-    added = house.up()
+    added = live_stack.up()
     assert added.keys() == {"create", "update"}
     more = {"ollama-more": {"small"}, "ollama-more-models": {"small"}}
-    assert eventually(lambda: house.placed() == {**PLACED, **more}), house.placed()
-    assert house.bound()["models-more"] == ("/mnt/data/models", "small")
-    assert before.items() <= house.uids().items()
+    assert eventually(lambda: live_stack.placed() == {**PLACED, **more}), live_stack.placed()
+    assert live_stack.bound()["models-more"] == ("/mnt/data/models", "small")
+    assert before.items() <= live_stack.uids().items()
 
     path.write_text(text)
-    assert house.up() == {"delete": added["create"], "update": added["update"]}
-    assert eventually(lambda: house.placed() == PLACED), house.placed()
-    assert house.uids() == before
+    assert live_stack.up() == {"delete": added["create"], "update": added["update"]}
+    assert eventually(lambda: live_stack.placed() == PLACED), live_stack.placed()
+    assert live_stack.uids() == before
 
 
 def test_a_part_moves_to_the_other_node_with_an_empty_directory_of_its_own(
