@@ -122,7 +122,8 @@ class Run:
         names = {name: str(path) for name, path in paths.items()}
         # Not built again: another worker may be installing programs, which takes minutes.
         script = RUN.format(tools=tools, verb=verb, **names)
-        with (live_stack.project / "run.log").open("wb") as log:
+        self._log = live_stack.project / "run.log"
+        with self._log.open("wb") as log:
             self._launcher = subprocess.Popen(
                 [sys.executable, "-c", script], stdout=log, stderr=subprocess.STDOUT
             )
@@ -130,6 +131,8 @@ class Run:
     def kill(self, *, plugins: bool) -> list[psutil.Process]:
         """End the CLI, and its plugins with it or not, as a dead battery does; give the plugins."""
         family = psutil.Process(self._launcher.pid).children(recursive=True)
+        # Without the CLI nothing would be interrupted.
+        assert "pulumi" in [process.name() for process in family], self._log.read_text()[-2000:]
         left = [one for one in family if "resource" in one.name()]
         for process in family:
             if plugins or process not in left:
