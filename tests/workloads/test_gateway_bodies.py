@@ -342,6 +342,12 @@ def wide(names: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"p{n}": STRING for n in range(names)}}
 
 
+def types(levels: int) -> dict[str, Any]:
+    """Objects in each other, each of ten types."""
+    inside = {"properties": {"a": types(levels - 1)}} if levels else {}
+    return {"type": ["object"] * 10, **inside}
+
+
 # Each of the first kind ended a process of Ollama 0.24, or filled its memory.
 ENDS = {
     "an ordinary pattern": {"type": "string", "pattern": r"^\d{3}-\d{4}$"},
@@ -361,6 +367,13 @@ ENDS = {
         }
         | {"d99": STRING},
         "$ref": "#/$defs/d0",
+    },
+    "a number between more and less": {"type": "integer", "minimum": 9, "maximum": 1},
+    "many types of many types": types(10),
+    "two halves that are merged": {"allOf": [{"anyOf": [wide(150), wide(150)]}]},
+    "a large list by many references": {
+        "$defs": {"a": {"enum": [*range(12_500)]}},
+        "anyOf": [SELF] * 500,
     },
     "hidden by one of the same name": {
         "$defs": {"a": {"type": "string", "minLength": 9999}, "b": {"$defs": {"a": STRING}}},
@@ -382,6 +395,9 @@ WORKS = {
         "required": ["name"],
     },
     "large": {"type": "string", "minLength": 2000},
+    "one of many": {"enum": [*range(5000)]},
+    "of two types": {"type": ["string", "null"]},
+    "merged": {"allOf": [wide(100), wide(100)]},
     "deep": deep(20),
     "wide": wide(200),
 }

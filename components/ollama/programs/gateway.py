@@ -174,6 +174,8 @@ class Gateway:
             pieces = self.understand(request, call, body, trusted)
             headers[hdrs.CONTENT_LENGTH] = str(sum(map(len, pieces)))
             data = body.sent(pieces)
+            # Or the body would be held until the answer has ended.
+            del pieces
         elif call.route and call.route.operation and not trusted:
             raise RefusalError(400, "no body", "json")
         self.meters.move(call, "waiting")

@@ -1,6 +1,5 @@
-"""Which JSON schemas Ollama may get: some end its process, and with it everybody's answers."""
+"""Refuses JSON schemas that crash Ollama, which would end all running answers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from gateway_rules import RefusalError
@@ -8,74 +7,87 @@ from gateway_rules import RefusalError
 HOLD = ("format", "response_format", "text")
 """Keys of a request that hold a schema: Ollama's own, and two of OpenAI's."""
 SIZES = ("minLength", "maxLength", "minItems", "maxItems")
+RANGES = (SIZES[:2], SIZES[2:], ("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
 NAMED = ("$defs", "definitions")
 # On 0.24 these end the model's process: 64 nested arrays, 400 optional properties, 2001
 # repetitions, an empty `anyOf`, the pattern `\d{3}`. A pattern with `(?` or `^*` ends Ollama
-# itself, and a minimum above its maximum gave no answer within 60 s.
+# itself, and a length below another above it gave no answer within 60 s.
 DEEPEST, WIDEST, MOST_REPEATED, MOST_PARTS = 32, 200, 2000, 2000
+MOST_VALUES = 20_000  # all others wait while these are looked at, 10 ms
 
 
 def check(asked: dict[str, Any]) -> None:
     """Raise RefusalError if a request has a schema that may end a process of Ollama's."""
     for key in HOLD:
         if isinstance(asked.get(key), dict):
-            walk = _Walk()
-            for name, part in walk.find(asked[key]):
-                walk.named.setdefault(name, []).append(part)
-            walk.look(asked[key], 0, ())
+            traversal = _Traversal(asked[key])
+            traversal.visit(asked[key], 0, (), 1)
+            # llama.cpp merges all objects of an `allOf` into one.
+            if traversal.merges and traversal.properties > WIDEST:
+                raise _refusal(f"properties beside allOf: must not be more than {WIDEST} in all")
 
 
-class _Walk:
-    """One way through a schema, also through what it refers to."""
+class _Traversal:
+    """A traversal of one schema, references included."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self.parts, self.values, self.properties, self.merges = 0, 0, 0, False
         self.named: dict[str, list[Any]] = {}
-        """What a reference leads to; several, where it depends on which of them is the root."""
-        self.parts = 0
+        """Definitions by reference: several, because the root of a reference is not known."""
+        nodes: list[Any] = [schema]
+        while nodes:
+            node = nodes.pop()
+            for key, part in node.items() if isinstance(node, dict) else ():
+                if key in NAMED and isinstance(part, dict):
+                    for name, definition in part.items():
+                        self.named.setdefault(f"#/{key}/{name}", []).append(definition)
+                nodes.append(part)
 
-    def find(self, node: Any) -> Iterator[tuple[str, Any]]:
-        """Yield all that can be referred to, by its reference."""
-        for key, part in node.items() if isinstance(node, dict) else ():
-            if key in NAMED and isinstance(part, dict):
-                yield from ((f"#/{key}/{name}", one) for name, one in part.items())
-            yield from self.find(part)
-
-    def look(self, node: Any, depth: int, through: tuple[str, ...]) -> None:
-        """Look at a part, which is reached `through` these references."""
-        if not isinstance(node, dict | list):
-            return
-        self.parts += 1
-        if self.parts > MOST_PARTS or depth > DEEPEST:
+    def visit(self, node: Any, depth: int, through: tuple[str, ...], times: int) -> None:
+        """Check a node that is reached `through` these references, and copied so many `times`."""
+        self.values += 1
+        self.parts += times if isinstance(node, dict | list) else 0
+        if self.parts > MOST_PARTS or self.values > MOST_VALUES or depth > DEEPEST:
             raise _refusal("too large or too deep")
         if isinstance(node, list):
             for part in node:
-                self.look(part, depth + 1, through)
+                self.visit(part, depth + 1, through, times)
+        if not isinstance(node, dict):
             return
-        self.judge(node)
+        self.judge(node, times)
+        # llama.cpp copies a schema for each of its types.
+        types = node.get("type")
+        times *= len(types) if isinstance(types, list) else 1
         for key, part in node.items():
             if key == "$ref" and isinstance(part, str):
                 if part in through or part not in self.named:
                     raise _refusal(f"{key}: must lead to a definition, and not in a circle")
-                self.look(self.named[part], depth, (*through, part))
+                self.visit(self.named[part], depth, (*through, part), times)
             else:
-                self.look(part, depth + 1, through)
+                self.visit(part, depth + 1, through, times)
 
-    def judge(self, node: dict[str, Any]) -> None:
-        """Look at the words of one part; a property may be called like one, and is an object."""
+    def judge(self, node: dict[str, Any], times: int) -> None:
+        """Check a node's keywords; a property of the same name is an object, and skipped."""
         if isinstance(node.get("pattern"), str):
             raise _refusal("pattern: not possible here")
         if any(node.get(key) == [] for key in ("anyOf", "oneOf", "type")):
             raise _refusal("anyOf, oneOf and type: must not be empty")
-        if isinstance(node.get("properties"), dict) and len(node["properties"]) > WIDEST:
-            raise _refusal(f"properties: must not be more than {WIDEST}")
-        sizes = {key: node[key] for key in SIZES if not isinstance(node.get(key, {}), dict)}
-        for key, size in sizes.items():
-            if type(size) is not int or not 0 <= size <= MOST_REPEATED:
+        self.merges = self.merges or isinstance(node.get("allOf"), list)
+        if isinstance(node.get("properties"), dict):
+            self.properties += len(node["properties"]) * times
+            if len(node["properties"]) > WIDEST:
+                raise _refusal(f"properties: must not be more than {WIDEST}")
+        for key in SIZES:
+            size = node.get(key, 0)
+            if not isinstance(size, dict) and not (
+                type(size) is int and 0 <= size <= MOST_REPEATED
+            ):
                 raise _refusal(f"{key}: must be a number from 0 to {MOST_REPEATED}")
-        for least, most in (SIZES[:2], SIZES[2:]):
-            if sizes.get(least, 0) > sizes.get(most, MOST_REPEATED):
+        for least, most in RANGES:
+            low, high = node.get(least), node.get(most)
+            if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
                 raise _refusal(f"{least}: must not be more than {most}")
 
 
-def _refusal(why: str) -> RefusalError:
-    return RefusalError(400, f"a schema that would end the model: {why}", "schema")
+def _refusal(reason: str) -> RefusalError:
+    return RefusalError(400, f"a schema that would end the model: {reason}", "schema")
