@@ -505,8 +505,8 @@ def test_what_was_changed_inside_a_release_is_named_and_put_back(
     assert {line.partition(" (OpenAPI")[0] for line in found(findings)} == expected(kept) | {
         "planted: data.empty: value not shown",
         f"planted: {POD}.containers[extra]: got an object, want nothing",
-        f"planted: {POD}.containers[main].image: example.invalid/planted:1,"
-        " is example.invalid/planted:2",
+        f"planted: {POD}.containers[main].image: got example.invalid/planted:2,"
+        " want example.invalid/planted:1",
     }
     for command in commands(live_stack):
         hand.run(command)
