@@ -144,7 +144,9 @@ def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
         subprocess.run(["sh", "-c", only], env=repository.environment, check=True)
         assert lock.exists()
         check.kill()
-    lock.unlink(missing_ok=True)
+    # Seen once on a busy machine: restic had two.
+    for left in repository.locks():
+        left.unlink()
 
 
 def test_two_pods_wait_for_each_other(repository: Repository) -> None:
