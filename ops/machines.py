@@ -20,6 +20,8 @@ from ops.cluster import UnreadableError
 NAMESPACE = "default"
 MIN_DISK = 16 * 1024**3
 """Bytes of the smallest data disk; smaller ones are boot partitions and USB sticks."""
+NO_DISKS = ("/boot", "/snap", "/var/lib/kubelet", "/var/snap")
+"""Beginnings of mount points that hold no data, or that of pods."""
 TIMEOUT = 600
 """Seconds for a Job, including the pull of its image."""
 
@@ -158,18 +160,16 @@ def parse_log(machine: Machine, log: str) -> Machine:
 
 
 def _disks(text: str) -> tuple[Disk, ...]:
-    disks = {}
+    disks: dict[str, Disk] = {}
     for line in text.splitlines():
-        path, *numbers = line.split()
-        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
-            disks[path] = Disk(path=path, size=bytes_)
+        device, path, *numbers = line.split()
+        if len(numbers) != 2 or path.startswith(NO_DISKS):
+            continue
+        if (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
+            # Later mounts of a device are bind mounts, such as those of a pod's volumes.
+            disks.setdefault(device, Disk(path=path.replace(r"\040", " "), size=bytes_))
     system = ("/", "/var", "/usr")
-    return tuple(
-        sorted(
-            (disk for disk in disks.values() if not disk.path.startswith(("/boot", "/snap"))),
-            key=lambda disk: (disk.path in system, -disk.size),
-        )
-    )
+    return tuple(sorted(disks.values(), key=lambda disk: (disk.path in system, -disk.size)))
 
 
 def _network(routes: str, address: str) -> IPv4Network | None:

@@ -22,11 +22,17 @@ GIB = 1024**3
 # Of a Debian 12 with a data disk and Tailscale, less what no line here needs.
 LOG = """\
 == mounts
-/ 61281276 4096
-/boot/efi 130812 4096
-/mnt/evo4t 244061696 4096
-/mnt/backup 122029056 4096
-/mnt/stick 1000000 4096
+/dev/nvme0n1p2 / 61281276 4096
+/dev/nvme0n1p1 /boot/efi 130812 4096
+/dev/nvme1n1 /mnt/evo4t 244061696 4096
+/dev/sda1 /mnt/backup 122029056 4096
+/dev/sdb1 /mnt/stick 1000000 4096
+/dev/sdc1 /mnt/usb\\040disk 8000000 4096
+/dev/sde1 /mnt/gone
+/dev/nvme1n1 /var/snap/microk8s/common/var/lib/kubelet/pods/1-2/volumes/kubernetes.io~local-volume/\
+ollama-stack-models 244061696 4096
+/dev/sda1 /srv/again 122029056 4096
+/dev/sdd1 /var/lib/kubelet/pods/1-2/volumes/kubernetes.io~csi/pvc/mount 122029056 4096
 == route
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -80,6 +86,7 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
     assert machine.disks == (
         Disk(path="/mnt/evo4t", size=244061696 * 4096),
         Disk(path="/mnt/backup", size=122029056 * 4096),
+        Disk(path="/mnt/usb disk", size=8000000 * 4096),
         Disk(path="/", size=61281276 * 4096),
     )
     assert machine.lan == IPv4Network("192.168.1.0/24")
