@@ -182,7 +182,7 @@ def draft(
     if "pool" not in network:
         pair = ""
         if first.lan and first.taken is not None:
-            pair = "-".join(machines.free_pair(first.lan, first.address, first.taken))
+            pair = "-".join(machines.free_pair(first.lan, first.address, first.taken) or ())
         question = "Two free neighbouring addresses, outside the router's DHCP range?"
         network["pool"] = prompt("pool", question, pair, _check_pair)
         page["lan_address"], grafana["lan_address"] = network["pool"].split("-")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,14 +187,13 @@ def _network(routes: str, address: str) -> IPv4Network | None:
     return None
 
 
-def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str]:
-    """Return the first two consecutive free addresses after `address`; raises ValueError.
+def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str] | None:
+    """Return the first two consecutive free addresses after `address`, or None.
 
-    They are consecutive because the pool is one range, for the chat page and Grafana.
+    They are consecutive because the pool is one range, for the chat page and Grafana. They are of
+    the 254 addresses that the Job has asked.
     """
-    hosts = [str(host) for host in lan.hosts()]
-    start = hosts.index(address) + 1
-    for first, second in zip(hosts[start:], hosts[start + 1 :], strict=False):
-        if first not in taken and second not in taken:
-            return first, second
-    raise ValueError(f"no two free addresses after {address} in {lan}")
+    start = int(IPv4Address(address))
+    end = min(int(lan.broadcast_address), start | 0xFF)
+    after = [str(IPv4Address(number)) for number in range(start + 1, end)]
+    return next((pair for pair in pairwise(after) if taken.isdisjoint(pair)), None)

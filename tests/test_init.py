@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,11 +115,25 @@ def test_addresses_that_answer_are_passed_over(taken: list[str], pair: tuple[str
     assert free_pair(lan, "192.168.1.100", frozenset(taken)) == pair
 
 
-def test_a_full_network_is_a_line() -> None:
-    lan = IPv4Network("192.168.1.0/29")
+def test_only_addresses_that_were_asked_are_free() -> None:
+    lan = IPv4Network("10.0.0.0/8")
 
-    with pytest.raises(ValueError, match=r"no two free addresses after 192.168.1.1 in"):
-        free_pair(lan, "192.168.1.1", frozenset(str(host) for host in lan.hosts()))
+    assert free_pair(lan, "10.1.2.252", frozenset()) == ("10.1.2.253", "10.1.2.254")
+    assert free_pair(lan, "10.1.2.253", frozenset()) is None
+    assert free_pair(IPv4Network("10.1.2.0/29"), "10.1.2.5", frozenset()) is None
+
+
+def test_in_a_full_network_the_addresses_are_asked_for(machine: Machine) -> None:
+    taken = frozenset(f"192.168.1.{last}" for last in range(1, 255))
+    full = replace(machine, taken=taken)
+    flags = {"email": "me@example.com"}
+    pool = "192.168.1.101-192.168.1.102"
+
+    keys = draft("microk8s", [full], True, {}, Prompt({**flags, "pool": pool}, yes=True))
+
+    assert keys["network"]["pool"] == pool
+    with pytest.raises(ValueError, match=r"^--pool: missing; Two free neighbouring addresses"):
+        draft("microk8s", [full], True, {}, Prompt(flags, yes=True))
 
 
 def test_with_yes_all_is_written_that_a_job_saw(
@@ -233,23 +248,39 @@ def test_the_job_has_no_token_and_ends() -> None:
     assert spec["activeDeadlineSeconds"] > 0
 
 
-def directories(root: Path, disk: str, *wanted: str) -> subprocess.CompletedProcess[str]:
-    """Run the Job's program on directories below `root`."""
-    lines = "\n".join(wanted)
+def directories(
+    root: Path, disk: str, *wanted: str, mounts: str = "/dev/sda1 / ext4"
+) -> subprocess.CompletedProcess[str]:
+    """Run the Job's program on directories below `root`, with these mounts."""
+    (file := root / "mounts").write_text(f"{mounts} rw 0 0\n")
+    env = {"PATH": os.environ["PATH"], "ROOT": str(root), "MOUNTS": str(file), "DISK": disk}
     return subprocess.run(
         ["sh", "-c", (machines.PROGRAMS / "directories.sh").read_text()],
-        env={"PATH": os.environ["PATH"], "ROOT": str(root), "DISK": disk, "DIRECTORIES": lines},
+        env={**env, "DIRECTORIES": "\n".join(wanted)},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_no_directory_is_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
-    done = directories(tmp_path, "/mnt/nowhere", "1000:1000 0750 /mnt/nowhere/models")
+@pytest.mark.parametrize("mounted", ["/", "/mnt/a-b", "/mnt/a.b/c"])
+def test_no_directory_is_made_on_a_disk_that_is_not_mounted(mounted: str, tmp_path: Path) -> None:
+    mounts = f"/dev/sda1 {mounted} ext4"
 
-    assert (done.returncode, done.stdout) == (1, "/mnt/nowhere: not mounted\n")
-    assert [*tmp_path.iterdir()] == []
+    done = directories(tmp_path, "/mnt/a.b", "1000:1000 0750 /mnt/a.b/models", mounts=mounts)
+
+    assert (done.returncode, done.stdout) == (1, "/mnt/a.b: not mounted\n")
+    assert [item.name for item in tmp_path.iterdir()] == ["mounts"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
+def test_a_disk_may_have_a_space_in_its_path(tmp_path: Path) -> None:
+    wanted, mounts = "1000:1000 0700 /mnt/a b/homelab", r"/dev/sda1 /mnt/a\040b ext4"
+
+    done = directories(tmp_path, "/mnt/a b", wanted, mounts=mounts)
+
+    assert done.stdout == "/mnt/a b/homelab: 1000:1000 0700\n"
+    assert ((tmp_path / "mnt/a b/homelab").stat().st_mode & 0o777) == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
