@@ -2,19 +2,21 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from harness import ROOT
+from harness import ROOT, backup_config, read
 from kubernetes.client import ApiException
 
 from config import SettingsError
 from config.stack_file import project_keys, read_config
-from ops import machines
+from ops import init, machines
 from ops.cluster import UnreadableError
 from ops.init import TEMPLATE, Prompt, check, draft, merge
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
@@ -153,7 +155,7 @@ def test_with_yes_all_is_written_that_a_job_saw(
     }
     assert keys["network"]["pool"] == "192.168.1.103-192.168.1.104"
     assert keys["webui"]["tailnet_address"] == "100.102.114.95"
-    assert keys["webui"]["backup"]["volume"]["path"] == "/mnt/backup/homelab"
+    assert keys["webui"]["backup"] == {"volume": {"path": "/mnt/backup/homelab", "size": "465Gi"}}
     assert "gpt-oss:20b" in capsys.readouterr().out
 
 
@@ -246,6 +248,28 @@ def test_the_job_has_no_token_and_ends() -> None:
     assert spec["template"]["spec"]["automountServiceAccountToken"] is False
     assert spec["backoffLimit"] == 0
     assert spec["activeDeadlineSeconds"] > 0
+
+
+@pytest.mark.parametrize("is_inspected", [True, False])
+def test_the_directory_of_the_backups_is_made_on_their_disk(
+    is_inspected: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+
+    def note(_: object, body: Mapping[str, Any]) -> str:
+        (container,) = body["spec"]["template"]["spec"]["containers"]
+        env = {item["name"]: item["value"] for item in container["env"]}
+        ran.append((env["DISK"], env["DIRECTORIES"].splitlines()))
+        return ""
+
+    monkeypatch.setattr(machines, "run", note)
+    seen = machine if is_inspected else replace(machine, disks=())
+
+    init.directories([seen], read(backup_config()), Mock(), Prompt({}, yes=True))
+
+    (disk, data), backup = ran
+    assert (disk, len(data)) == ("/mnt/evo4t", 4)
+    assert backup == ("/mnt/backup", ["1000:1000 0700 /mnt/backup/homelab"])
 
 
 def directories(
