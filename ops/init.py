@@ -18,7 +18,6 @@ from kubernetes.client import ApiClient
 from kubernetes.config import (
     ConfigException,
     list_kube_config_contexts,
-    new_client_from_config,
 )
 from ruamel.yaml import YAML
 
@@ -413,8 +412,7 @@ def _run(options: argparse.Namespace, prompt: Prompt) -> int:
     if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
     print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
-    api: Any = new_client_from_config(context=context)  # type: ignore[no-untyped-call]
-    nodes = inspect(api, nodes, prompt)
+    nodes = inspect(cluster.api, nodes, prompt)
     print("\n".join(map(describe, nodes)))
     keys = draft(context, nodes, has_metallb(cluster), old, prompt)
     text = merge(before or TEMPLATE, keys)
@@ -431,6 +429,6 @@ def _run(options: argparse.Namespace, prompt: Prompt) -> int:
         return 1
     if changes:
         file.write_text(text)
-    directories(nodes, settings, api, prompt)
+    directories(nodes, settings, cluster.api, prompt)
     print(next_steps(options.stack))
     return 0
