@@ -144,10 +144,7 @@ class ChatPage:
             raise NotStartedError(
                 f"{reason}; it had not started: are the backup's disk and the image there?"
             ) from error
-        try:
-            pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
-        except UnreadableError as error:
-            raise RestoreError(str(error)) from error
+        pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
         try:
             return container, code, jobs.log(self.core, NAMESPACE, pod, container)
         except UnreadableError as error:
@@ -156,7 +153,7 @@ class ChatPage:
 
     def _create(self, job: dict[str, Any]) -> str:
         """Create a Job, and return its name; raises NotStartedError."""
-        # Not by the API server, because a request without an answer may have created it.
+        # Named here, so that a request without an answer, which may have created it, is repeated.
         name = f"{job['metadata']['generateName']}{secrets.token_hex(4)}"
         body = {**job, "metadata": {**job["metadata"], "name": name}}
 
