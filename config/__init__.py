@@ -14,6 +14,7 @@ from config.errors import (
     PREFIX,
     SECRET,
     Encrypted,
+    NoValue,
     Problem,
     SettingsError,
     format_problems,
@@ -54,18 +55,23 @@ def read(raw: Mapping[str, Any], reserved: Request, secret: Collection[str] = ()
     """Validate a stack file's `homelab:` keys, given without the prefix; raises SettingsError.
 
     `reserved` is the sum of the monitoring chart's requests; no error shows the value of a key in
-    `secret`.
+    `secret`, the keys that Pulumi has decrypted.
     """
-    raw, problems = _normalize(raw), []
+    raw, problems = _normalize(raw), list[Problem]()
     own = raw.get("servers")
     raw = {**raw, **_inherited(raw)}
-    if isinstance(raw.get("notifySecret"), Encrypted):
+    token = raw.get("notifySecret")
+    if isinstance(token, Encrypted):
         # Meant to be encrypted, and only Pulumi needs its value.
         raw = {**raw, "notifySecret": SECRET}
+    elif token not in (None, "", SECRET) and "notifySecret" not in secret:
+        raw = {**raw, "notifySecret": SECRET}
+        want = "pulumi config set --secret homelab:notifySecret"
+        problems.append(Problem(("notifySecret",), NoValue.CLEAR, want))
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
-        problems = [*validation_problems(Settings, error)]
+        problems += validation_problems(Settings, error)
     for check in (
         *(checks.nodes, checks.addresses, checks.access, checks.notify, checks.hosts),
         *(models.check_names, models.check_sizes, models.check_versions, models.check_uses),

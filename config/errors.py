@@ -54,6 +54,7 @@ class NoValue(Enum):
 
     MISSING = "missing, want"
     UNKNOWN = "unknown key,"
+    CLEAR = "got a value in clear, want"
 
 
 class Encrypted:

@@ -85,6 +85,15 @@ def _days(address: tuple[str | None, int], context: ssl.SSLContext, name: str | 
     return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
+class Client(ApiClient):
+    """An API client whose every request has TIMEOUTS: the default is to wait without end."""
+
+    def call_api(self, *args: Any, **kwargs: Any) -> Any:
+        """Do a request; raises urllib3's HTTPError if there is no answer in time."""
+        kwargs["_request_timeout"] = kwargs.get("_request_timeout") or TIMEOUTS
+        return super().call_api(*args, **kwargs)
+
+
 class Cluster:
     """The cluster of a kubeconfig's context; thread-safe."""
 
@@ -101,7 +110,8 @@ class Cluster:
             line = " ".join(str(error).split())
             raise UnreadableError(f"kubeconfig, context {context!r}: {line}") from error
         self.configuration = configuration
-        self._api = ApiClient(configuration)
+        self.api: Any = Client(configuration)
+        """For the client's own classes, such as `CoreV1Api`."""
 
     def ask(self, path: str, accept: str = "application/json", **query: str) -> Any:
         """Return the object at `path`, or None; raises UnreadableError."""
@@ -115,7 +125,7 @@ class Cluster:
     def _call(
         self, method: str, path: str, accept: str, query: Mapping[str, str], body: object
     ) -> Any:
-        request = self._api.param_serialize(
+        request = self.api.param_serialize(
             method,
             path,
             query_params=[*query.items()],
@@ -124,7 +134,7 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         try:
-            response: Any = self._api.call_api(*request, _request_timeout=TIMEOUTS)
+            response: Any = self.api.call_api(*request)
             data = response.read()
         except HTTPError as error:
             raise UnreadableError(f"{path}: no answer: {error}") from error

@@ -23,6 +23,8 @@ from ops.stacks import Stack
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 """Path of Open WebUI's socket.io, version 4 of its protocol."""
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
+ANSWER_SECONDS = 9
+"""Seconds for the check `answer`; a model of 20 GB takes longer to load from a disk."""
 PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/query"
 """Path of Prometheus' API through the API server's proxy."""
 LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
@@ -131,6 +133,7 @@ async def origins(server: Server) -> Problems:
 
 async def answer(server: Server) -> Problems:
     """The admin signs in, and each server's first model counts on from 8 in a streamed answer."""
+    deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
     command = ("stack", "output", "open_webui_password", "--show-secrets")
     if (result := await in_thread(server.stack.cli, *command)).returncode:
         raise UnreadableError(f"pulumi stack output: {result.stderr}")
@@ -147,12 +150,17 @@ async def answer(server: Server) -> Problems:
     # All but the smallest models continue the prompt; a broken GPU makes them write noise.
     question = {"prompt": PROMPT, "raw": True, "stream": True}
     for index, (model, model_server) in enumerate(zip(models, servers, strict=True)):
-        async with post(
+        request = post(
             f"{server.page}/ollama/api/generate/{index}",
             json={**question, "model": model, "options": {"temperature": 0, "num_predict": 8}},
             headers={"Authorization": f"Bearer {json.loads(body)['token']}"},
-        ) as response:
-            events = [json.loads(line) async for line in response.content]
+        )
+        try:
+            async with asyncio.timeout_at(deadline), request as response:
+                events = [json.loads(line) async for line in response.content]
+        except TimeoutError:
+            yield Warn(f"{model}: no complete answer yet: it may be loading; try again")
+            continue
         text = "".join(event.get("response", "") for event in events)
         if not any(event.get("done") for event in events):
             yield f"{model}: got {response.status} {events[-1:]}, want a complete answer"
@@ -187,7 +195,12 @@ async def backups(server: Server) -> Problems:
 CHECKS = (
     Check(page, "up", "kubectl get services,pods -A (docs/runbook.md#openwebuidown)", seconds=8),
     Check(origins, "page", "set webui.origins, and up (docs/install.md#other-names-for-the-page)"),
-    Check(answer, "page", "read the gateway's log (docs/runbook.md#ollamadown)", seconds=10),
+    Check(
+        answer,
+        "page",
+        "read the gateway's log (docs/runbook.md#ollamadown)",
+        seconds=ANSWER_SECONDS + 1,
+    ),
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
     Check(backups, "up api", "set webui.backup, or read the Job's log (docs/backups.md)"),
 )

@@ -11,14 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kubernetes.client import ApiClient
 from kubernetes.config import (
     ConfigException,
     list_kube_config_contexts,
-    new_client_from_config,
 )
 from ruamel.yaml import YAML
 
@@ -182,7 +181,7 @@ def draft(
     if "pool" not in network:
         pair = ""
         if first.lan and first.taken is not None:
-            pair = "-".join(machines.free_pair(first.lan, first.address, first.taken))
+            pair = "-".join(machines.free_pair(first.lan, first.address, first.taken) or ())
         question = "Two free neighbouring addresses, outside the router's DHCP range?"
         network["pool"] = prompt("pool", question, pair, _check_pair)
         page["lan_address"], grafana["lan_address"] = network["pool"].split("-")
@@ -220,7 +219,9 @@ def draft(
         others = [other.path for other in first.disks if other.path not in ("/", disk["path"])]
         question = "A second disk for backups of the chats, or none?"
         if (path := prompt("backup_disk", question, (others or ["none"])[0])) != "none":
-            backup = {"path": f"{path.rstrip('/')}/homelab", "size": "200Gi"}
+            sizes = {disk.path: _gi(disk.size) for disk in first.disks}
+            path = path.rstrip("/")
+            backup = {"path": f"{path}/homelab", "size": sizes.get(path, "200Gi")}
             keys["webui"]["backup"] = {"volume": backup}
     keys["ollama"]["models"] = _models(keys, prompt)
     return keys
@@ -330,26 +331,44 @@ def has_metallb(cluster: Cluster) -> bool:
 
 
 def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt: Prompt) -> None:
-    """Create the volumes' directories on each node by a Job, after a confirmation."""
+    """Create the volumes' directories on each disk by a Job, after a confirmation."""
     for machine in nodes:
-        node, owners = settings.nodes[machine.name], {}
+        disk = settings.nodes[machine.name].disk.path
+        disks: dict[str, dict[str, tuple[str, str]]] = {disk: {}}
         for key, workload in settings.workloads.items():
             if settings.node_of(workload) == machine.name:
                 owner = OWNERS.get(key, ("1000:1000", "0750"))
-                owners[workload.volume.path] = owner
+                disks[disk][workload.volume.path] = owner
                 if key in settings.model_servers:
-                    owners[f"{workload.volume.path}/homelab"] = owner
-        if not owners:
-            continue
-        body = machines.directories_job(machine, node.disk.path, owners)
-        print(f"\n{machine.name}: directories of the volumes, if {node.disk.path} is mounted;")
-        print("existing files in them get the same owner (docs/moving-in.md):")
-        print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in owners.items()))
-        if prompt.confirm("Make them, by a Job as before?"):
-            try:
-                print(machines.run(api, body))
-            except UnreadableError as error:
-                print(f"  not created: {error}; by hand: docs/install.md")
+                    disks[disk][f"{workload.volume.path}/homelab"] = owner
+        if (backup := settings.webui.backup) and settings.node_of(settings.webui) == machine.name:
+            path = PurePosixPath(backup.volume.path)
+            mounted = {other.path for other in machine.disks} - {"/"}
+            # The nearest mount; if none is known, the Job refuses a parent that is not mounted.
+            parents = map(str, path.parents)
+            disk = next((parent for parent in parents if parent in mounted), str(path.parent))
+            disks[disk] = {str(path): ("1000:1000", "0700")}
+        for disk, owners in disks.items():
+            if owners:
+                _make(machine, disk, owners, api, prompt)
+
+
+def _make(
+    machine: Machine,
+    disk: str,
+    owners: Mapping[str, tuple[str, str]],
+    api: ApiClient,
+    prompt: Prompt,
+) -> None:
+    """Create directories on a disk by a Job, after a confirmation."""
+    print(f"\n{machine.name}: directories of the volumes, if {disk} is mounted;")
+    print("existing files in them get the same owner (docs/moving-in.md):")
+    print("".join(f"  {path} {' '.join(owner)}\n" for path, owner in owners.items()))
+    if prompt.confirm("Make them, by a Job as before?"):
+        try:
+            print(machines.run(api, machines.directories_job(machine, disk, owners)))
+        except UnreadableError as error:
+            print(f"  not created: {error}; by hand: docs/install.md")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -393,8 +412,7 @@ def _run(options: argparse.Namespace, prompt: Prompt) -> int:
     if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
     print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
-    api: Any = new_client_from_config(context=context)  # type: ignore[no-untyped-call]
-    nodes = inspect(api, nodes, prompt)
+    nodes = inspect(cluster.api, nodes, prompt)
     print("\n".join(map(describe, nodes)))
     keys = draft(context, nodes, has_metallb(cluster), old, prompt)
     text = merge(before or TEMPLATE, keys)
@@ -411,6 +429,6 @@ def _run(options: argparse.Namespace, prompt: Prompt) -> int:
         return 1
     if changes:
         file.write_text(text)
-    directories(nodes, settings, api, prompt)
+    directories(nodes, settings, cluster.api, prompt)
     print(next_steps(options.stack))
     return 0

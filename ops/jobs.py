@@ -16,16 +16,23 @@ PULL_FAILED = ("ImagePullBackOff", "InvalidImageName")
 def until(condition: Callable[[], bool], action: Callable[[], str], timeout: float) -> None:
     """Wait until `condition` is true, and print every 5 seconds the `action` in progress.
 
-    Raises UnreadableError after `timeout` seconds.
+    An API server that does not answer is asked again. Raises UnreadableError after `timeout`
+    seconds.
     """
     start = printed = time.monotonic()
-    while not condition():
+    while True:
+        problem = ""
+        try:
+            if condition():
+                return
+        except HTTPError:
+            problem = "; the API server does not answer"
         now = time.monotonic()
         if now - start > timeout:
-            raise UnreadableError(f"given up after {now - start:.0f} s: {action()}")
+            raise UnreadableError(f"given up after {now - start:.0f} s: {action()}{problem}")
         if now - printed > 5:
             printed = now
-            print(f"  {action()}: {now - start:.0f} s", flush=True)
+            print(f"  {action()}: {now - start:.0f} s{problem}", flush=True)
         time.sleep(0.5)
 
 
@@ -45,20 +52,20 @@ def wait(batch: Any, core: Any, namespace: str, job: str, timeout: float, action
 
     Raises UnreadableError after `timeout` seconds, or if its image cannot be pulled.
     """
-
-    def waiting() -> list[Any]:
-        states = [status.state.waiting for _, status in containers(core, namespace, job)]
-        return [state for state in states if state and state.reason]
+    reasons: list[str] = []
 
     def has_ended() -> bool:
-        for state in waiting():
+        states = [status.state.waiting for _, status in containers(core, namespace, job)]
+        states = [state for state in states if state and state.reason]
+        reasons[:] = [state.reason for state in states]
+        for state in states:
             if state.reason in PULL_FAILED:
                 raise UnreadableError(f"{state.reason}: {state.message}")
         status = batch.read_namespaced_job_status(job, namespace).status
         return bool(status.succeeded or status.failed)
 
     def progress() -> str:
-        return ", ".join([action, *(state.reason for state in waiting()[:1])])
+        return ", ".join([action, *reasons[:1]])
 
     until(has_ended, progress, timeout)
 

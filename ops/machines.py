@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ops.cluster import UnreadableError
 NAMESPACE = "default"
 MIN_DISK = 16 * 1024**3
 """Bytes of the smallest data disk; smaller ones are boot partitions and USB sticks."""
+NO_DISKS = ("/boot", "/snap", "/var/lib/kubelet", "/var/snap")
+"""Beginnings of mount points that hold no data, or that of pods."""
 TIMEOUT = 600
 """Seconds for a Job, including the pull of its image."""
 
@@ -158,18 +161,16 @@ def parse_log(machine: Machine, log: str) -> Machine:
 
 
 def _disks(text: str) -> tuple[Disk, ...]:
-    disks = {}
+    disks: dict[str, Disk] = {}
     for line in text.splitlines():
-        path, *numbers = line.split()
-        if len(numbers) == 2 and (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
-            disks[path] = Disk(path=path, size=bytes_)
+        device, path, *numbers = line.split()
+        if len(numbers) != 2 or path.startswith(NO_DISKS):
+            continue
+        if (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
+            # Later mounts of a device are bind mounts, such as those of a pod's volumes.
+            disks.setdefault(device, Disk(path=path.replace(r"\040", " "), size=bytes_))
     system = ("/", "/var", "/usr")
-    return tuple(
-        sorted(
-            (disk for disk in disks.values() if not disk.path.startswith(("/boot", "/snap"))),
-            key=lambda disk: (disk.path in system, -disk.size),
-        )
-    )
+    return tuple(sorted(disks.values(), key=lambda disk: (disk.path in system, -disk.size)))
 
 
 def _network(routes: str, address: str) -> IPv4Network | None:
@@ -186,14 +187,13 @@ def _network(routes: str, address: str) -> IPv4Network | None:
     return None
 
 
-def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str]:
-    """Return the first two consecutive free addresses after `address`; raises ValueError.
+def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str] | None:
+    """Return the first two consecutive free addresses after `address`, or None.
 
-    They are consecutive because the pool is one range, for the chat page and Grafana.
+    They are consecutive because the pool is one range, for the chat page and Grafana. They are of
+    the 254 addresses that the Job has asked.
     """
-    hosts = [str(host) for host in lan.hosts()]
-    start = hosts.index(address) + 1
-    for first, second in zip(hosts[start:], hosts[start + 1 :], strict=False):
-        if first not in taken and second not in taken:
-            return first, second
-    raise ValueError(f"no two free addresses after {address} in {lan}")
+    start = int(IPv4Address(address))
+    end = min(int(lan.broadcast_address), start | 0xFF)
+    after = [str(IPv4Address(number)) for number in range(start + 1, end)]
+    return next((pair for pair in pairwise(after) if taken.isdisjoint(pair)), None)

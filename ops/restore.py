@@ -5,6 +5,7 @@ Stops the chat page, replaces its data and starts it again. Exit code 0 means re
 
 import argparse
 import copy
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from kubernetes.client import ApiException, AppsV1Api, BatchV1Api, CoreV1Api
-from kubernetes.config import ConfigException, new_client_from_config
 from urllib3.exceptions import HTTPError
 
 from components import CHART_VALUES
@@ -20,7 +20,7 @@ from components.open_webui.backup import RESTORE_TAINT
 from config import SettingsError, read, requested
 from config.stack_file import project_keys, read_config
 from ops import jobs, stacks
-from ops.cluster import UnreadableError
+from ops.cluster import Cluster, UnreadableError
 
 NAMESPACE = "ollama-stack"
 WRITERS = ("open-webui-restore-", "open-webui-backup-")
@@ -39,7 +39,7 @@ class RestoreError(RuntimeError):
 
 
 class NotStartedError(RestoreError):
-    """A Job that could not start and was deleted, so nothing was changed."""
+    """A Job that could not start, so nothing was changed."""
 
 
 class ChatPage:
@@ -91,11 +91,14 @@ class ChatPage:
         pod["containers"] = [{**fetch, "command": [*fetch["command"][:2], "list"]}]
         return job
 
-    def stop(self) -> None:
-        """Scale the page to 0 replicas, and wait until its pod has ended."""
+    def check(self) -> None:
+        """Raise RestoreError if a Job uses the page's data."""
         for job in self.batch.list_namespaced_job(NAMESPACE).items:
             if job.metadata.name.startswith(WRITERS) and job.status.active:
                 raise RestoreError(f"Job {job.metadata.name} is running: try again when it is over")
+
+    def stop(self) -> None:
+        """Scale the page to 0 replicas, and wait until its pod has ended."""
         # An `up` resets the replicas, and a scheduled backup may start: the taint keeps both pods
         # from incomplete data until `start`.
         self._taint({"key": RESTORE_TAINT, "effect": "NoSchedule"})
@@ -110,13 +113,16 @@ class ChatPage:
         self._until(has_ended, "stopping the chat page")
 
     def start(self, image: str | None = None) -> None:
-        """Scale the page to 1 replica, with another image if given, and wait until it is ready."""
+        """Scale the page to 1 replica, with another image if given."""
         if image:
             containers = [{"name": PAGE, "image": image}]
             body = {"spec": {"template": {"spec": {"containers": containers}}}}
             self.apps.patch_namespaced_deployment(PAGE, NAMESPACE, body)
         self._scale(1)
         self._taint()
+
+    def wait(self) -> None:
+        """Wait until the page is ready."""
 
         def is_ready() -> bool:
             status = self.apps.read_namespaced_deployment_status(PAGE, NAMESPACE).status
@@ -126,7 +132,7 @@ class ChatPage:
 
     def run(self, job: dict[str, Any], action: str) -> tuple[str, int, str]:
         """Run a Job; returns the container that ended it, its exit code and its log."""
-        name = self.batch.create_namespaced_job(NAMESPACE, job).metadata.name
+        name = self._create(job)
         logs = f"kubectl -n {NAMESPACE} logs -f job/{name} --all-containers"
         try:
             jobs.wait(self.batch, self.core, NAMESPACE, name, self.timeout, f"{action} ({logs})")
@@ -138,15 +144,30 @@ class ChatPage:
             raise NotStartedError(
                 f"{reason}; it had not started: are the backup's disk and the image there?"
             ) from error
-        try:
-            pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
-        except UnreadableError as error:
-            raise RestoreError(f"{error}; the page stays stopped") from error
+        pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
         try:
             return container, code, jobs.log(self.core, NAMESPACE, pod, container)
         except UnreadableError as error:
             # The exit code is enough to start the page again.
             return container, code, f"ended with {code}, but {error}"
+
+    def _create(self, job: dict[str, Any]) -> str:
+        """Create a Job, and return its name; raises NotStartedError."""
+        # Named here, so that a request without an answer, which may have created it, is repeated.
+        name = f"{job['metadata']['generateName']}{secrets.token_hex(4)}"
+        body = {**job, "metadata": {**job["metadata"], "name": name}}
+
+        def is_created() -> bool:
+            try:
+                self.batch.create_namespaced_job(NAMESPACE, body)
+            except ApiException as error:
+                if error.status != 409:
+                    reason = f"the API server answered {error.status} {error.reason}"
+                    raise NotStartedError(f"Job {name} not created: {reason}") from error
+            return True
+
+        self._until(is_created, f"creating Job {name}")
+        return name
 
     def _has_started(self, job: str) -> bool:
         """Return whether the container that changes the data has started."""
@@ -182,21 +203,20 @@ class ChatPage:
 def restore(page: ChatPage, snapshot: str, image: str | None) -> str:
     """Restore a snapshot and return the last line; raises RestoreError or UnreadableError."""
     job = page.job(snapshot, image)
-    page.stop()
-    try:
-        container, code, log = page.run(job, "restoring")
-    except NotStartedError as error:
-        page.start()
-        raise RestoreError(f"nothing was changed, and the page runs as before: {error}") from error
-    last = log.splitlines()[-1] if log else "no output"
-    if code and container != FETCH and (container, code) != REFUSED:
-        raise RestoreError(
-            f"cut off with exit code {code}: {last}; the page stays stopped, so restore again"
-        )
+    page.check()
+    with page_stopped():
+        page.stop()
+        try:
+            container, code, log = page.run(job, "restoring")
+        except NotStartedError as error:
+            container, code, log = *REFUSED, " ".join(str(error).split())
+        last = log.splitlines()[-1] if log else "no output"
+        if code and container != FETCH and (container, code) != REFUSED:
+            raise RestoreError(f"cut off with exit code {code}: {last}")
+        page.start(None if code else image)
+    page.wait()
     if code:
-        page.start()
         raise RestoreError(f"nothing was changed, and the page runs as before: {last}")
-    page.start(image)
     advice = f"; write webui.image: {image} into the stack file before the next up" if image else ""
     return f"{last}{advice}"
 
@@ -210,8 +230,21 @@ def readable_errors() -> Iterator[None]:
         raise RestoreError(f"the API server answered {error.status} {error.reason}") from error
     except HTTPError as error:
         raise RestoreError(f"the API server does not answer: {error}") from error
-    except (SettingsError, UnreadableError, ConfigException) as error:
+    except (SettingsError, UnreadableError) as error:
         raise RestoreError(str(error)) from error
+
+
+@contextmanager
+def page_stopped() -> Iterator[None]:
+    """Add to errors that the page stays stopped, and how to go on."""
+    state = "the page stays stopped; run the same command again, or docs/backups.md"
+    try:
+        with readable_errors():
+            yield
+    except RestoreError as error:
+        raise RestoreError(f"{error}; {state}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; a started restore continues; {state}") from None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -231,8 +264,7 @@ def run(options: argparse.Namespace) -> int:
             reserved = requested(CHART_VALUES)
             keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
             context = read(keys, reserved).context
-            file = str(stack.kubeconfig) if stack.kubeconfig else None
-            api: Any = new_client_from_config(file, context)  # type: ignore[no-untyped-call]
+            api = Cluster(context, stack.kubeconfig).api
             page = ChatPage(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), timeout=7200)
             if options.list:
                 *_, line = page.run(page.list_job(), "listing")
@@ -241,8 +273,8 @@ def run(options: argparse.Namespace) -> int:
     except RestoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; a started restore continues, so run it again", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     print(f"{line}\n{time.monotonic() - start:.0f} s" if not options.list else line)
     return 0

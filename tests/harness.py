@@ -24,6 +24,8 @@ from config.stack_file import project_keys, read_config
 ROOT = Path(__file__).parent.parent
 RESERVED = config.requested(CHART_VALUES)
 """What the monitoring requests beside the settings."""
+SECRETS = ("notifySecret",)
+"""Keys that `pulumi config set --secret` has set."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def deploy(
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     monitor = _Monitor()
-    set_all_config(dict(config or {}))
+    set_all_config(dict(config or {}), [f"homelab:{key}" for key in SECRETS])
     mocks.set_mocks(_Mocks(), project="homelab", stack=stack_name, monitor=monitor)
     settings.set_root_resource(None)  # type: ignore[arg-type]
     try:
@@ -175,7 +177,7 @@ def deploy_program(stack_name: str, config: Mapping[str, Any] | None = None) -> 
 
 def read(raw: Mapping[str, Any]) -> config.Settings:
     """The settings of a stack with these keys; raises SettingsError."""
-    return config.read(raw, RESERVED)
+    return config.read(raw, RESERVED, SECRETS)
 
 
 @functools.cache

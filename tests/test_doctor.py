@@ -425,6 +425,32 @@ def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | N
     assert body == {"model": "m:1b", "raw": True, "stream": True}
 
 
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_model_that_is_still_loading_is_a_warning(
+    is_begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sign_in(_: web.Request) -> web.Response:
+        return web.json_response({"token": "t"})
+
+    async def load(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        if is_begun:
+            await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    monkeypatch.setattr(doctor_server, "ANSWER_SECONDS", 0.2)
+    found = served(
+        doctor_server.answer,
+        {"/api/v1/auths/signin": sign_in, "/ollama/api/generate/0": load},
+        {"open_webui_email": "a@b", "models": ["m:1b"]},
+        settings=read(gpu_config()),
+        stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
+    )
+
+    assert same(found, Warn("m:1b: no complete answer yet: it may be loading; try again"))
+
+
 def test_each_server_is_asked_by_its_place_in_the_list() -> None:
     async def sign_in(_: web.Request) -> web.Response:
         return web.json_response({"token": "t"})

@@ -2,18 +2,21 @@
 
 import os
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from harness import ROOT
+from harness import ROOT, backup_config, read
 from kubernetes.client import ApiException
 
 from config import SettingsError
 from config.stack_file import project_keys, read_config
-from ops import machines
+from ops import init, machines
 from ops.cluster import UnreadableError
 from ops.init import TEMPLATE, Prompt, check, draft, merge
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
@@ -22,11 +25,17 @@ GIB = 1024**3
 # Of a Debian 12 with a data disk and Tailscale, less what no line here needs.
 LOG = """\
 == mounts
-/ 61281276 4096
-/boot/efi 130812 4096
-/mnt/evo4t 244061696 4096
-/mnt/backup 122029056 4096
-/mnt/stick 1000000 4096
+/dev/nvme0n1p2 / 61281276 4096
+/dev/nvme0n1p1 /boot/efi 130812 4096
+/dev/nvme1n1 /mnt/evo4t 244061696 4096
+/dev/sda1 /mnt/backup 122029056 4096
+/dev/sdb1 /mnt/stick 1000000 4096
+/dev/sdc1 /mnt/usb\\040disk 8000000 4096
+/dev/sde1 /mnt/gone
+/dev/nvme1n1 /var/snap/microk8s/common/var/lib/kubelet/pods/1-2/volumes/kubernetes.io~local-volume/\
+ollama-stack-models 244061696 4096
+/dev/sda1 /srv/again 122029056 4096
+/dev/sdd1 /var/lib/kubelet/pods/1-2/volumes/kubernetes.io~csi/pvc/mount 122029056 4096
 == route
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -80,6 +89,7 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
     assert machine.disks == (
         Disk(path="/mnt/evo4t", size=244061696 * 4096),
         Disk(path="/mnt/backup", size=122029056 * 4096),
+        Disk(path="/mnt/usb disk", size=8000000 * 4096),
         Disk(path="/", size=61281276 * 4096),
     )
     assert machine.lan == IPv4Network("192.168.1.0/24")
@@ -107,11 +117,25 @@ def test_addresses_that_answer_are_passed_over(taken: list[str], pair: tuple[str
     assert free_pair(lan, "192.168.1.100", frozenset(taken)) == pair
 
 
-def test_a_full_network_is_a_line() -> None:
-    lan = IPv4Network("192.168.1.0/29")
+def test_only_addresses_that_were_asked_are_free() -> None:
+    lan = IPv4Network("10.0.0.0/8")
 
-    with pytest.raises(ValueError, match=r"no two free addresses after 192.168.1.1 in"):
-        free_pair(lan, "192.168.1.1", frozenset(str(host) for host in lan.hosts()))
+    assert free_pair(lan, "10.1.2.252", frozenset()) == ("10.1.2.253", "10.1.2.254")
+    assert free_pair(lan, "10.1.2.253", frozenset()) is None
+    assert free_pair(IPv4Network("10.1.2.0/29"), "10.1.2.5", frozenset()) is None
+
+
+def test_in_a_full_network_the_addresses_are_asked_for(machine: Machine) -> None:
+    taken = frozenset(f"192.168.1.{last}" for last in range(1, 255))
+    full = replace(machine, taken=taken)
+    flags = {"email": "me@example.com"}
+    pool = "192.168.1.101-192.168.1.102"
+
+    keys = draft("microk8s", [full], True, {}, Prompt({**flags, "pool": pool}, yes=True))
+
+    assert keys["network"]["pool"] == pool
+    with pytest.raises(ValueError, match=r"^--pool: missing; Two free neighbouring addresses"):
+        draft("microk8s", [full], True, {}, Prompt(flags, yes=True))
 
 
 def test_with_yes_all_is_written_that_a_job_saw(
@@ -131,7 +155,7 @@ def test_with_yes_all_is_written_that_a_job_saw(
     }
     assert keys["network"]["pool"] == "192.168.1.103-192.168.1.104"
     assert keys["webui"]["tailnet_address"] == "100.102.114.95"
-    assert keys["webui"]["backup"]["volume"]["path"] == "/mnt/backup/homelab"
+    assert keys["webui"]["backup"] == {"volume": {"path": "/mnt/backup/homelab", "size": "465Gi"}}
     assert "gpt-oss:20b" in capsys.readouterr().out
 
 
@@ -226,23 +250,61 @@ def test_the_job_has_no_token_and_ends() -> None:
     assert spec["activeDeadlineSeconds"] > 0
 
 
-def directories(root: Path, disk: str, *wanted: str) -> subprocess.CompletedProcess[str]:
-    """Run the Job's program on directories below `root`."""
-    lines = "\n".join(wanted)
+@pytest.mark.parametrize("is_inspected", [True, False])
+def test_the_directory_of_the_backups_is_made_on_their_disk(
+    is_inspected: bool, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+
+    def note(_: object, body: Mapping[str, Any]) -> str:
+        (container,) = body["spec"]["template"]["spec"]["containers"]
+        env = {item["name"]: item["value"] for item in container["env"]}
+        ran.append((env["DISK"], env["DIRECTORIES"].splitlines()))
+        return ""
+
+    monkeypatch.setattr(machines, "run", note)
+    seen = machine if is_inspected else replace(machine, disks=())
+
+    init.directories([seen], read(backup_config()), Mock(), Prompt({}, yes=True))
+
+    (disk, data), backup = ran
+    assert (disk, len(data)) == ("/mnt/evo4t", 4)
+    assert backup == ("/mnt/backup", ["1000:1000 0700 /mnt/backup/homelab"])
+
+
+def directories(
+    root: Path, disk: str, *wanted: str, mounts: str = "/dev/sda1 / ext4"
+) -> subprocess.CompletedProcess[str]:
+    """Run the Job's program on directories below `root`, with these mounts."""
+    (file := root / "mounts").write_text(f"{mounts} rw 0 0\n")
+    env = {"PATH": os.environ["PATH"], "ROOT": str(root), "MOUNTS": str(file), "DISK": disk}
     return subprocess.run(
         ["sh", "-c", (machines.PROGRAMS / "directories.sh").read_text()],
-        env={"PATH": os.environ["PATH"], "ROOT": str(root), "DISK": disk, "DIRECTORIES": lines},
+        env={**env, "DIRECTORIES": "\n".join(wanted)},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_no_directory_is_made_on_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
-    done = directories(tmp_path, "/mnt/nowhere", "1000:1000 0750 /mnt/nowhere/models")
+@pytest.mark.parametrize("mounted", ["/", "/mnt/a-b", "/mnt/a.b/c"])
+def test_no_directory_is_made_on_a_disk_that_is_not_mounted(mounted: str, tmp_path: Path) -> None:
+    mounts = f"/dev/sda1 {mounted} ext4"
 
-    assert (done.returncode, done.stdout) == (1, "/mnt/nowhere: not mounted\n")
-    assert [*tmp_path.iterdir()] == []
+    done = directories(tmp_path, "/mnt/a.b", "1000:1000 0750 /mnt/a.b/models", mounts=mounts)
+
+    assert (done.returncode, done.stdout) == (1, "/mnt/a.b: not mounted\n")
+    assert [item.name for item in tmp_path.iterdir()] == ["mounts"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
+def test_a_disk_may_have_a_space_in_its_path(tmp_path: Path) -> None:
+    wanted, mounts = "1000:1000 0700 /mnt/a b/homelab", r"/dev/sda1 /mnt/a\040b ext4"
+
+    done = directories(tmp_path, "/mnt/a b", wanted, mounts=mounts)
+
+    assert done.stdout == "/mnt/a b/homelab: 1000:1000 0700\n"
+    assert ((tmp_path / "mnt/a b/homelab").stat().st_mode & 0o777) == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")

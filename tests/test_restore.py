@@ -1,14 +1,16 @@
 """The restore from the laptop: what happens in which order, and how things stand if it fails."""
 
+import socket
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from harness import backup_config, deploy_program
-from kubernetes.client import ApiClient, ApiException
+from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from urllib3.exceptions import HTTPError
 
-from ops.cluster import UnreadableError
+from ops import cluster as api
 from ops.restore import ChatPage, RestoreError, readable_errors, restore
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
@@ -33,6 +35,9 @@ class _Cluster:
         self.codes, self.backups, self.running, self.mute = codes, backups, running, mute
         self.noted: list[Any] = []
         self.job: dict[str, Any] = {}
+        self.names: list[str] = []
+        self.create_errors: list[Exception] = []
+        self.wait_errors: list[BaseException] = []
 
     def read_namespaced_cron_job(self, name: str, _: str) -> Any:
         if not self.backups:
@@ -66,14 +71,19 @@ class _Cluster:
     def read_namespaced_deployment_status(self, _: str, __: str) -> Any:
         return SimpleNamespace(status=SimpleNamespace(ready_replicas=1))
 
-    def create_namespaced_job(self, _: str, job: dict[str, Any]) -> Any:
+    def create_namespaced_job(self, _: str, job: dict[str, Any]) -> None:
         (owner,) = job["metadata"]["ownerReferences"]
         assert owner["uid"] == "of the template"
         self.job = job["spec"]["template"]["spec"]
+        self.names.append(job["metadata"]["name"])
         self.noted.append("job")
-        return SimpleNamespace(metadata=SimpleNamespace(name="j"))
+        if self.create_errors:
+            raise self.create_errors.pop(0)
 
-    def read_namespaced_job_status(self, _: str, __: str) -> Any:
+    def read_namespaced_job_status(self, name: str, __: str) -> Any:
+        assert name == self.names[-1]
+        if self.wait_errors:
+            raise self.wait_errors.pop(0)
         return SimpleNamespace(status=SimpleNamespace(succeeded=0, failed=1))
 
     def list_namespaced_pod(self, _: str, label_selector: str) -> Any:
@@ -112,7 +122,8 @@ class _Stuck(_Cluster):
         return SimpleNamespace(status=SimpleNamespace(succeeded=0, failed=0))
 
     def delete_namespaced_job(self, name: str, _: str, propagation_policy: str) -> None:
-        self.noted.append(f"delete {name} {propagation_policy}")
+        assert name == self.names[-1]
+        self.noted.append(f"delete {propagation_policy}")
 
     def list_namespaced_pod(self, namespace: str, label_selector: str) -> Any:
         if label_selector.endswith("=open-webui"):
@@ -172,7 +183,7 @@ def test_a_restore_of_which_nobody_knows_the_end_is_not_served() -> None:
     )
 
     with pytest.raises(
-        RestoreError, match="could not read the exit status of Job j; the page stays stopped"
+        RestoreError, match=r"could not read the exit status of Job \S+; the page stays stopped"
     ):
         restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
@@ -232,7 +243,7 @@ def test_a_restore_that_cannot_begin_is_taken_back() -> None:
 
     with pytest.raises(RestoreError, match="nothing was changed, and the page runs as before"):
         restore(ChatPage(cluster, cluster, cluster, timeout=0.1), "latest", None)
-    assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
+    assert cluster.noted == [*STOPPED, "job", "delete Foreground", *STARTED]
 
 
 def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
@@ -242,13 +253,73 @@ def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
 
     with pytest.raises(RestoreError, match=f"runs as before: ImagePullBackOff: {message}"):
         restore(ChatPage(cluster, cluster, cluster, timeout=60), "latest", "page:typo")
-    assert cluster.noted == [*STOPPED, "job", "delete j Foreground", *STARTED]
+    assert cluster.noted == [*STOPPED, "job", "delete Foreground", *STARTED]
 
 
 def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() -> None:
     cluster = _Stuck()
     cluster.at_work = True
 
-    with pytest.raises(UnreadableError, match="given up after"):
+    with pytest.raises(RestoreError, match=r"given up after .*; the page stays stopped"):
         restore(ChatPage(cluster, cluster, cluster, timeout=0.1), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
+
+
+def test_a_server_that_does_not_answer_for_a_while_is_asked_again() -> None:
+    cluster = _Cluster(("fetch", 0), ("restore", 0))
+    cluster.wait_errors = [HTTPError("no route to host"), HTTPError("timed out")]
+
+    assert restore(cluster.page(), "latest", None) == "restore said this"
+    assert cluster.noted == [*STOPPED, "job", *STARTED]
+
+
+def test_a_job_whose_creation_had_no_answer_is_not_created_twice() -> None:
+    cluster = _Cluster(("fetch", 0), ("restore", 0))
+    cluster.create_errors = [HTTPError("timed out"), ApiException(409, "Conflict")]
+
+    assert restore(cluster.page(), "latest", None) == "restore said this"
+    assert cluster.noted == [*STOPPED, "job", "job", *STARTED]
+    assert len({*cluster.names}) == 1
+
+
+def test_if_the_job_cannot_be_created_the_page_starts_again() -> None:
+    cluster = _Cluster(("fetch", 0), ("restore", 0))
+    cluster.create_errors = [ApiException(403, "Forbidden")]
+
+    with pytest.raises(
+        RestoreError, match=r"runs as before: Job \S+ not created: .* 403 Forbidden"
+    ):
+        restore(cluster.page(), "latest", None)
+    assert cluster.noted == [*STOPPED, "job", *STARTED]
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "line"),
+    [
+        (ApiException(500, "etcd"), RestoreError, "the API server answered 500 etcd"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted; a started restore continues"),
+    ],
+)
+def test_an_end_while_the_page_is_stopped_says_how_to_go_on(
+    error: BaseException, raised: type[BaseException], line: str
+) -> None:
+    cluster = _Stuck()
+    cluster.at_work = True
+    cluster.read_namespaced_job_status = Mock(side_effect=error)  # type: ignore[method-assign]
+
+    with pytest.raises(raised) as caught:
+        restore(cluster.page(), "latest", None)
+    advice = "the page stays stopped; run the same command again, or docs/backups.md"
+    assert str(caught.value) == f"{line}; {advice}"
+    assert cluster.noted == [*STOPPED, "job"]
+
+
+def test_no_request_waits_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "TIMEOUTS", (5, 0.01))
+    # The system accepts connections to it; nobody answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        configuration = Configuration(host=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        core = CoreV1Api(api.Client(configuration))
+
+        with pytest.raises(HTTPError):
+            core.list_node()

@@ -604,6 +604,48 @@ def test_an_encrypted_value_is_not_shown() -> None:
     assert lines[2].startswith("homelab:webui.admin_email: got [secret], want")
 
 
+IN_CLEAR = (
+    "homelab:notifySecret: got a value in clear,"
+    " want pulumi config set --secret homelab:notifySecret"
+)
+
+
+@pytest.mark.parametrize("secret", ["tk_abc", "other text", 12345, ["tk_abc"], {"secure": 7}])
+def test_a_secret_in_clear_is_refused_and_not_shown(secret: object) -> None:
+    with pytest.raises(SettingsError) as caught:
+        config.read(stack_config("home") | {"notifySecret": secret}, RESERVED)
+
+    assert str(caught.value) == IN_CLEAR
+
+
+@pytest.mark.parametrize("by", ["engine", "environment"])
+def test_a_secret_that_the_engine_did_not_decrypt_is_refused(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = stack_config("home") | {"notifySecret": "topic"}
+    raw["observability"]["notify"] = {"ntfy": "https://ntfy.sh"}
+    results: list[str] = []
+
+    def program() -> None:
+        for secret in (["homelab:notifySecret"], ["homelab:network"]):
+            if by == "engine":
+                set_all_config(on_the_wire(raw), secret)
+            else:
+                set_all_config({}, [])
+                monkeypatch.setenv("PULUMI_CONFIG", json.dumps(on_the_wire(raw)))
+                monkeypatch.setenv("PULUMI_CONFIG_SECRET_KEYS", json.dumps(secret))
+            try:
+                results.append(config.load(RESERVED).notifySecret)
+            except RunError as error:
+                results.append(str(error))
+
+    try:
+        deploy(program)
+    finally:
+        set_all_config({}, [])
+    assert results == ["topic", IN_CLEAR]
+
+
 @pytest.mark.parametrize("by", ["engine", "environment"])
 def test_a_value_that_the_engine_decrypted_is_not_shown(
     by: str, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,9 @@
 # It runs as root, on restic's image; the node's own disks are below /proc/1/root.
 set -eu
 root=${ROOT-/proc/1/root}
-grep -q " $DISK " /proc/1/mounts || { echo "$DISK: not mounted"; exit 1; }
+# A space in a mounted path is \040.
+escaped=$(printf '%s' "$DISK" | sed 's/ /\\040/g')
+grep -qF " $escaped " "${MOUNTS-/proc/1/mounts}" || { echo "$DISK: not mounted"; exit 1; }
 while read -r owner mode path; do
   mkdir -p "$root$path"
   others=$(find "$root$path" -mindepth 1 \( ! -user "${owner%:*}" -o ! -group "${owner#*:}" \) | wc -l)

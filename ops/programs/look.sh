@@ -1,8 +1,9 @@
 # Prints the disks that can hold data for years, the networks, and which addresses are taken.
 # It runs as root in the node's own namespaces, on restic's image; nothing is changed.
 echo "== mounts"
-grep -E ' (ext4|xfs|btrfs|zfs|f2fs) ' /proc/1/mounts | while read -r _ path _; do
-  echo "$path $(stat -f -c '%b %S' "/proc/1/root$path")"
+grep -E ' (ext4|xfs|btrfs|zfs|f2fs) ' /proc/1/mounts | while read -r device path _; do
+  # A space in a path is \040.
+  printf '%s %s %s\n' "$device" "$path" "$(stat -f -c '%b %S' "/proc/1/root$(printf %b "$path")")"
 done
 echo "== route"
 cat /proc/net/route

@@ -32,13 +32,22 @@ def generated(live_stack: LiveStack) -> Any:
     return yaml.safe_load(text)
 
 
+def encrypted(live_stack: LiveStack, secret: str) -> Any:
+    """Give what `pulumi config set --secret` writes into the stack file."""
+    engine = live_stack.engine
+    done = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
+    assert done.returncode == 0, done.stderr
+    text = (engine.work / "Pulumi.sandbox.yaml").read_text()
+    return yaml.safe_load(text)["config"]["homelab:notifySecret"]
+
+
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
 def test_the_operator_gives_on_what_was_configured(
     live_stack: LiveStack, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
 ) -> None:
     def change(keys: dict[str, Any]) -> None:
         keys["homelab:observability"]["notify"] = notify
-        keys["homelab:notifySecret"] = secret
+        keys["homelab:notifySecret"] = encrypted(live_stack, secret)
 
     live_stack.edit(change)
     live_stack.up()

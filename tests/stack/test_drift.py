@@ -234,7 +234,7 @@ class Hand:
     def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:
         """Give the answer; a patch is an applied object or a list of JSON patches."""
         kind = "json-patch+json" if isinstance(body, list) else "apply-patch+yaml"
-        api = self.cluster._api
+        api = self.cluster.api
         asked = api.param_serialize(
             method,
             path,

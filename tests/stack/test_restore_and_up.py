@@ -38,6 +38,7 @@ def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(live_stack: Li
             seen.extend(pod.spec.node_name for pod in pods())
         finally:
             page.start()
+            page.wait()
 
     thread = Thread(target=restored)
     thread.start()
