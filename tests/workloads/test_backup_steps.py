@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from backup_box import Box, before, cron, steps
 
+# The repository is damaged while the file beside it exists, and locked by somebody for a moment.
 RESTIC = """#!/bin/sh
-case "$*" in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
+case "$*" in *"--retry-lock "*) ;; *) echo "Fatal: already locked" >&2; exit 11 ;; esac
+case " $* " in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
 case "$*" in
+*" check "*) [ ! -e "$RESTIC_REPOSITORY.damaged" ] ;;
+*" repair snapshots "*) rm "$RESTIC_REPOSITORY.damaged" ;;
 *" backup "*) cp -r . "$RESTIC_REPOSITORY" && echo '{"snapshot_id":"1a"}' ;;
-*" restore "*) cp -r "$RESTIC_REPOSITORY" restored && rm restored/manifest.json ;;
+*" restore "*)
+  for target; do :; done
+  cp -r "$RESTIC_REPOSITORY" "$target" && rm "$target/manifest.json" ;;
 *" prune"*) echo pruned ;;
 esac
 """

@@ -57,7 +57,7 @@ store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for 
   image=$(cat "$3/image" 2>/dev/null || echo unknown)
   # Relative, because an absolute path would differ between pods.
   cd "$2/snapshot"
-  restic --no-cache backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
+  $restic backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
   id=$(sed -n 's/.*"snapshot_id":"\([0-9a-f]*\)".*/\1/p' "$2/output")
   cd "$2"
   mv snapshot/manifest.json .
