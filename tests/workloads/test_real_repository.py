@@ -110,7 +110,7 @@ def test_what_was_left_out_is_the_last_word(
 CHECK = ("check", "--read-data", "--limit-download", "1")
 
 
-@pytest.mark.parametrize("name", ["open-webui-backup-2-y", "open-webui-backup-before-1-x"])
+@pytest.mark.parametrize("name", ["open-webui-backup-before-1-x", "open-webui-restore-2-y"])
 def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository, name: str) -> None:
     """Of another pod: restic itself takes its lock for alive for half an hour."""
     command = repository.other_pod(*CHECK, name=name)

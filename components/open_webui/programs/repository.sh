@@ -13,7 +13,7 @@ remove_stale_locks() {
   ! flock 9 || for lock in "$RESTIC_REPOSITORY"/locks/*; do
     # Empty: the power failed before it was written to the disk.
     ! grep -qs . "$lock" || $restic --no-lock cat lock "${lock##*/}" 2>/dev/null |
-      grep -q '"hostname": "open-webui-backup-' || continue
+      grep -Eq '"hostname": "open-webui-(backup|restore)-' || continue
     rm -f "$lock"
   done
   $restic unlock >/dev/null 2>&1 || :
