@@ -81,6 +81,15 @@ def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
     assert "pruned" in said
 
 
+def test_a_failed_fetch_leaves_nothing_on_the_disk_of_the_data(box: Box) -> None:
+    assert box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")[0] == 0
+
+    code, said = box.run(cron(box.lab, "open-webui-backup-restore"), FAILS="dump")
+
+    assert (code, said) == (1, "Fatal: no dump today\n")
+    assert not (box.mounts["data"] / ".restore").exists()
+
+
 def test_a_program_that_is_killed_is_no_backup_either(box: Box, tmp_path: Path) -> None:
     (tmp_path / "bin/restic").write_text("#!/bin/sh\necho half of it; kill -KILL $$\n")
 

@@ -89,10 +89,10 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
 fetch) # DATA KEY: fetch a snapshot to the data's disk, and its secret key into memory
   rm -rf "$2/.restore"
   remove_stale_locks
-  # A failed fetch must not leave the data's disk full.
+  $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
+  # Last, and removed if it fails: a failed fetch must not leave the data's disk full.
   $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key \
     --target "$2/.restore" || { rm -rf "$2/.restore" && exit 1; }
-  $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
   ;;
 list)
   $restic --no-lock snapshots --compact
