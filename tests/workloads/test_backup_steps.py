@@ -81,6 +81,13 @@ def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
     assert "pruned" in said
 
 
+def test_a_prune_that_fails_without_damage_fails_the_backup(box: Box) -> None:
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="prune")
+
+    assert code == 1, said
+    assert said.splitlines()[-1] == "Fatal: no prune today"
+
+
 def test_a_failed_fetch_leaves_nothing_on_the_disk_of_the_data(box: Box) -> None:
     assert box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")[0] == 0
 

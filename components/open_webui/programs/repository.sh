@@ -75,7 +75,10 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
     # Not `forget --prune`, which does not prune if that call forgets nothing.
     # A thirty-first of the data each night, because only older backups need some of it.
-    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || repair "$2" "$3"
+    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || {
+      repair "$2" "$3"
+      $restic prune # fails again if it was not for damage
+    }
     $restic snapshots --compact
     # A failed Job calls the owner; this backup is good.
     [ ! -e "$3/damaged" ] || {
