@@ -81,6 +81,29 @@ def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
     assert "pruned" in said
 
 
+def test_a_job_that_repaired_older_backups_fails_although_a_second_pod_would_succeed(
+    box: Box,
+) -> None:
+    registered = box.lab["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs
+    spec = registered["spec"]["jobTemplate"]["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    (box.mounts["backup"] / "repository.damaged").touch()
+    codes: list[int] = []
+    # As the Job controller does it.
+    while len(codes) <= spec["backoffLimit"]:
+        code, said = box.run(spec["template"]["spec"], FAILS="nothing")
+        codes.append(code)
+        if code == 0 or code in rule["onExitCodes"]["values"]:
+            break
+
+    assert rule["action"] == "FailJob"
+    assert codes[-1] != 0, said
+    assert said.splitlines()[-1] == (
+        "stored; but parts of older backups were damaged and are lost: docs/runbook.md#backupfailed"
+    )
+    assert box.run(spec["template"]["spec"], FAILS="nothing")[0] == 0
+
+
 def test_a_prune_that_fails_without_damage_fails_the_backup(box: Box) -> None:
     code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="prune")
 

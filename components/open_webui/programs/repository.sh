@@ -83,8 +83,9 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
     # A failed Job calls the owner; this backup is good.
     [ ! -e "$3/damaged" ] || {
       rm "$3/damaged"
-      echo "stored; but the disk had damaged older backups, which lost what was in these parts"
-      exit 1
+      echo "stored; but parts of older backups were damaged and are lost:" \
+        "docs/runbook.md#backupfailed"
+      exit 20 # fails the Job without a second pod (backup_jobs.py), which would succeed
     }
   fi
   [ ! -e "$2/left-out" ] || cat "$2/left-out"
