@@ -19,8 +19,8 @@ remove_stale_locks() {
   $restic unlock >/dev/null 2>&1 || :
 }
 
-# Damaged packs would spoil all later backups too, because restic takes their content for stored.
-# Removed, the next backup stores it again if it still exists; older backups lose it.
+# Damaged packs would spoil all later backups too, because restic does not store again what its
+# index lists. Removed, the next backup stores it again if it still exists; older backups lose it.
 repair() { # SCRATCH BACKUP
   $restic check --read-data >"$1/output" 2>&1 && return
   grep -i error "$1/output" | head -n 5
