@@ -78,6 +78,22 @@ def test_a_restore_runs_only_when_it_is_asked_for_and_keeps_the_key_off_the_disk
     assert scratch["emptyDir"]["medium"] == "Memory"
 
 
+def test_a_backup_that_lost_older_data_is_not_tried_again() -> None:
+    schedule = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs["spec"]
+    spec = schedule["jobTemplate"]["spec"]
+
+    assert spec["podFailurePolicy"]["rules"] == [
+        {
+            "action": "FailJob",
+            # An exit code that restic does not have.
+            "onExitCodes": {"containerName": "finish", "operator": "In", "values": [20]},
+        }
+    ]
+    # The API refuses the rule with another one, and with the name of no container.
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert [one["name"] for one in spec["template"]["spec"]["containers"]] == ["finish"]
+
+
 def test_a_backup_that_hangs_ends_and_a_restore_is_left_to_its_person() -> None:
     def deadline(name: str) -> object:
         spec = HOME[f"kubernetes:batch/v1:{name}"].inputs["spec"]

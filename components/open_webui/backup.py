@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NotRequired
 
 from pulumi import ComponentResource, CustomTimeouts, Output, ResourceOptions
-from pulumi_kubernetes.batch.v1 import CronJob, Job
+from pulumi_kubernetes.batch.v1 import CronJob, Job, PodFailurePolicyArgsDict
 from pulumi_kubernetes.core.v1 import (
     ConfigMap,
     EmptyDirVolumeSourceArgsDict,
@@ -88,13 +88,26 @@ class OpenWebUIBackup(ComponentResource):
         )
         steps = restore(args, password)
         on_demand = job(name, args, steps, script, memory, 1, {}, RESTORE_TAINT)
+        # 20: older backups lost data (repository.sh). A second pod would succeed, and hide that.
+        fail: PodFailurePolicyArgsDict = {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "on_exit_codes": {
+                        "container_name": "finish",
+                        "operator": "In",
+                        "values": [20],
+                    },
+                }
+            ]
+        }
         CronJob(
             f"{name}-schedule",
             metadata=metadata,
             spec={
                 "schedule": args["schedule"],
                 "concurrency_policy": "Forbid",
-                "job_template": {"spec": scheduled},
+                "job_template": {"spec": {**scheduled, "pod_failure_policy": fail}},
             },
             opts=child,
         )

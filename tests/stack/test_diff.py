@@ -38,8 +38,7 @@ IMAGE_ADDRESS_MODEL: list[Edit] = [
     (HOME, "- gemma3:4b", "- llama3.2:1b"),
 ]
 RENAMED_VOLUME: list[Edit] = [
-    ("__main__.py", '"models": volume(', '"weights": volume('),
-    ("__main__.py", 'storage.claims["models"]', 'storage.claims["weights"]'),
+    ("__main__.py", 'replace("ollama", "models", 1)', 'replace("ollama", "weights", 1)'),
 ]
 
 

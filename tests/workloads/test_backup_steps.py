@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 from backup_box import Box, before, cron, steps
 
+# The repository is damaged while the file beside it exists, and locked by somebody for a moment.
 RESTIC = """#!/bin/sh
-case "$*" in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
+case "$*" in *"--retry-lock "*) ;; *) echo "Fatal: already locked" >&2; exit 11 ;; esac
+case " $* " in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
 case "$*" in
+*" check "*) [ ! -e "$RESTIC_REPOSITORY.damaged" ] ;;
+*" repair snapshots "*) rm "$RESTIC_REPOSITORY.damaged" ;;
 *" backup "*) cp -r . "$RESTIC_REPOSITORY" && echo '{"snapshot_id":"1a"}' ;;
-*" restore "*) cp -r "$RESTIC_REPOSITORY" restored && rm restored/manifest.json ;;
+*" restore "*)
+  for target; do :; done
+  cp -r "$RESTIC_REPOSITORY" "$target" && rm "$target/manifest.json" ;;
 *" prune"*) echo pruned ;;
 esac
 """
@@ -73,6 +79,45 @@ def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
 
     assert code == 0, said
     assert "pruned" in said
+
+
+def test_a_job_that_repaired_older_backups_fails_although_a_second_pod_would_succeed(
+    box: Box,
+) -> None:
+    registered = box.lab["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs
+    spec = registered["spec"]["jobTemplate"]["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    (box.mounts["backup"] / "repository.damaged").touch()
+    codes: list[int] = []
+    # As the Job controller does it.
+    while len(codes) <= spec["backoffLimit"]:
+        code, said = box.run(spec["template"]["spec"], FAILS="nothing")
+        codes.append(code)
+        if code == 0 or code in rule["onExitCodes"]["values"]:
+            break
+
+    assert rule["action"] == "FailJob"
+    assert codes[-1] != 0, said
+    assert said.splitlines()[-1] == (
+        "stored; but parts of older backups were damaged and are lost: docs/runbook.md#backupfailed"
+    )
+    assert box.run(spec["template"]["spec"], FAILS="nothing")[0] == 0
+
+
+def test_a_prune_that_fails_without_damage_fails_the_backup(box: Box) -> None:
+    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="prune")
+
+    assert code == 1, said
+    assert said.splitlines()[-1] == "Fatal: no prune today"
+
+
+def test_a_failed_fetch_leaves_nothing_on_the_disk_of_the_data(box: Box) -> None:
+    assert box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")[0] == 0
+
+    code, said = box.run(cron(box.lab, "open-webui-backup-restore"), FAILS="dump")
+
+    assert (code, said) == (1, "Fatal: no dump today\n")
+    assert not (box.mounts["data"] / ".restore").exists()
 
 
 def test_a_program_that_is_killed_is_no_backup_either(box: Box, tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ class Repository:
         return ["unshare", "-r", "-u", "sh", "-c", script, name, *command]
 
     def locks(self) -> list[Path]:
-        """The files of its locks."""
-        return [*(self.backup / "repository/locks").iterdir()]
+        """The files of its locks, without what restic has not renamed yet."""
+        files = (self.backup / "repository/locks").iterdir()
+        return [file for file in files if "-tmp-" not in file.name]
 
     def step(self, word: str, scratch: Path) -> subprocess.CompletedProcess[str]:
         """Run one step of a backup."""
@@ -110,7 +111,7 @@ def test_what_was_left_out_is_the_last_word(
 CHECK = ("check", "--read-data", "--limit-download", "1")
 
 
-@pytest.mark.parametrize("name", ["open-webui-backup-2-y", "open-webui-backup-before-1-x"])
+@pytest.mark.parametrize("name", ["open-webui-backup-before-1-x", "open-webui-restore-2-y"])
 def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository, name: str) -> None:
     """Of another pod: restic itself takes its lock for alive for half an hour."""
     command = repository.other_pod(*CHECK, name=name)
@@ -144,9 +145,7 @@ def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
         subprocess.run(["sh", "-c", only], env=repository.environment, check=True)
         assert lock.exists()
         check.kill()
-    # Seen once on a busy machine: restic had two.
-    for left in repository.locks():
-        left.unlink()
+    lock.unlink(missing_ok=True)
 
 
 def test_two_pods_wait_for_each_other(repository: Repository) -> None:
@@ -269,6 +268,6 @@ def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
     if again:
         assert tried[0][0] == 1
         assert tried[0][1].startswith("the disk has damaged the repository")
-    assert tried[-1][0] == 1
-    assert tried[-1][1].startswith("stored; but the disk had damaged older backups")
+    assert tried[-1][0] == 20
+    assert tried[-1][1].startswith("stored; but parts of older backups were damaged")
     assert night()[0] == 0

@@ -13,14 +13,14 @@ remove_stale_locks() {
   ! flock 9 || for lock in "$RESTIC_REPOSITORY"/locks/*; do
     # Empty: the power failed before it was written to the disk.
     ! grep -qs . "$lock" || $restic --no-lock cat lock "${lock##*/}" 2>/dev/null |
-      grep -q '"hostname": "open-webui-backup-' || continue
+      grep -Eq '"hostname": "open-webui-(backup|restore)-' || continue
     rm -f "$lock"
   done
   $restic unlock >/dev/null 2>&1 || :
 }
 
-# Damaged packs would spoil all later backups too, because restic takes their content for stored.
-# Removed, the next backup stores it again if it still exists; older backups lose it.
+# Damaged packs would spoil all later backups too, because restic does not store again what its
+# index lists. Removed, the next backup stores it again if it still exists; older backups lose it.
 repair() { # SCRATCH BACKUP
   $restic check --read-data >"$1/output" 2>&1 && return
   grep -i error "$1/output" | head -n 5
@@ -57,7 +57,7 @@ store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for 
   image=$(cat "$3/image" 2>/dev/null || echo unknown)
   # Relative, because an absolute path would differ between pods.
   cd "$2/snapshot"
-  restic --no-cache backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
+  $restic backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
   id=$(sed -n 's/.*"snapshot_id":"\([0-9a-f]*\)".*/\1/p' "$2/output")
   cd "$2"
   mv snapshot/manifest.json .
@@ -75,13 +75,17 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
     # Not `forget --prune`, which does not prune if that call forgets nothing.
     # A thirty-first of the data each night, because only older backups need some of it.
-    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || repair "$2" "$3"
+    $restic prune && $restic check --read-data-subset="$(date +%-d)/31" || {
+      repair "$2" "$3"
+      $restic prune # fails again if it was not for damage
+    }
     $restic snapshots --compact
     # A failed Job calls the owner; this backup is good.
     [ ! -e "$3/damaged" ] || {
       rm "$3/damaged"
-      echo "stored; but the disk had damaged older backups, which lost what was in these parts"
-      exit 1
+      echo "stored; but parts of older backups were damaged and are lost:" \
+        "docs/runbook.md#backupfailed"
+      exit 20 # fails the Job without a second pod (backup_jobs.py), which would succeed
     }
   fi
   [ ! -e "$2/left-out" ] || cat "$2/left-out"
@@ -89,10 +93,10 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
 fetch) # DATA KEY: fetch a snapshot to the data's disk, and its secret key into memory
   rm -rf "$2/.restore"
   remove_stale_locks
-  # A failed fetch must not leave the data's disk full.
+  $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
+  # Last, and removed if it fails: a failed fetch must not leave the data's disk full.
   $restic restore "$SNAPSHOT" --host open-webui --exclude /webui-secret-key \
     --target "$2/.restore" || { rm -rf "$2/.restore" && exit 1; }
-  $restic dump "$SNAPSHOT" --host open-webui /webui-secret-key >"$3/webui-secret-key"
   ;;
 list)
   $restic --no-lock snapshots --compact
