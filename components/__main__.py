@@ -11,22 +11,15 @@ from pulumi.provider.experimental import component_provider_host
 # A plugin is run by its folder, which is this package.
 sys.path[0] = str(Path(__file__).parent.parent)
 
-from components import (  # noqa: E402
-    LocalStorage,
-    MetalLBPool,
-    ObservabilityStack,
-    OllamaStack,
-    OpenWebUI,
-    OpenWebUIBackup,
-)
+import components  # noqa: E402
 
 COMPONENTS = [
-    LocalStorage,
-    MetalLBPool,
-    ObservabilityStack,
-    OllamaStack,
-    OpenWebUI,
-    OpenWebUIBackup,
+    components.LocalStorage,
+    components.MetalLBPool,
+    components.ObservabilityStack,
+    components.OllamaStack,
+    components.OpenWebUI,
+    components.OpenWebUIBackup,
 ]
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Asks servers over HTTP, and signs in at the chat page."""
+"""Asks servers over HTTP, answers for them, and signs in at the chat page."""
 
 import json
 from contextlib import closing
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 
@@ -19,6 +20,16 @@ def ask(
         connection.request(method, f"{parts.path}?{parts.query}".rstrip("?"), sent, headers)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
+
+
+def send_json(to: BaseHTTPRequestHandler, body: object) -> None:
+    """Answer a request with JSON."""
+    raw = json.dumps(body).encode()
+    to.send_response(200)
+    to.send_header("Content-Type", "application/json")
+    to.send_header("Content-Length", str(len(raw)))
+    to.end_headers()
+    to.wfile.write(raw)
 
 
 def upload(page: str, token: str, name: str, text: bytes, query: str = "") -> str:

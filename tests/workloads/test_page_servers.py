@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from backup_box import PASSWORDS, Box
 from harness import deploy_program, two_servers
-from page import ask
+from page import ask, send_json
 from waiting import eventually
 
 ONE, BOTH = "one:1b", "both:1b"
@@ -42,14 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         """Send JSON, or nothing at all if the server is silent."""
         if not self.server.speaks.wait(60):
             return
-        raw = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
         # Open WebUI has gone away from a server that was silent.
         with suppress(BrokenPipeError):
-            self.wfile.write(raw)
+            send_json(self, body)
 
 
 class Ollama(ThreadingHTTPServer):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from backup_box import PASSWORDS, Box
-from page import ask, upload
+from page import ask, send_json, upload
 from waiting import eventually
 
 ADMIN = ("admin@homelab.home.arpa", PASSWORDS["WEBUI_ADMIN_PASSWORD"])
@@ -41,12 +41,7 @@ class Models(ThreadingHTTPServer):
                 if self.server.hangs:
                     self.server.over.wait()
                     return
-                raw = json.dumps(body).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
+                send_json(self, body)
 
             def log_message(self, *_: object) -> None:
                 """Keep the tests' output clean."""
