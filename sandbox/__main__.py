@@ -13,13 +13,12 @@ from urllib3.exceptions import HTTPError
 
 from config import Request, Settings, SettingsError, read
 from config.stack_file import project_keys, read_config
-from sandbox import demo
+from sandbox import demo, images, requirements
 from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
 from sandbox.programs import find_python, install_all, install_tools, open_webui
-from sandbox.real import images, requirements
 from sandbox.report import report
 
 NOTHING = "sandbox: the state is empty, nothing was brought up yet; run: make up"

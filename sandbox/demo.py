@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from config.stack_file import project_keys, read_config
+from sandbox import images, requirements
 from sandbox.build import FOLDER, build
 from sandbox.cache import cache
+from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, end_marked, locked
 from sandbox.programs import install_all
-from sandbox.real import images, requirements
-from sandbox.real.cgroup import Group
-from sandbox.real.cluster import PAGE, Cluster, step
+from sandbox.real_cluster import PAGE, Cluster, step
 
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
 CONTAINERS = ("disk", "evo4t")

@@ -20,7 +20,7 @@ from typing import Any
 import trustme
 
 from sandbox import tiny_model
-from sandbox.real.network import REGISTRY, enter
+from sandbox.network import REGISTRY, enter
 
 HOST = "registry.ollama.ai"
 # As with the real one, the files lie on another host, to which the registry sends its clients.

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 from real_lab import Server
 
+from sandbox import images, requirements
 from sandbox.build import FOLDER, build
 from sandbox.processes import SandboxError
 from sandbox.programs import install_all
-from sandbox.real import images, requirements
-from sandbox.real.cluster import PAGE, Cluster
+from sandbox.real_cluster import PAGE, Cluster
 
 MODEL = "llama3.2:3b"
 SYSTEM = (

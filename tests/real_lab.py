@@ -18,7 +18,7 @@ from waiting import eventually
 from sandbox.build import Tools
 from sandbox.demo import settings
 from sandbox.engine import Engine
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
 

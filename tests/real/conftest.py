@@ -10,11 +10,11 @@ import pytest
 from real_lab import Person, Server
 from waiting import eventually
 
+from sandbox import images, oci, requirements
 from sandbox.build import FOLDER, Tools, build
 from sandbox.processes import SandboxError
 from sandbox.programs import install_all
-from sandbox.real import images, oci, requirements
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 # The gateway's 10 seconds and Open WebUI's 15 would make the tests wait.
 HURRY = ["GATEWAY_PUSH_SECONDS=2", "GATEWAY_POLL_SECONDS=2", "OTEL_METRIC_EXPORT_INTERVAL=2000"]

@@ -14,7 +14,7 @@ from waiting import eventually
 
 from ops import restore
 from sandbox.build import FOLDER, Tools
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 pytestmark = pytest.mark.faults
 

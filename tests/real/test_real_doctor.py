@@ -10,8 +10,8 @@ from real_lab import Server
 from ops import doctor
 from ops.cluster import Cluster
 from ops.stacks import Stack
-from sandbox.real import network
-from sandbox.real.cluster import CONTROL_PLANE
+from sandbox import network
+from sandbox.real_cluster import CONTROL_PLANE
 
 pytestmark = pytest.mark.faults
 

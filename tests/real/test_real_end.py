@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
-from sandbox.real.cgroup import Group
+from sandbox.cgroup import Group
 
 pytestmark = pytest.mark.faults
 
@@ -17,8 +17,8 @@ import signal, sys
 from pathlib import Path
 from sandbox.build import FOLDER, build
 from sandbox.programs import install_all
-from sandbox.real import images
-from sandbox.real.cluster import Cluster
+from sandbox import images
+from sandbox.real_cluster import Cluster
 programs = install_all()
 cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
 try:

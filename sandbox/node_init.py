@@ -1,6 +1,6 @@
 """The first process of a node, until it becomes `pause`: its mounts, name and kernel settings.
 
-Run as a script, in new namespaces: init.py SETTINGS, a JSON object of the arguments of `prepare`.
+Run as a script in new namespaces: node_init.py SETTINGS, the arguments of `prepare` as JSON.
 """
 
 import json

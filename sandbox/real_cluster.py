@@ -10,13 +10,13 @@ from pathlib import Path
 from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 
+from sandbox import addons, network, oci
+from sandbox.addons import MANIFESTS
 from sandbox.apiserver import probe
 from sandbox.control_plane import ControlPlane
+from sandbox.images import every_image
+from sandbox.node import Node
 from sandbox.processes import end_marked, free_ports, kept_ports, locked, write_private
-from sandbox.real import addons, network, oci
-from sandbox.real.addons import MANIFESTS
-from sandbox.real.images import every_image
-from sandbox.real.node import Node
 
 PAGE = "192.168.1.101:8080"
 CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}

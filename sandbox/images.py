@@ -8,8 +8,8 @@ from pathlib import Path
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox.build import METALLB
 from sandbox.cache import made
+from sandbox.oci import Image
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
-from sandbox.real.oci import Image
 from sandbox.toolchain import pinned, run
 
 SUITE = "bookworm"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
+from sandbox import node_init
+from sandbox.cgroup import Group, hierarchies
 from sandbox.processes import Processes, SandboxError
-from sandbox.real import init
-from sandbox.real.cgroup import Group, hierarchies
 
 HIDDEN = ("/etc", "/mnt", "/run", "/sys", "/var", "/proc")
 """Folders of the machine that a node sees none or other files of."""
@@ -58,7 +58,7 @@ class Node:
         }
         separate = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         command = ["unshare", *separate, "--fork", "--kill-child", "--propagation", "private"]
-        first = [sys.executable, init.__file__, json.dumps(settings)]
+        first = [sys.executable, node_init.__file__, json.dumps(settings)]
         process = self.bound("node", [*command, *first])
         self.processes.retry("node", lambda: ready.read_text().index("ready"))
         (child,) = process.children()
@@ -102,5 +102,5 @@ class Node:
     def bound(self, name: str, command: Sequence[str | Path]) -> psutil.Process:
         """Start, outside the node, what ends with this process however this one ends."""
         bound = ["setpriv", "--pdeathsig", "KILL", *command]
-        environment = {"PATH": PATH, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+        environment = {"PATH": PATH, "PYTHONPATH": str(Path(__file__).parent.parent)}
         return self.processes.start(name, [*self._group.joining(), *bound], environment)

@@ -2,7 +2,7 @@
 
 A namespace lives as long as the process that holds it, so nothing has to be taken down.
 
-Run as a module: python -m sandbox.real.network PID PORT ADDRESS:PORT leads a port of 127.0.0.1 into
+Run as a module: python -m sandbox.network PID PORT ADDRESS:PORT leads a port of 127.0.0.1 into
 the network namespace of a process.
 """
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from sandbox.real.node import Node
+from sandbox.node import Node
 
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
