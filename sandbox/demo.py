@@ -15,7 +15,7 @@ from sandbox.build import FOLDER, build
 from sandbox.cache import cache
 from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
-from sandbox.processes import SandboxError, end_marked, locked
+from sandbox.processes import Processes, SandboxError, locked
 from sandbox.programs import install_all
 from sandbox.real_cluster import PAGE, Cluster, step
 
@@ -64,7 +64,7 @@ def clean(folder: Path) -> None:
         raise SandboxError("what a demo has is root's: sudo make demo-clean")
     if folder.exists():
         with locked(folder):
-            end_marked(folder)
+            Processes(folder).end_unrecorded()
             Group(folder).end()
             shutil.rmtree(folder)
 

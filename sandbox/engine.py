@@ -25,7 +25,7 @@ from ops.stacks import Stack
 from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
 from sandbox.plugins import CHART
-from sandbox.processes import MARK, SandboxError, end_marked, locked, write_private
+from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
 from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
@@ -146,7 +146,7 @@ class Engine:
         """Hold the stack, made if missing, with a fresh copy of the project's files."""
         with locked(self._folder):
             # Whoever held the folder is gone, and what it left still writes to the cluster.
-            end_marked(self._cluster.folder)
+            Processes(self._cluster.folder).end_unrecorded()
             self._prepare()
             with _only(self._environment()), _left_to_the_cli():
                 yield auto.create_or_select_stack(

@@ -7,20 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 
 from sandbox import addons, network, oci
 from sandbox.addons import MANIFESTS
-from sandbox.apiserver import probe
 from sandbox.control_plane import ControlPlane
 from sandbox.images import every_image
 from sandbox.node import Node
-from sandbox.processes import end_marked, free_ports, kept_ports, locked, write_private
+from sandbox.processes import free_ports, kept_ports, locked, probe
 
 PAGE = "192.168.1.101:8080"
 CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}
 """Its ports in the node."""
+PODS = {"kube-system": 1, "metallb-system": 2}
+"""Number of the addons' pods by namespace."""
+PATIENCE = 300
+"""Seconds for the pods of a namespace: on an idle machine all take 40."""
 DIRECTORIES = ("models", "open-webui", "prometheus")
 """The directories that docs/install.md has people make on the data disk."""
 
@@ -51,9 +53,8 @@ class Cluster:
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
         start, etcd = self.node.service, self.folder / "disk" / "etcd"
-        self.plane = ControlPlane(
-            self.folder, self.node.processes, start, programs["kube"], etcd, self.node.name
-        )
+        plane = (self.folder, self.node.processes, start, programs["kube"], etcd)
+        self.plane = ControlPlane(*plane, self.context, self.node.name)
         self.holders: dict[str, int] = {}
         """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
         self.ports: dict[str, int] = {}
@@ -88,7 +89,7 @@ class Cluster:
         What another process has started in this folder, or does, goes on.
         """
         if self._started:
-            end_marked(self.folder)
+            self.node.processes.end_unrecorded()
             self.node.end()
             self._started = False
         self._held.close()
@@ -107,12 +108,8 @@ class Cluster:
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
 
     def client(self) -> DynamicClient:
-        """The official client, as the administrator."""
-        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(self.kubeconfig), self.context
-        )
-        cache = str(self.folder / "discovery.json")
-        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+        """Return the official client, as the administrator."""
+        return self.plane.client()
 
     def lead(self, name: str, where: str, target: str) -> str:
         """Let the port `name` of 127.0.0.1 lead to `target`, as if asked from `where`.
@@ -134,7 +131,7 @@ class Cluster:
 
     def wait_for_page(self) -> None:
         """Wait until the chat page answers; raises SandboxError after ten minutes."""
-        ask = partial(probe, self.ports["page"], "/health")
+        ask = partial(probe, f"http://127.0.0.1:{self.ports['page']}/health")
         self.node.processes.retry("kubelet", ask, 600)
 
     def _start(self, images: Sequence[oci.Image] | None) -> None:
@@ -159,8 +156,6 @@ class Cluster:
             self.lead("api", "node", f"{node.address}:{CONTROL_PLANE['apiserver']}")
             self.lead("page", "client", PAGE)
             self.plane.start(node.address, CONTROL_PLANE, self.ports["api"])
-            at = f"127.0.0.1:{self.ports['api']}"
-            write_private(self.kubeconfig, self.plane.describe(at, self.context))
             applied = self.folder / "disk" / "applied"
             applied.mkdir(exist_ok=True)
             addons.apply(self.client(), [MANIFESTS / "capacity.yaml"], applied / "capacity")
@@ -176,11 +171,17 @@ class Cluster:
             admin = self.plane.kubeconfig("admin")
             network.enforce_policies(node, self._programs["network-policies"], admin)
             self._start_kubelet()
-            addons.wait_for_node(self.client(), node.processes, since)
+            client = self.client()
+            retry(
+                "kubelet",
+                lambda: addons.require_condition(addons.objects(client, "Node"), "Ready", since),
+            )
         with step("DNS and load balancer"):
             files = [MANIFESTS / "coredns.yaml", *self._manifests]
-            addons.apply(self.client(), files, applied / "addons")
-            addons.wait_for_pods(self.client(), node.processes, since)
+            addons.apply(client, files, applied / "addons")
+            for namespace, count in PODS.items():
+                ready = partial(addons.require_running, client, namespace, count, since)
+                retry("kubelet", ready, PATIENCE)
 
     def _start_registry(self) -> None:
         self.authority.parent.mkdir(exist_ok=True)
