@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,6 @@ from ops import cluster as ops_cluster
 from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
-from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
 from sandbox.plugins import CHART
 from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
@@ -30,6 +30,11 @@ from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 OWN_CHART = Path(__file__).parent / "chart"
+# The engine starts plugins in folders whose modules must not shadow ours: a safe path.
+PLUGIN = """\
+#!/bin/sh
+PYTHONSAFEPATH=1 PYTHONPATH={} exec {} -m sandbox.random_provider "$@"
+"""
 
 
 class Cluster(Protocol):
@@ -203,7 +208,11 @@ class Engine:
             link.unlink(missing_ok=True)
             link.symlink_to(program)
         if "random" not in self._tools.plugins:
-            random_provider.write_script(folder / "pulumi-resource-random")
+            script = folder / "pulumi-resource-random"
+            # Not resolved: the link in a virtual environment is what finds its packages.
+            words = map(shlex.quote, (str(PROJECT), str(Path(sys.executable).absolute())))
+            script.write_text(PLUGIN.format(*words))
+            script.chmod(0o755)
 
     def _own_chart(self) -> Path:
         """Give a copy of the sandbox's chart, with its files' digest as its version."""

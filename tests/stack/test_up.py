@@ -146,7 +146,7 @@ def test_the_closing_table_shows_the_way_of_the_metrics(live_stack: LiveStack) -
     pushers, _, url = rows["pushed"].partition(" to ")
     assert set(pushers.split(", ")) == {"ollama-stack/gateway", "ollama-stack/open-webui"}
     assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
-    assert rows["dashboards"] == "AI performance, LiveStack, Usage"
+    assert rows["dashboards"] == "AI performance, Server, Usage"
     assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
     assert "kube-prom-stack-prometheus" in rows["scraped"].split(", ")
     (release,) = re.findall(r"^  kube-prom-stack +(.+)$", table, re.MULTILINE)
