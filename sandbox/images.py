@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox.build import METALLB
-from sandbox.cache import made
+from sandbox.cache import artefact
 from sandbox.oci import Image
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
 from sandbox.toolchain import pinned, run
@@ -64,7 +64,7 @@ def base(folder: Path) -> Path:
     def make(layer: Path) -> None:
         run("Debian", ["mmdebstrap", *words, layer], folder / "logs" / "build-base.log", folder)
 
-    return made("debian.tar", make, (), *words)
+    return artefact("debian.tar", make, (), *words)
 
 
 def program(file: Path, at: str) -> Path:
@@ -77,7 +77,7 @@ def program(file: Path, at: str) -> Path:
 
     # One that was built is named after all that went into it.
     content = () if file.is_symlink() else (file,)
-    return made(f"{file.name}.tar", make, content, at, real.name)
+    return artefact(f"{file.name}.tar", make, content, at, real.name)
 
 
 def open_webui(folder: Path) -> Path:
@@ -92,7 +92,7 @@ def open_webui(folder: Path) -> Path:
         command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
         run("Open WebUI", command, log, folder)
 
-    return made("open-webui.tar", make, (), below.name, IN_BASE, *install)
+    return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
 
 
 def prepare(folder: Path) -> None:
