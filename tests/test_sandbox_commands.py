@@ -35,7 +35,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     [
         (stopped(-9), "pulumi was killed by signal 9; run"),
         (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: failed to load"),
-        (stopped(1), "pulumi stopped; it says above why"),
+        (stopped(1), "pulumi stopped; the reason is above"),
     ],
 )
 def test_why_the_cli_ended_is_told(
@@ -107,8 +107,8 @@ def test_status_before_anything_was_brought_up_says_how_to(
     engine.outputs.return_value = {}
 
     assert commands.main() == 1
-    said = "sandbox: the state is empty, nothing was brought up yet; run: make up"
-    assert capfd.readouterr().out.splitlines()[1:] == [said]
+    line = "error: the state is empty, nothing was brought up yet; run: make up\n"
+    assert capfd.readouterr().err == line
 
 
 def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:
