@@ -10,7 +10,7 @@ import pytest
 from pulumi.automation import CommandError
 
 from sandbox import __main__ as commands
-from sandbox.engine import Engine, _left_to_the_cli
+from sandbox.engine import Engine, _interrupt_deferred
 from sandbox.processes import SandboxError
 
 
@@ -72,7 +72,7 @@ def test_an_interrupted_down_throws_nothing_away(
 
     def destroy(_: object) -> None:
         # As when the terminal sends it to the CLI as well, which then stops in good order.
-        with _left_to_the_cli():
+        with _interrupt_deferred():
             os.kill(os.getpid(), signal.SIGINT)
             raise stopped(1)
 
