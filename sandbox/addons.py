@@ -57,10 +57,12 @@ def objects(
 
 
 def require_condition(items: Sequence[dict[str, Any]], condition: str, since: float = 0) -> None:
-    """Raise ConnectionError unless `condition` is true of every object.
+    """Raise ConnectionError unless there are objects, and `condition` is true of all.
 
     A node must have reported it after `since`, in seconds since 1970.
     """
+    if not items:
+        raise ConnectionError(f"got no objects, want some that are {condition}")
     for item in items:
         conditions = item.get("status", {}).get("conditions") or []
         if not any(

@@ -1,8 +1,9 @@
-"""The images that pods run here, made from what package registries give."""
+"""The images of the pods, made of Debian, PyPI and the programs built from Go modules."""
 
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
@@ -16,13 +17,13 @@ SUITE = "bookworm"
 # renovate: datasource=docker depName=registry.k8s.io/pause
 PAUSE = "registry.k8s.io/pause:3.10.1"
 DEBIAN = f"debian:{SUITE}"
-# As in manifests/coredns.yaml and go/coredns.
+# The same as in manifests/coredns.yaml and go/coredns.
 # renovate: datasource=docker depName=registry.k8s.io/coredns/coredns
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
-# Debian's own Python is the one that Open WebUI is installed for.
+# Open WebUI is installed for Debian's own Python.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
-# What the chart of the version in config/versions.py asks for, by the program that is in it.
+# Images of the chart in the version of config/versions.py, each with its program.
 MONITORING = {
     "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
     "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
@@ -35,8 +36,8 @@ PLACEHOLDERS = {
     "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
     "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
 }
-# $1 the base, $2 a folder to work in, $3 the layer to make, $4 how Open WebUI is installed, then
-# what INSTALL wants. An overlay on the base has as its upper folder just what that adds.
+# $1 the base, $2 a working folder, $3 the layer to write, $4 the script INSTALL, then its words.
+# The upper folder of an overlay on the base has the files that INSTALL adds.
 IN_BASE = r"""
 base=$1 work=$2 layer=$3 install=$4; shift 4
 rm -rf "$work"; mkdir -p "$work/base" "$work/upper" "$work/work" "$work/root"
@@ -57,53 +58,10 @@ cd /; umount -R "$work/root"; rm -rf "$work"
 """
 
 
-def base(folder: Path) -> Path:
-    """Give the layer with Debian, made if it is not there; the log is in `folder`."""
-    words = ("--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE)
-
-    def make(layer: Path) -> None:
-        run("Debian", ["mmdebstrap", *words, layer], folder / "logs" / "build-base.log", folder)
-
-    return artefact("debian.tar", make, (), *words)
-
-
-def program(file: Path, at: str) -> Path:
-    """Give a layer with one program at the path `at`, made unless it is there."""
-    real = file.resolve()
-
-    def make(layer: Path) -> None:
-        with tarfile.open(layer, "w") as tar:
-            tar.add(real, at, filter=_anonymous)
-
-    # One that was built is named after all that went into it.
-    content = () if file.is_symlink() else (file,)
-    return artefact(f"{file.name}.tar", make, content, at, real.name)
-
-
-def open_webui(folder: Path) -> Path:
-    """Give the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
-    below = base(folder)
-    install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
-    # Nothing of it is mounted where the machine sees it, so nothing is left by a kill.
-    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
-
-    def make(layer: Path) -> None:
-        log = folder / "logs" / "build-open-webui-image.log"
-        command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
-        run("Open WebUI", command, log, folder)
-
-    return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
-
-
-def prepare(folder: Path) -> None:
-    """Make the layers that take minutes, unless they are there; the logs are in `folder`."""
-    open_webui(folder)
-
-
 def every_image(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Give all, of what is built into `folder`, programs by name.
+    """Return all images; `programs` by name, logs in `folder`.
 
-    `authority` is the file with the certificate that the model registry's is signed with.
+    `authority` is the certificate of the authority that signs the model registry's.
     """
     return [
         *system(folder, programs),
@@ -112,49 +70,45 @@ def every_image(folder: Path, programs: Mapping[str, Path], authority: Path) -> 
     ]
 
 
-def certificate(file: Path) -> Path:
-    """Give a layer, beside `file`, that has it as /etc/registry.pem."""
-    layer = file.with_suffix(".tar")
-    with tarfile.open(layer, "w") as tar:
-        tar.add(file, "etc/registry.pem", filter=_anonymous)
-    return layer
-
-
 def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
-    """Give those of the cluster's own pods."""
-    debian, metallb = base(folder), pinned("metallb", METALLB)
-    pause = [program(programs["pause"], "pause")]
+    """Return the images of the cluster's own pods."""
+    metallb = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
     return [
         Image(
             name=PAUSE,
-            layers=pause,
+            layers=[layer(programs["pause"], "pause")],
             config={"Entrypoint": ["/pause"]},
             difference="20 lines of Go",
         ),
-        Image(name=DEBIAN, layers=[debian], config={"Cmd": ["sh"], "Env": [PATH]}),
-        _built(COREDNS, folder, programs["coredns"]),
-        _built(f"quay.io/metallb/controller:{metallb}", folder, programs["metallb-controller"]),
-        _built(f"quay.io/metallb/speaker:{metallb}", folder, programs["metallb-speaker"]),
+        Image(name=DEBIAN, layers=[base(folder)], config={"Cmd": ["sh"], "Env": [PATH]}),
+        _on_debian(COREDNS, folder, programs["coredns"]),
+        _on_debian(metallb.format("controller"), folder, programs["metallb-controller"]),
+        _on_debian(metallb.format("speaker"), folder, programs["metallb-speaker"]),
     ]
 
 
 def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Give those of the stack's pods; Ollama trusts the `authority`."""
-    trusting = {"Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"]}
-    ollama = _built(OLLAMA_IMAGE, folder, programs["ollama"])
+    """Return the images of the stack's pods; Ollama trusts `authority`."""
+    ollama = _on_debian(OLLAMA_IMAGE, folder, programs["ollama"])
+    # Not in the cache, because each start has another certificate.
+    certificate = _archive(authority, "etc/registry.pem", authority.with_suffix(".tar"))
     page = {
         "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
-        # ENV is the image's own.
+        # As in the published image.
         "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
     }
     return [
         replace(
             ollama,
-            layers=[*ollama.layers, certificate(authority)],
-            config={**ollama.config, "Cmd": ["serve"], **trusting},
+            layers=[*ollama.layers, certificate],
+            config={
+                **ollama.config,
+                "Cmd": ["serve"],
+                "Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"],
+            },
             difference=f"{ollama.difference}; for the CPU, and trusts the model registry here",
         ),
-        _built(RESTIC_IMAGE, folder, programs["restic"]),
+        _on_debian(RESTIC_IMAGE, folder, programs["restic"]),
         *(
             Image(
                 name=name,
@@ -168,16 +122,15 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
 
 
 def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
-    """Give those of the chart kube-prometheus-stack, under the names that its version has."""
-    script = program(Path(__file__).with_name("placeholder.py"), "placeholder.py")
-    run_by = ["python3", "/placeholder.py"]
+    """Return the images of the chart kube-prometheus-stack."""
+    script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
     return [
-        *(_built(name, folder, programs[file]) for name, file in MONITORING.items()),
+        *(_on_debian(name, folder, programs[program]) for name, program in MONITORING.items()),
         *(
             Image(
                 name=name,
                 layers=[base(folder), script],
-                config={"Entrypoint": [*run_by, *words], "Env": [PATH]},
+                config={"Entrypoint": ["python3", "/placeholder.py", *words], "Env": [PATH]},
                 difference="a placeholder that answers probes",
             )
             for name, words in PLACEHOLDERS.items()
@@ -185,19 +138,58 @@ def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
     ]
 
 
-def _built(name: str, folder: Path, file: Path) -> Image:
-    at = f"usr/bin/{file.name}"
+def base(folder: Path) -> Path:
+    """Return the layer with Debian; the log of its build is in `folder`."""
+    words = ("--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE)
+
+    def make(layer: Path) -> None:
+        run("Debian", ["mmdebstrap", *words, layer], folder / "logs" / "build-base.log", folder)
+
+    return artefact("debian.tar", make, (), *words)
+
+
+def open_webui(folder: Path) -> Path:
+    """Return the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
+    below = base(folder)
+    install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    # In a mount namespace, so that a kill leaves no mount.
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
+
+    def make(layer: Path) -> None:
+        log = folder / "logs" / "build-open-webui-image.log"
+        command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
+        run("Open WebUI", command, log, folder)
+
+    return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
+
+
+def layer(file: Path, path: str) -> Path:
+    """Return a layer that has `file` at `path`."""
+    # A link's target is a built program, whose name is the digest of its inputs.
+    content = () if file.is_symlink() else (file,)
+    name = file.resolve().name
+    return artefact(f"{file.name}.tar", partial(_archive, file, path), content, path, name)
+
+
+def _archive(file: Path, path: str, layer: Path) -> Path:
+    """Write `file` as `path` to a layer that is the same whoever writes it, and when."""
+
+    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755
+        return entry
+
+    with tarfile.open(layer, "w") as tar:
+        tar.add(file.resolve(), path, filter=anonymous)
+    return layer
+
+
+def _on_debian(name: str, folder: Path, program: Path) -> Image:
+    path = f"usr/bin/{program.name}"
     return Image(
         name=name,
-        layers=[base(folder), program(file, at)],
-        config={"Entrypoint": [f"/{at}"], "Env": [PATH]},
+        layers=[base(folder), layer(program, path)],
+        config={"Entrypoint": [f"/{path}"], "Env": [PATH]},
         difference="built from its Go module, on Debian",
     )
-
-
-def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    # The same file gives the same layer, whoever built it and when.
-    entry.uid = entry.gid = entry.mtime = 0
-    entry.uname = entry.gname = ""
-    entry.mode = 0o755
-    return entry

@@ -56,7 +56,7 @@ def rows(folder: Path) -> Iterator[Row]:
         yield "the real node", str(error).partition(":")[0], ""
         return
     tools, programs = build(), install_all()
-    images.prepare(FOLDER)
+    images.open_webui(FOLDER)
     cluster = Cluster(folder, programs, tools.addons(), FOLDER)
     try:
         began = time.monotonic()

@@ -41,7 +41,7 @@ def real_programs(real_tools: Tools) -> dict[str, Path]:
     """What runs on the node, built, and its images."""
     del real_tools
     built = install_all()
-    images.prepare(FOLDER)
+    images.open_webui(FOLDER)
     return built
 
 
