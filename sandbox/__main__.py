@@ -70,7 +70,7 @@ def build_all(_: argparse.Namespace) -> None:
     else:
         open_webui()
     if os.geteuid() == 0 and not requirements.missing():
-        images.open_webui(FOLDER)
+        images.open_webui()
 
 
 def up(options: argparse.Namespace) -> None:

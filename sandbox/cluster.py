@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,6 @@ class Node:
     """A Kubernetes quantity, e.g. `93Gi`."""
     address: str
     """Its address on the home network."""
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     def manifest(self) -> dict[str, Any]:
         """Return the Node object, with the labels and the 110 pods of a kubelet."""
@@ -56,7 +55,7 @@ class Node:
         return {
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self.name, "labels": labels | dict(self.labels)},
+            "metadata": {"name": self.name, "labels": labels},
             "status": {
                 "capacity": resources,
                 "allocatable": resources,

@@ -38,8 +38,8 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
         requirements.install(FOLDER)
         requirements.check_kernel()
         tools, programs = build(), install_all()
-        images.open_webui(FOLDER)
-        cluster = Cluster(folder, programs, tools.addons(), FOLDER)
+        images.open_webui()
+        cluster = Cluster(folder, programs, tools.addons())
         cluster.start()
         engine = Engine(cluster, tools, config=settings(cluster))
         with step("pulumi up"):

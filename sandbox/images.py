@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox.build import METALLB
+from sandbox.build import FOLDER, METALLB
 from sandbox.cache import artefact
 from sandbox.oci import Image
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
 from sandbox.toolchain import pinned, run
 
+LOGS = FOLDER / "logs"
 SUITE = "bookworm"
 # renovate: datasource=docker depName=registry.k8s.io/pause
 PAUSE = "registry.k8s.io/pause:3.10.1"
@@ -58,19 +59,16 @@ cd /; umount -R "$work/root"; rm -rf "$work"
 """
 
 
-def every_image(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Return all images; `programs` by name, logs in `folder`.
-
-    `authority` is the certificate of the authority that signs the model registry's.
-    """
+def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Return all images, of `programs` by name; Ollama trusts the certificate `authority`."""
     return [
-        *system(folder, programs),
-        *stack(folder, programs, authority),
-        *monitoring(folder, programs),
+        *system(programs),
+        *stack(programs, authority),
+        *monitoring(programs),
     ]
 
 
-def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
+def system(programs: Mapping[str, Path]) -> list[Image]:
     """Return the images of the cluster's own pods."""
     metallb = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
     return [
@@ -80,16 +78,16 @@ def system(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
             config={"Entrypoint": ["/pause"]},
             difference="20 lines of Go",
         ),
-        Image(name=DEBIAN, layers=[base(folder)], config={"Cmd": ["sh"], "Env": [PATH]}),
-        _on_debian(COREDNS, folder, programs["coredns"]),
-        _on_debian(metallb.format("controller"), folder, programs["metallb-controller"]),
-        _on_debian(metallb.format("speaker"), folder, programs["metallb-speaker"]),
+        Image(name=DEBIAN, layers=[base()], config={"Cmd": ["sh"], "Env": [PATH]}),
+        _on_debian(COREDNS, programs["coredns"]),
+        _on_debian(metallb.format("controller"), programs["metallb-controller"]),
+        _on_debian(metallb.format("speaker"), programs["metallb-speaker"]),
     ]
 
 
-def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Return the images of the stack's pods; Ollama trusts `authority`."""
-    ollama = _on_debian(OLLAMA_IMAGE, folder, programs["ollama"])
+def stack(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Return the images of the stack's pods."""
+    ollama = _on_debian(OLLAMA_IMAGE, programs["ollama"])
     # Not in the cache, because each start has another certificate.
     certificate = _archive(authority, "etc/registry.pem", authority.with_suffix(".tar"))
     page = {
@@ -108,11 +106,11 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
             },
             difference=f"{ollama.difference}; for the CPU, and trusts the model registry here",
         ),
-        _on_debian(RESTIC_IMAGE, folder, programs["restic"]),
+        _on_debian(RESTIC_IMAGE, programs["restic"]),
         *(
             Image(
                 name=name,
-                layers=[base(folder), open_webui(folder)],
+                layers=[base(), open_webui()],
                 config=page,
                 difference="Debian's Python; without the packages for PDF, Office and speech",
             )
@@ -121,15 +119,15 @@ def stack(folder: Path, programs: Mapping[str, Path], authority: Path) -> list[I
     ]
 
 
-def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
+def monitoring(programs: Mapping[str, Path]) -> list[Image]:
     """Return the images of the chart kube-prometheus-stack."""
     script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
     return [
-        *(_on_debian(name, folder, programs[program]) for name, program in MONITORING.items()),
+        *(_on_debian(name, programs[program]) for name, program in MONITORING.items()),
         *(
             Image(
                 name=name,
-                layers=[base(folder), script],
+                layers=[base(), script],
                 config={"Entrypoint": ["python3", "/placeholder.py", *words], "Env": [PATH]},
                 difference="a placeholder that answers probes",
             )
@@ -138,27 +136,26 @@ def monitoring(folder: Path, programs: Mapping[str, Path]) -> list[Image]:
     ]
 
 
-def base(folder: Path) -> Path:
-    """Return the layer with Debian; the log of its build is in `folder`."""
+def base() -> Path:
+    """Return the layer with Debian."""
     words = ("--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE)
 
     def make(layer: Path) -> None:
-        run("Debian", ["mmdebstrap", *words, layer], folder / "logs" / "build-base.log", folder)
+        run("Debian", ["mmdebstrap", *words, layer], LOGS / "build-base.log", FOLDER)
 
     return artefact("debian.tar", make, (), *words)
 
 
-def open_webui(folder: Path) -> Path:
+def open_webui() -> Path:
     """Return the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
-    below = base(folder)
+    below = base()
     install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
     # In a mount namespace, so that a kill leaves no mount.
     alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
 
     def make(layer: Path) -> None:
-        log = folder / "logs" / "build-open-webui-image.log"
         command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
-        run("Open WebUI", command, log, folder)
+        run("Open WebUI", command, LOGS / "build-open-webui-image.log", FOLDER)
 
     return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
 
@@ -185,11 +182,11 @@ def _archive(file: Path, path: str, layer: Path) -> Path:
     return layer
 
 
-def _on_debian(name: str, folder: Path, program: Path) -> Image:
+def _on_debian(name: str, program: Path) -> Image:
     path = f"usr/bin/{program.name}"
     return Image(
         name=name,
-        layers=[base(folder), layer(program, path)],
+        layers=[base(), layer(program, path)],
         config={"Entrypoint": [f"/{path}"], "Env": [PATH]},
         difference="built from its Go module, on Debian",
     )

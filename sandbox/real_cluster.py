@@ -40,14 +40,13 @@ class Cluster:
     """A cluster with one real node and its whole state in `folder`.
 
     It ends with the process that started it, which locks the folder until then. `programs` are by
-    name, `manifests` have MetalLB's objects and the operator's definitions, and `logs` is the
-    folder for the logs of images that are built.
+    name, `manifests` have MetalLB's objects and the operator's definitions.
     """
 
     context = "homelab-sandbox"
 
     def __init__(
-        self, folder: Path, programs: Mapping[str, Path], manifests: Sequence[Path], logs: Path
+        self, folder: Path, programs: Mapping[str, Path], manifests: Sequence[Path]
     ) -> None:
         self.folder = folder.absolute()
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
@@ -63,7 +62,7 @@ class Cluster:
         """Folders that the node has as disks, by mount point."""
         self.authority = self.folder / "registry" / "registry.pem"
         """Certificate of the authority that signs the model registry's."""
-        self._programs, self._manifests, self._logs = programs, manifests, logs
+        self._programs, self._manifests = programs, manifests
         self._lock, self._started = contextlib.ExitStack(), False
 
     def start(self, images: Sequence[oci.Image] | None = None) -> None:
@@ -95,7 +94,7 @@ class Cluster:
 
     def images(self) -> list[oci.Image]:
         """Return the images of all pods; needs the model registry's certificate."""
-        return every_image(self._logs, self._programs, self.authority)
+        return every_image(self._programs, self.authority)
 
     @property
     def kubectl(self) -> list[str]:

@@ -11,7 +11,7 @@ from real_lab import Person, Server
 from waiting import eventually
 
 from sandbox import images, oci, requirements
-from sandbox.build import FOLDER, Tools, build
+from sandbox.build import Tools, build
 from sandbox.processes import SandboxError
 from sandbox.programs import install_all
 from sandbox.real_cluster import Cluster
@@ -41,7 +41,7 @@ def real_programs(real_tools: Tools) -> dict[str, Path]:
     """What runs on the node, built, and its images."""
     del real_tools
     built = install_all()
-    images.open_webui(FOLDER)
+    images.open_webui()
     return built
 
 
@@ -65,8 +65,8 @@ def server(
 ) -> Iterator[Server]:
     """The stack, up, whose page answers; its own images came while the first `up` ran."""
     folder = tmp_path_factory.mktemp("real")
-    cluster = Hurried(folder, real_programs, real_tools.addons(), FOLDER)
-    there = [*images.system(FOLDER, real_programs), *images.monitoring(FOLDER, real_programs)]
+    cluster = Hurried(folder, real_programs, real_tools.addons())
+    there = [*images.system(real_programs), *images.monitoring(real_programs)]
     try:
         cluster.start(there)
         with ThreadPoolExecutor(1) as pool:
