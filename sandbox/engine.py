@@ -24,6 +24,7 @@ from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
 from sandbox.build import PULUMI, Tools
+from sandbox.cache import link
 from sandbox.plugins import CHART
 from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
 from sandbox.toolchain import pinned
@@ -183,13 +184,11 @@ class Engine:
         (self._folder / "state").mkdir(exist_ok=True)
         self._mend()
         self.work.mkdir(exist_ok=True)
-        if not (self._folder / "passphrase").exists():
+        if not (file := self._folder / "passphrase").exists():
             if (self._folder / "state" / ".pulumi").exists():
-                file = self._folder / "passphrase"
-                raise SandboxError(
-                    f"{file}: is gone, and without it the state is lost; begin anew with: make down"
-                )
-            write_private(self._folder / "passphrase", secrets.token_hex(32))
+                lost = f"{file}: is gone, and without it the state is lost"
+                raise SandboxError(f"{lost}; begin anew with: make down")
+            write_private(file, secrets.token_hex(32))
         # Copies, because the CLI writes the salt of the secrets into the stack's file.
         project = self._settings("Pulumi.yaml")
         # The CLI that is built here is older, and new enough for this program.
@@ -213,9 +212,7 @@ class Engine:
         folder = self._folder / "plugins"
         folder.mkdir(exist_ok=True)
         for name, program in self._tools.plugins.items():
-            link = folder / f"pulumi-resource-{name}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(program)
+            link(program, folder / f"pulumi-resource-{name}")
         if "random" not in self._tools.plugins:
             script = folder / "pulumi-resource-random"
             # Not resolved: the link in a virtual environment is what finds its packages.
