@@ -1,1 +1,1 @@
-"""A real Kubernetes API server on this machine, to run the program without the home server."""
+"""A local Kubernetes cluster, with simulated nodes or a real one, and Pulumi's engine for it."""

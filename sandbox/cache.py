@@ -1,4 +1,4 @@
-"""What all checkouts of a user share: each artefact is made once for all that goes into it."""
+"""The cache of all checkouts of a user: each artefact is made once for the same inputs."""
 
 import hashlib
 import os
@@ -11,15 +11,15 @@ from sandbox.processes import locked
 
 
 def cache() -> Path:
-    """Give the folder: `HOMELAB_CACHE`, or `.cache/homelab` of the user, also under sudo."""
+    """Return the folder: `HOMELAB_CACHE`, or the user's `.cache/homelab`, also under sudo."""
     home = Path(f"~{os.environ.get('SUDO_USER', '')}").expanduser()
     return Path(os.environ.get("HOMELAB_CACHE") or home / ".cache" / "homelab").absolute()
 
 
-def made(name: str, make: Callable[[Path], object], files: Iterable[Path], *words: str) -> Path:
-    """Give the artefact `name` of these files and words; `make` makes it at a path if need be.
+def artefact(name: str, make: Callable[[Path], object], files: Iterable[Path], *words: str) -> Path:
+    """Return the path of the artefact of these inputs; `make` creates it at a path if missing.
 
-    What is there is whole: it is made elsewhere, under a lock, and then renamed.
+    It is complete, because it is made elsewhere, under a lock, and then renamed.
     """
     digest = hashlib.sha256("\0".join([platform.system(), platform.machine(), *words]).encode())
     for file in files:
@@ -29,7 +29,7 @@ def made(name: str, make: Callable[[Path], object], files: Iterable[Path], *word
     if path.exists():
         return path
     with locked(work):
-        # Its name tells this process: a build whose launcher was killed may go on for a while.
+        # Named after this process, because the build of a killed one may go on for a while.
         partial = work / str(os.getpid()) / name
         for rest in work.glob("[0-9]*"):
             shutil.rmtree(rest, ignore_errors=True)
@@ -37,19 +37,19 @@ def made(name: str, make: Callable[[Path], object], files: Iterable[Path], *word
             partial.parent.mkdir()
             make(partial)
             partial.rename(path)
-        # Whoever waited for it has done so by now.
+        # Another process that waits for the lock then sees the artefact.
         shutil.rmtree(work, ignore_errors=True)
     return path
 
 
-def link(artefact: Path, at: Path) -> Path:
-    """Have a link to `artefact` at a path, in place of what is there, and give it."""
-    if not (at.is_symlink() and at.readlink() == artefact):
-        if at.is_dir() and not at.is_symlink():
-            shutil.rmtree(at)
-        at.parent.mkdir(parents=True, exist_ok=True)
-        partial = at.with_name(f".{at.name}.{os.getpid()}")
+def link(target: Path, path: Path) -> Path:
+    """Replace what is at `path` by a link to `target`; returns `path`."""
+    if not (path.is_symlink() and path.readlink() == target):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.unlink(missing_ok=True)
-        partial.symlink_to(artefact)
-        partial.replace(at)
-    return at
+        partial.symlink_to(target)
+        partial.replace(path)
+    return path

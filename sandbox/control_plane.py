@@ -3,12 +3,14 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trustme
+from kubernetes import config
+from kubernetes.dynamic import DynamicClient
 
-from sandbox.apiserver import ApiServer
-from sandbox.processes import Processes, write_private
+from sandbox.processes import Processes, probe, write_private
 
 SERVICES = "10.152.183.0/24"
 """MicroK8s' own range."""
@@ -20,20 +22,21 @@ NAMES = (
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
-"""What the API server is called, beside its address."""
-# Who they are, and in which group: what RBAC and the node authorizer go by.
+"""Names of the API server in its certificate, besides its address."""
 IDENTITIES = {
     "admin": ("admin", "system:masters"),
     "apiserver": ("kube-apiserver", "system:masters"),
     "proxy": ("system:kube-proxy", "system:kube-proxy"),
     "kubelet": ("system:node:{node}", "system:nodes"),
 }
+"""User and group of each client, by which RBAC and the node authorizer decide."""
 
 
 class ControlPlane:
-    """Four processes that `run` starts by name and command, with their keys in `folder`.
+    """Four processes that `run` starts by name and command, with keys in `folder/certificates`.
 
-    `data` is etcd's folder; `node` is the one whose kubelet has an identity.
+    `folder/kubeconfig` is the administrator's, with the context `context`; `data` is etcd's folder;
+    `node` is the node whose kubelet has an identity.
     """
 
     def __init__(
@@ -43,34 +46,38 @@ class ControlPlane:
         run: Callable[[str, Sequence[str | Path]], object],
         kube: Path,
         data: Path,
+        context: str,
         node: str = "",
     ) -> None:
-        self._folder, self._data, self._node = folder / "certificates", data, node
+        self._folder, self._keys, self._context = folder, folder / "certificates", context
         self._processes, self._run, self._kube = processes, run, kube
+        self._data, self._node = data, node
+        self.authority = self._keys / "authority.crt"
+        """Certificate of the authority that signs all others."""
 
     def start(
         self,
         address: str,
         ports: Mapping[str, int],
-        asked: int,
+        reached_at: int,
         bind: str = "0.0.0.0",
         controllers: Sequence[str] = (),
     ) -> None:
-        """Start all of them; etcd has what it had before.
+        """Start all processes and write the kubeconfigs; raises SandboxError.
 
-        `ports` are those of `etcd`, its `peers` and `apiserver`, which says that it is at
-        `address`, listens at `bind`, and is asked at the port `asked` of 127.0.0.1. `controllers`
-        are further flags for these. Raises SandboxError.
+        `ports` are those of `etcd`, its `peers` and `apiserver`. The API server advertises
+        `address`, listens on `bind`, and is reached at the port `reached_at` of 127.0.0.1.
+        `controllers` are further flags of the controllers.
         """
-        self._certify(address)
-        kube, keys = self._kube, self._folder
+        self._issue_certificates(address)
+        kube, keys = self._kube, self._keys
         etcd, peers = (f"http://127.0.0.1:{ports[name]}" for name in ("etcd", "peers"))
         self._run("etcd", [kube, "etcd", self._data, etcd, peers])
         serve = [
             f"--etcd-servers={etcd}",
             f"--secure-port={ports['apiserver']}",
             f"--bind-address={bind}",
-            # Asked for none, it looks for a default route, and ends without one.
+            # Without it, the API server looks for a default route, and exits if there is none.
             f"--advertise-address={address}",
             f"--tls-cert-file={keys / 'server.crt'}",
             f"--tls-private-key-file={keys / 'server.key'}",
@@ -86,11 +93,10 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICES}",
         ]
         self._run("apiserver", [kube, "apiserver", *serve])
-        api = self.api(asked)
-        self._processes.retry("apiserver", lambda: api.ask("GET", "/readyz"), beside=["etcd"])
+        self._processes.retry("apiserver", partial(self.probe, reached_at), beside=["etcd"])
         for name in IDENTITIES:
-            at = f"127.0.0.1:{ports['apiserver']}"
-            write_private(self.kubeconfig(name), self.describe(at, "node", name))
+            self.write_kubeconfig(self.kubeconfig(name), ports["apiserver"], name)
+        self.write_kubeconfig(self._folder / "kubeconfig", reached_at)
         client = [f"--kubeconfig={self.kubeconfig('admin')}"]
         quiet = ["--leader-elect=false", "--secure-port=0"]
         trust = [
@@ -100,28 +106,32 @@ class ControlPlane:
         self._run("controllers", [kube, "controllers", *client, *quiet, *trust, *controllers])
         self._run("scheduler", [kube, "scheduler", *client, *quiet])
 
-    @property
-    def authority(self) -> Path:
-        """The file with the certificate of the authority that signs all others."""
-        return self._folder / "authority.crt"
+    def probe(self, port: int) -> None:
+        """Raise one of FAILURES unless the API server is ready at `port` of 127.0.0.1."""
+        probe(f"https://127.0.0.1:{port}/readyz", self.authority)
 
-    def api(self, asked: int) -> ApiServer:
-        """Give the API server at the port `asked` of 127.0.0.1, as the administrator."""
-        return ApiServer(asked, self.authority, self._folder / "admin.pem")
+    def client(self) -> DynamicClient:
+        """Return the official client, as the administrator."""
+        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
+            str(self._folder / "kubeconfig"), self._context
+        )
+        cache = str(self._folder / "discovery.json")
+        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
 
     def kubeconfig(self, name: str) -> Path:
-        """Give the kubeconfig of one of IDENTITIES, for use beside the control plane."""
-        return self._folder / f"{name}.kubeconfig"
+        """Return the kubeconfig of one of IDENTITIES, for use beside the control plane."""
+        return self._keys / f"{name}.kubeconfig"
 
-    def describe(self, at: str, context: str, name: str = "admin", account: str = "") -> str:
-        """Give a kubeconfig of one of IDENTITIES for the server `at` a host and port.
-
-        With an `account`, its owner acts as that one.
-        """
+    def write_kubeconfig(
+        self, file: Path, port: int, name: str = "admin", account: str = ""
+    ) -> None:
+        """Write a kubeconfig of one of IDENTITIES, which acts as `account` if that is given."""
 
         def read(file: str) -> str:
-            return b64encode((self._folder / file).read_bytes()).decode()
+            return b64encode((self._keys / file).read_bytes()).decode()
 
+        context = self._context
+        server = f"https://127.0.0.1:{port}"
         trust = {"certificate-authority-data": read("authority.crt")}
         user = {
             "client-certificate-data": read(f"{name}.crt"),
@@ -132,30 +142,28 @@ class ControlPlane:
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": context,
-            "clusters": [{"name": context, "cluster": {"server": f"https://{at}", **trust}}],
+            "clusters": [{"name": context, "cluster": {"server": server, **trust}}],
             "users": [{"name": context, "user": user}],
             "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
         }
-        return json.dumps(content, indent=1)
+        write_private(file, json.dumps(content, indent=1))
 
-    def _certify(self, address: str) -> None:
-        """Make keys and certificates, unless they are there: pods have tokens signed with them."""
+    def _issue_certificates(self, address: str) -> None:
+        """Issue all certificates once, because the tokens of pods are signed with their keys."""
         if self.authority.exists():
             return
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
         authority = trustme.CA()
         issued = {"server": authority.issue_cert(*NAMES, address)}
-        for file, (user, group) in IDENTITIES.items():
-            # A certificate has to have a name of a host, too.
-            issued[file] = authority.issue_cert(
+        for name, (user, group) in IDENTITIES.items():
+            # trustme wants a host name in a client's certificate, too.
+            issued[name] = authority.issue_cert(
                 "client.invalid",
                 common_name=user.format(node=self._node),
                 organization_name=group,
             )
-        for file, pair in issued.items():
-            pair.cert_chain_pems[0].write_to_path(str(self._folder / f"{file}.crt"))
-            write_private(self._folder / f"{file}.key", pair.private_key_pem.bytes().decode())
-        both = issued["admin"].private_key_and_cert_chain_pem.bytes().decode()
-        write_private(self._folder / "admin.pem", both)
-        # Last: it says that the others are there.
+        for name, pair in issued.items():
+            pair.cert_chain_pems[0].write_to_path(str(self._keys / f"{name}.crt"))
+            write_private(self._keys / f"{name}.key", pair.private_key_pem.bytes().decode())
+        # Last, because its existence marks the others as complete.
         authority.cert_pem.write_to_path(str(self.authority))

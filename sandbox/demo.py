@@ -1,4 +1,4 @@
-"""The stack on a cluster with a real node, for a person with a browser."""
+"""`make demo`: the stack on a cluster with a real node, for a browser."""
 
 import os
 import shutil
@@ -10,26 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from config.stack_file import project_keys, read_config
+from sandbox import images, requirements
 from sandbox.build import FOLDER, build
 from sandbox.cache import cache
+from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
-from sandbox.processes import SandboxError, end_marked, locked
+from sandbox.processes import Processes, SandboxError, locked
 from sandbox.programs import install_all
-from sandbox.real import images, requirements
-from sandbox.real.cgroup import Group
-from sandbox.real.cluster import PAGE, Cluster, step
+from sandbox.real_cluster import PAGE, Cluster, step
 
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
 CONTAINERS = ("disk", "evo4t")
-"""What containers write, by the ids of theirs."""
+"""Folders that containers write to, with owners of their own."""
 
 
 def run(folder: Path, say: Callable[[str], None]) -> None:
-    """Start everything, print where it is, and wait until interrupted; `say` takes pulumi's lines.
+    """Start the stack, print its addresses, and wait for an interrupt.
 
-    Raises KeyboardInterrupt, also for SIGTERM and SIGHUP.
+    `say` takes each line of the engine's progress. Raises KeyboardInterrupt, also after SIGTERM
+    and SIGHUP.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     cluster = None
@@ -37,16 +38,16 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
         requirements.install(FOLDER)
         requirements.check_kernel()
         tools, programs = build(), install_all()
-        images.prepare(FOLDER)
-        cluster = Cluster(folder, programs, tools.addons(), FOLDER)
+        images.open_webui()
+        cluster = Cluster(folder, programs, tools.addons())
         cluster.start()
         engine = Engine(cluster, tools, config=settings(cluster))
         with step("pulumi up"):
             engine.up(say)
         with step("chat page"):
             cluster.wait_for_page()
-        cluster.lead_to_service("prometheus", "observability", "kube-prom-stack-prometheus", 9090)
-        print(f"\n{report(cluster, engine)}\n\n  up in {time.monotonic() - began:.0f} s;", end=" ")
+        cluster.forward_service("prometheus", "observability", "kube-prom-stack-prometheus", 9090)
+        print(f"\n{report(cluster, engine)}\n\n  up in {time.monotonic() - start:.0f} s;", end=" ")
         print("Ctrl-C stops it", flush=True)
         give_back(folder)
         signal.pause()
@@ -59,25 +60,25 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
 
 
 def clean(folder: Path) -> None:
-    """End what still runs in `folder`, and delete it."""
+    """End all processes of `folder`, and delete it."""
     if os.geteuid() != 0:
-        raise SandboxError("what a demo has is root's: sudo make demo-clean")
+        raise SandboxError("demo: its files are root's; run: sudo make demo-clean")
     if folder.exists():
         with locked(folder):
-            end_marked(folder)
+            Processes(folder).end_unrecorded()
             Group(folder).end()
             shutil.rmtree(folder)
 
 
 def settings(cluster: Cluster) -> dict[str, Any]:
-    """Give the stack file's configuration, in which the page is also where the cluster leads to."""
+    """Return the stack file's configuration, with the forwarded port as an origin of the page."""
     keys = project_keys(read_config(STACK_FILE))
     keys["webui"]["origins"] = [f"http://127.0.0.1:{cluster.ports['page']}"]
     return keys
 
 
 def give_back(folder: Path) -> None:
-    """Let who called sudo have all that was written, but for what containers wrote."""
+    """Make the user of sudo the owner of all files but those of containers."""
     if not (owner := os.environ.get("SUDO_UID")):
         return
     owners = f"{owner}:{os.environ['SUDO_GID']}"
@@ -90,7 +91,7 @@ def give_back(folder: Path) -> None:
 
 
 def report(cluster: Cluster, engine: Engine) -> str:
-    """Give what a person needs to know to use it."""
+    """Return addresses, passwords and limits, for the person at the terminal."""
     outputs = {name: value for name, (value, _) in engine.outputs().items()}
     curl = " ".join(cluster.command("client", "curl", f"http://{PAGE}"))
     kubectl = f"{FOLDER / 'bin' / 'kube'} kubectl"
@@ -103,13 +104,13 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
         "",
         "Every model is one of 0.4 MB with random weights: answers are noise.",
-        "Not the published images, which no package registry has (docs/develop.md):",
+        "Images that differ from the published ones (docs/develop.md):",
         *(
             f"  {image.name.partition('@')[0]:<70} {image.difference}"
             for image in cluster.images()
             if image.difference
         ),
         "",
-        f"Its data are in {cluster.folder} until: sudo make demo-clean",
+        f"The data stay in {cluster.folder} until: sudo make demo-clean",
     ]
     return "\n".join(f"  {line}".rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""The real Pulumi engine on a stack of its own, with state, secrets and plugins in one folder."""
+"""Pulumi's engine on a stack of its own, with state, secrets and plugins in one folder."""
 
 import contextlib
 import functools
@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,27 +23,30 @@ from ops import cluster as ops_cluster
 from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
-from sandbox import random_provider
 from sandbox.build import PULUMI, Tools
+from sandbox.cache import link
 from sandbox.plugins import CHART
-from sandbox.processes import MARK, SandboxError, end_marked, locked, write_private
+from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
 from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 OWN_CHART = Path(__file__).parent / "chart"
+# The engine starts plugins in folders whose modules must not shadow ours: a safe path.
+PLUGIN = """\
+#!/bin/sh
+PYTHONSAFEPATH=1 PYTHONPATH={} exec {} -m sandbox.random_provider "$@"
+"""
 
 
 class Cluster(Protocol):
-    """What the engine knows of a cluster."""
+    """A cluster, simulated or real."""
 
     folder: Path
-    """Where its state lies, and the stack's."""
+    """Has its state, and the stack's."""
     kubeconfig: Path
-    """How it is reached."""
     context: str
-    """Its context in there."""
     preview_kubeconfig: Path
-    """How a preview reaches it."""
+    """The kubeconfig of a preview, which must change nothing."""
 
 
 class Engine:
@@ -58,18 +62,21 @@ class Engine:
         *,
         refresh: bool = True,
     ) -> None:
-        """Take `config`, the keys without their prefix, instead of what the stack's file has.
+        """Use `config`, keys without prefix, in place of the stack file's.
 
-        Without `refresh` nobody else changes the cluster.
+        Without `refresh`, the state is taken for what the cluster has.
         """
         self._cluster, self._tools, self._refresh = cluster, tools, refresh
         self._project, self._stack, self._config = project, stack, config
         self._folder = cluster.folder / "engine"
         self.work = self._folder / "project"
-        """Where the CLI and its plugins run."""
+        """Working directory of the CLI and its plugins."""
 
     def up(self, say: Callable[[str], None]) -> dict[str, int]:
-        """Apply the program, telling `say` each line of progress; count resources by operation."""
+        """Apply the program; returns the number of resources by operation.
+
+        `say` takes each line of progress.
+        """
         with self._opened() as stack:
             self._take_up(say)
             result = stack.up(on_output=say, on_error=say, color="never", suppress_outputs=True)
@@ -80,35 +87,41 @@ class Engine:
         say: Callable[[str], None] | None = None,
         see: Callable[[auto.EngineEvent], object] | None = None,
     ) -> dict[str, int]:
-        """Count what an `up` would do, by operation; `say` is told each line, `see` each event."""
+        """Return the number of resources by operation of an `up`, without changing any.
+
+        `say` takes each line of progress, `see` each event.
+        """
         as_previewer = {"KUBECONFIG": str(self._cluster.preview_kubeconfig)}
         with self._opened() as stack, _only({**self._environment(), **as_previewer}):
-            done = stack.preview(
+            result = stack.preview(
                 diff=True, color="never", on_output=say, on_error=say, on_event=see
             )
-            return {str(op): count for op, count in done.change_summary.items()}
+            return {str(op): count for op, count in result.change_summary.items()}
 
     def destroy(self, say: Callable[[str], None]) -> None:
-        """Delete everything that the stack made."""
+        """Delete all resources of the stack."""
         with self._opened() as stack:
             self._take_up(say, to_destroy=True)
             stack.destroy(on_output=say, on_error=say, color="never", suppress_outputs=True)
 
     def outputs(self) -> dict[str, tuple[Any, bool]]:
-        """The stack's outputs by name, each with whether it is secret."""
+        """Return the stack's outputs by name, each with whether it is secret."""
         with self._opened() as stack:
             return {name: (out.value, out.secret) for name, out in stack.outputs().items()}
 
     def charts(self) -> dict[str, str]:
-        """Name and version of the chart that each Helm release was installed from, by release."""
+        """Return name and version of the chart of each Helm release, by release."""
         with self._opened() as stack:
             resources = (stack.export_stack().deployment or {}).get("resources", [])
-        releases = [made for made in resources if made["type"] == "kubernetes:helm.sh/v3:Release"]
-        made = [one["outputs"]["status"] for one in releases]
-        return {one["name"]: f"{one['chart']} {one['version']}" for one in made}
+        releases = [
+            resource["outputs"]["status"]
+            for resource in resources
+            if resource["type"] == "kubernetes:helm.sh/v3:Release"
+        ]
+        return {status["name"]: f"{status['chart']} {status['version']}" for status in releases}
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the CLI itself on the stack; a command that needs no program."""
+        """Run a command of the CLI that needs no program on the stack."""
         with locked(self._folder):
             return self._run(*arguments)
 
@@ -123,17 +136,17 @@ class Engine:
         )
 
     def _environment(self) -> dict[str, str]:
-        """The environment of every CLI call: all state here, no other cluster in sight."""
+        """Return the CLI's environment, without settings for another backend or cluster."""
         return {
             **{k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "KUBE"))},
             "PATH": f"{self._folder / 'plugins'}{os.pathsep}{os.environ['PATH']}",
             MARK: str(self._cluster.folder),
             "KUBECONFIG": str(self._cluster.kubeconfig),
-            # Without, a file beside the state is not written at once, and a CLI that is killed at
-            # that moment leaves a state that cannot be read (gocloud.dev, fileblob: setAttrs).
+            # With metadata, a CLI that is killed at the wrong moment leaves a half-written file
+            # beside the state, which then cannot be read (gocloud.dev, fileblob: setAttrs).
             "PULUMI_BACKEND_URL": f"{(self._folder / 'state').as_uri()}?metadata=skip",
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._folder / "passphrase"),
-            # What `enable_patch_force` says, which the provider that is built here does not know.
+            # As `enable_patch_force`, which the provider that is built here does not know.
             "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_HOME": str(self._tools.folder / "pulumi-home"),
@@ -143,12 +156,12 @@ class Engine:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[auto.Stack]:
-        """Hold the stack, made if missing, with a fresh copy of the project's files."""
+        """Lock the stack, created if missing, with a fresh copy of the project's files."""
         with locked(self._folder):
-            # Whoever held the folder is gone, and what it left still writes to the cluster.
-            end_marked(self._cluster.folder)
+            # An engine that was killed may have left a CLI that still writes to the cluster.
+            Processes(self._cluster.folder).end_unrecorded()
             self._prepare()
-            with _only(self._environment()), _left_to_the_cli():
+            with _only(self._environment()), _interrupt_deferred():
                 yield auto.create_or_select_stack(
                     stack_name=self._stack,
                     project_name=self._settings("Pulumi.yaml")["name"],
@@ -159,26 +172,26 @@ class Engine:
                 )
 
     def _mend(self) -> None:
-        """Take back what a full disk has cut off: the CLI itself reads neither of them again."""
+        """Delete locks and restore a state that a full disk has truncated; the CLI does not."""
         for lock in (self._folder / "state").rglob("*.tmp"):
             lock.unlink()
         for state in (self._folder / "state").rglob(f"{self._stack}.json"):
-            before = state.with_name(f"{state.name}.bak")
-            if not _is_whole(state) and _is_whole(before):
-                shutil.copyfile(before, state)
+            backup = state.with_name(f"{state.name}.bak")
+            if not _is_json(state) and _is_json(backup):
+                shutil.copyfile(backup, state)
 
     def _prepare(self) -> None:
         (self._folder / "state").mkdir(exist_ok=True)
         self._mend()
         self.work.mkdir(exist_ok=True)
-        if not (self._folder / "passphrase").exists():
+        if not (file := self._folder / "passphrase").exists():
             if (self._folder / "state" / ".pulumi").exists():
-                lost = f"{self._folder / 'passphrase'}: is gone, and without it the state is lost"
+                lost = f"{file}: is gone, and without it the state is lost"
                 raise SandboxError(f"{lost}; begin anew with: make down")
-            write_private(self._folder / "passphrase", secrets.token_hex(32))
+            write_private(file, secrets.token_hex(32))
         # Copies, because the CLI writes the salt of the secrets into the stack's file.
         project = self._settings("Pulumi.yaml")
-        # What is built here is older, and enough for this program.
+        # The CLI that is built here is older, and new enough for this program.
         project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
         if not self._refresh:
             project.pop("options", None)
@@ -195,26 +208,28 @@ class Engine:
         self._place_plugins()
 
     def _place_plugins(self) -> None:
-        """Put the plugins on PATH, where they are found before any other."""
+        """Link the plugins in a folder on PATH, where the CLI looks first."""
         folder = self._folder / "plugins"
         folder.mkdir(exist_ok=True)
         for name, program in self._tools.plugins.items():
-            link = folder / f"pulumi-resource-{name}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(program)
+            link(program, folder / f"pulumi-resource-{name}")
         if "random" not in self._tools.plugins:
-            random_provider.write_script(folder / "pulumi-resource-random")
+            script = folder / "pulumi-resource-random"
+            # Not resolved: the link in a virtual environment is what finds its packages.
+            words = map(shlex.quote, (str(PROJECT), str(Path(sys.executable).absolute())))
+            script.write_text(PLUGIN.format(*words))
+            script.chmod(0o755)
 
     def _own_chart(self) -> Path:
-        """Give a copy of the sandbox's chart, with its files' digest as its version."""
+        """Return a copy of the sandbox's chart, with its files' digest in its version."""
         copy = self._folder / "charts" / CHART
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(OWN_CHART, copy)
         files = sorted(path for path in copy.rglob("*") if path.is_file())
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-        sheet = yaml.safe_load((copy / "Chart.yaml").read_text())
-        sheet["version"] += f"-own.h{digest}"
-        (copy / "Chart.yaml").write_text(yaml.safe_dump(sheet))
+        chart = yaml.safe_load((copy / "Chart.yaml").read_text())
+        chart["version"] += f"-own.h{digest}"
+        (copy / "Chart.yaml").write_text(yaml.safe_dump(chart))
         return copy
 
     def _settings(self, name: str) -> dict[str, Any]:
@@ -226,7 +241,7 @@ class Engine:
 
     @functools.cached_property
     def _command(self) -> auto.PulumiCommand:
-        """The CLI, asked for its version once."""
+        """The CLI, which is asked for its version once."""
         folder = self._tools.pulumi.parent
         return auto.PulumiCommand(str(folder.parent) if folder.name == "bin" else None)
 
@@ -236,7 +251,7 @@ class Engine:
         runpy.run_path(str(self._project / "__main__.py"), run_name="__main__")
 
     def _take_up(self, say: Callable[[str], None], *, to_destroy: bool = False) -> None:
-        """Mend what an engine that was killed left: whoever it was, this folder is ours now."""
+        """Repair state and cluster after an engine that was killed."""
         stack = Stack(
             name=self._stack,
             cli=self._run,
@@ -249,18 +264,18 @@ class Engine:
             live = ops_cluster.Cluster(self._cluster.context, self._cluster.kubeconfig)
             left = recover.inspect(stack, state, live)
             for reason in left.reasons:
-                said = reason.startswith("volume ")  # which a hand may have done as well
-                say(reason if said else f"an earlier run was cut off: {reason}")
+                # A volume may have been changed by hand.
+                cut_off = "" if reason.startswith("volume ") else "an earlier run was cut off: "
+                say(f"{cut_off}{reason}")
             recover.repair_state(stack, state, left)
-            # What Helm has not finished it can still uninstall.
+            # Helm uninstalls an unfinished release as well.
             if not to_destroy:
                 recover.repair_cluster(stack, self._cluster.context, left)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
 
 
-def _is_whole(file: Path) -> bool:
-    """Say whether a file is there, and JSON to its end."""
+def _is_json(file: Path) -> bool:
     try:
         json.loads(file.read_text())
     except (OSError, ValueError):
@@ -270,7 +285,7 @@ def _is_whole(file: Path) -> bool:
 
 @contextlib.contextmanager
 def _only(environment: dict[str, str]) -> Iterator[None]:
-    """Let this process have exactly this environment: the CLI is started with what we have."""
+    """Replace this process' environment, which the SDK passes to the CLI."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(environment)
@@ -282,8 +297,8 @@ def _only(environment: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _left_to_the_cli() -> Iterator[None]:
-    """Let an interrupt end the CLI first, which gets it too and stops in good order."""
+def _interrupt_deferred() -> Iterator[None]:
+    """Defer an interrupt until the CLI, which gets it too, has stopped in good order."""
     interrupts = []
     before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:

@@ -1,7 +1,7 @@
-"""Answers as registry.ollama.ai, on this machine, with one model for every name.
+"""A registry in place of registry.ollama.ai, with a tiny model under every name.
 
-Run as a module: python -m sandbox.model_registry PID FOLDER is at 203.0.113.10 in the network
-namespace of a process; FOLDER gets the certificate of its authority, registry.pem.
+Run as a module: python -m sandbox.model_registry PID FOLDER serves at 203.0.113.10 in the network
+namespace of a process, and writes its authority's certificate to FOLDER/registry.pem.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from typing import Any
 import trustme
 
 from sandbox import tiny_model
-from sandbox.real.network import REGISTRY, enter
+from sandbox.network import REGISTRY, enter
 
 HOST = "registry.ollama.ai"
-# As with the real one, the files lie on another host, to which the registry sends its clients.
+# The real registry redirects to another host for files, too.
 FILES = "files.invalid"
 KIND = "application/vnd.ollama.image"
 CONFIG = {
@@ -34,7 +34,7 @@ CONFIG = {
     "architecture": "amd64",
     "os": "linux",
 }
-# Noise has no end of its own; and two threads would wait for each other longer than they work.
+# Random weights never predict an end; a second thread costs more than it computes.
 PARAMS = {"num_predict": 64, "num_thread": 1}
 
 
@@ -46,12 +46,11 @@ def model_registry(
     before: Callable[[BaseHTTPRequestHandler], bool] = lambda _: False,
     at: str = "",
 ) -> Iterator[dict[str, str]]:
-    """Serve a tiny model of its own under every name but those that contain `missing`.
+    """Serve a tiny model under every name but those that contain `missing`.
 
-    Gives the environment with which a Go program comes here instead: a proxy, and whom to trust.
-    `contents` are names that stand for another content than a model's own name does; `before`
-    sees each request, and says whether it has answered it. With an address `at` it is the host
-    itself, not behind a proxy.
+    Yields the environment that leads a Go program here: a proxy, and the authority to trust.
+    `contents` replaces the content of a model, which is its name; `before` gets each request, and
+    returns whether it has answered it. With an address `at`, it listens there, without a proxy.
     """
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -66,7 +65,7 @@ def model_registry(
 
     def manifest(name: str) -> dict[str, Any]:
         file = folder / f"{name.replace('/', '-')}.gguf"
-        # A byte is a token here: with its whole context, a document would take an hour.
+        # A token is a byte: with the whole context, embedding a document takes an hour.
         context = 64 if "embed" in name else tiny_model.CONTEXT
         tiny_model.write(file, (contents or {}).get(name, name), context)
         config = layer(
@@ -84,7 +83,7 @@ def model_registry(
         protocol_version = "HTTP/1.1"
 
         def do_CONNECT(self) -> None:
-            """Take the connection as if it had arrived."""
+            """Serve the proxied connection itself."""
             self.send_response_only(200)
             self.end_headers()
             self.connection = context.wrap_socket(self.connection, server_side=True)
@@ -92,7 +91,7 @@ def model_registry(
             self.close_connection = False
 
         def do_GET(self) -> None:
-            """Give a manifest, or a file, also in parts."""
+            """Send a manifest, or a file, or a range of it."""
             kind, _, name = self.path.rpartition("/")
             if before(self):
                 return
@@ -119,7 +118,7 @@ def model_registry(
 
     server = ThreadingHTTPServer((at, 443) if at else ("127.0.0.1", 0), Handler)
     if at:
-        # Each connection's thread shakes hands, not the one that takes them all.
+        # The thread of each connection does the handshake, not the one that accepts all.
         server.socket = context.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )

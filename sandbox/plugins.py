@@ -1,7 +1,8 @@
-"""Pulumi's CLI, its plugins and the chart, where they are on the machine or can be downloaded."""
+"""Pulumi's CLI, its plugins and the monitoring chart: those of the machine, else downloaded."""
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -12,95 +13,89 @@ from packaging.version import Version
 from pulumi.automation import PulumiCommand
 
 from config.versions import KUBE_PROMETHEUS_STACK
-from sandbox.cache import cache, link, made
-from sandbox.toolchain import find_program
+from sandbox.cache import artefact, cache, link
+from sandbox.toolchain import ask_version
 
 CHART = "kube-prometheus-stack"
 CHARTS = "https://github.com/prometheus-community/helm-charts/releases/download"
 PLUGINS = ("kubernetes", "random")
-PATIENCE = 120.0
-"""Seconds for one download; offline, the CLI gives up by itself after ten."""
-TRUST = 24 * 3600.0
-"""Seconds for which a download that failed is not tried again."""
+TIMEOUT = 120.0
+"""Seconds for a download; offline, the CLI gives up after ten."""
+RETRY_AFTER = 24 * 3600.0
+"""Seconds before a download that failed is tried again."""
 
 
 def find_cli() -> Path | None:
-    """Give a CLI that is as new as the SDK: the one on PATH, or one downloaded."""
+    """Return a CLI that is as new as the SDK: from PATH, or downloaded."""
     wanted = version("pulumi")
-    if found := find_program("pulumi", wanted, "version"):
-        return found
+    installed = shutil.which("pulumi")
+    if installed and ask_version(installed, "version") >= Version(wanted):
+        return Path(installed)
 
     def download(root: Path) -> None:
-        _note_try("cli", wanted)
+        _note_attempt("cli", wanted)
         PulumiCommand.install(root=str(root))
 
-    # Whatever goes wrong, there is none then.
+    # The installer's errors have no common class.
     with contextlib.suppress(Exception):
-        return made("cli", download, (), wanted) / "bin" / "pulumi"
+        return artefact("cli", download, (), wanted) / "bin" / "pulumi"
     return None
 
 
-def find(pulumi: Path) -> dict[str, Path]:
-    """Give the plugins of the SDKs, by name: their version or a newer one.
-
-    One that is not on the machine the CLI downloads, if it can.
-    """
+def find_plugins(pulumi: Path) -> dict[str, Path]:
+    """Return the plugins by name, as new as their SDKs; the CLI downloads missing ones."""
     home = cache() / "pulumi-home"
     homes = (home, Path(os.environ.get("PULUMI_HOME", Path.home() / ".pulumi")))
-    found = {}
+    plugins = {}
     for name in PLUGINS:
         wanted = version(f"pulumi-{name}")
         if not (plugin := _installed(homes, name, wanted)):
             command = [str(pulumi), "plugin", "install", "resource", name, wanted]
-            environment = {**os.environ, "PULUMI_HOME": str(home)}
+            env = {**os.environ, "PULUMI_HOME": str(home)}
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                _note_try(name, wanted)
-                subprocess.run(
-                    command, env=environment, capture_output=True, timeout=PATIENCE, check=False
-                )
+                _note_attempt(name, wanted)
+                subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT, check=False)
             plugin = _installed(homes, name, wanted)
         if plugin:
-            found[name] = plugin
-    return found
+            plugins[name] = plugin
+    return plugins
 
 
 def find_chart(folder: Path) -> Path | None:
-    """Give the published chart of kube-prometheus-stack: in HOMELAB_CHARTS, or downloaded.
-
-    One that was downloaded has a link in `folder`.
-    """
+    """Return the published monitoring chart: from HOMELAB_CHARTS, or downloaded, with a link."""
     name = f"{CHART}-{KUBE_PROMETHEUS_STACK}"
-    if (given := Path(os.environ.get("HOMELAB_CHARTS", ""), f"{name}.tgz").absolute()).exists():
-        return given
+    file = Path(os.environ.get("HOMELAB_CHARTS", ""), f"{name}.tgz").absolute()
+    if file.exists():
+        return file
 
     def download(file: Path) -> None:
-        _note_try(CHART, KUBE_PROMETHEUS_STACK)
-        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=PATIENCE) as answer:
-            file.write_bytes(answer.read())
+        _note_attempt(CHART, KUBE_PROMETHEUS_STACK)
+        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=TIMEOUT) as response:
+            file.write_bytes(response.read())
 
     with contextlib.suppress(OSError):
-        return link(made(CHART, download, (), name), folder / "charts" / f"{name}.tgz")
+        return link(artefact(CHART, download, (), name), folder / "charts" / f"{name}.tgz")
     return None
 
 
 def _installed(homes: tuple[Path, ...], name: str, wanted: str) -> Path | None:
-    """Give the program of the oldest plugin there is that is not older than `wanted`."""
-    there = {
+    """Return the program of the oldest installed plugin that is not older than `wanted`."""
+    programs = {
         Version(folder.name.partition("-v")[2]): folder / f"pulumi-resource-{name}"
         for home in homes
         for folder in home.glob(f"plugins/resource-{name}-v*")
-        # The CLI keeps a lock beside the folder, and a marker while it is unpacked.
+        # The CLI keeps a lock beside the folder, and a marker while it unpacks.
         if folder.is_dir() and not folder.with_name(f"{folder.name}.partial").exists()
     }
-    new_enough = [number for number in there if number >= Version(wanted)]
-    return there[min(new_enough)] if new_enough else None
+    new_enough = [version for version in programs if version >= Version(wanted)]
+    return programs[min(new_enough)] if new_enough else None
 
 
-def _note_try(name: str, wanted: str) -> None:
-    """Raise TimeoutError if this download has been tried within a day; note that it is now."""
-    tried = cache() / f".asked-for-{name}-{wanted}"
-    if tried.exists() and time.time() - tried.stat().st_mtime < TRUST:
+def _note_attempt(name: str, wanted: str) -> None:
+    """Record a download's attempt; raises TimeoutError if the last one is less than a day ago."""
+    attempt = cache() / f".asked-for-{name}-{wanted}"
+    if attempt.exists() and time.time() - attempt.stat().st_mtime < RETRY_AFTER:
         raise TimeoutError
-    print(f"  {name} {wanted}: asking for the official one", flush=True)
-    tried.parent.mkdir(parents=True, exist_ok=True)
-    tried.touch()
+    print(f"  {name} {wanted}: downloading the official one", flush=True)
+    attempt.parent.mkdir(parents=True, exist_ok=True)
+    attempt.touch()

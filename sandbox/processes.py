@@ -7,12 +7,15 @@ import itertools
 import json
 import os
 import random
-import shlex
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+import urllib3
+from kubernetes.client import ApiException
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 from tenacity import (
     Retrying,
     retry_if_exception,
@@ -21,24 +24,16 @@ from tenacity import (
     wait_fixed,
 )
 
-from sandbox.apiserver import FAILURES
-
 MARK = "HOMELAB_SANDBOX"
-"""Variable by which a CLI and its plugins carry the folder of the cluster they were started for."""
-ADVICE = {
-    errno.ENOSPC: "free some space there, or name another folder",
-    errno.EDQUOT: "free some space there, or name another folder",
-    errno.EROFS: "name a folder that can be written to",
-    errno.EACCES: "make it writable for this user, or name another folder",
-    errno.EPERM: "make it writable for this user, or name another folder",
-    errno.ENOTDIR: "a file is in the way: remove it, or name another folder",
-    errno.EEXIST: "a file is in the way: remove it, or name another folder",
-    errno.ENOENT: "name a folder that can be created",
-}
+"""Environment variable of processes that belong to a cluster: the cluster's folder."""
+FAILURES = (OSError, ValueError, urllib3.exceptions.HTTPError, ApiException, ResourceNotFoundError)
+"""Exceptions of a request to a server that is not ready."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNUSABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
 class SandboxError(RuntimeError):
-    """Why the sandbox cannot go on, in one line for the person at the terminal."""
+    """A failure of the sandbox, in one line with the reason."""
 
 
 @contextlib.contextmanager
@@ -47,16 +42,17 @@ def readable_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in ADVICE:
+        if error.errno not in (*FULL, *UNUSABLE):
             raise
+        advice = "free some space there" if error.errno in FULL else "make it writable"
         path = error.filename or folder
-        message = f"{path}: {os.strerror(error.errno)}; {ADVICE[error.errno]}"
+        message = f"{path}: {os.strerror(error.errno)}; {advice}, or name another folder"
         raise SandboxError(message) from error
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made if missing) for this process; a second one says so and waits."""
+    """Lock `folder`, created if missing, for this process; waits for another, and says so."""
     with readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (folder / "lock").open("a+")
@@ -65,9 +61,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            # Whoever has just got it may not have written yet.
-            who = handle.read() or "another"
-            print(f"  waiting for process {who}, which works in {folder}", flush=True)
+            # The holder may not have written its pid yet.
+            holder = handle.read() or "another"
+            print(f"  waiting for process {holder}, which works in {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         handle.truncate(0)
         handle.write(str(os.getpid()))
@@ -77,7 +73,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` in one step with a file that only its owner can read (mode 0600)."""
+    """Replace `path` atomically with a file that only its owner can read (mode 0600)."""
     partial = path.with_name(f".{path.name}.partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -86,26 +82,26 @@ def write_private(path: Path, text: str) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Say whether nothing listens on `port` of 127.0.0.1."""
-    with socket.socket() as probe:
+    """Return whether nothing listens on `port` of 127.0.0.1."""
+    with socket.socket() as listener:
         # A connection that was closed a moment ago does not keep a listener out.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            listener.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
 
 
-def free_ports(number: int) -> list[int]:
-    """Give so many ports of 127.0.0.1 on which nothing listens."""
-    # Below 30000 lie neither node ports nor those that Linux and macOS give to clients.
+def free_ports(count: int) -> list[int]:
+    """Return `count` ports of 127.0.0.1 on which nothing listens."""
+    # Below 30000: node ports, and the ports that Linux and macOS give to clients, are above.
     candidates = random.sample(range(20000, 30000), 1000)
-    return list(itertools.islice(filter(is_free, candidates), number))
+    return list(itertools.islice(filter(is_free, candidates), count))
 
 
 def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """Give each name the port of 127.0.0.1 that `file` keeps, all of them new if one is taken."""
+    """Return the ports in `file` by name; replaces all of them if a port is taken."""
     ports: dict[str, int] = json.loads(file.read_text()) if file.exists() else {}
     if ports.keys() != set(names) or not all(map(is_free, ports.values())):
         ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -113,92 +109,65 @@ def kept_ports(file: Path, names: Sequence[str]) -> dict[str, int]:
     return ports
 
 
-def _born(process: psutil.Process) -> float:
-    # In seconds since boot: unlike the time of day, it stays when the clock is set.
-    return float(process.create_time() - psutil.boot_time())
-
-
-def _end(processes: Sequence[psutil.Process], grace: float) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, stubborn = psutil.wait_procs(processes, timeout=grace)
-    for process in stubborn:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(stubborn, timeout=grace)
-
-
-def end_marked(folder: Path) -> None:
-    """End what an engine of `folder` started and left, wherever its program is."""
-    left = []
-    for process in psutil.process_iter():
-        # Another user's process does not tell.
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
-                left.append(process)
-    _end(left, grace=1)
+def probe(url: str, authority: Path | None = None) -> None:
+    """Raise one of FAILURES unless `url` answers 200; `authority` signs its certificate."""
+    # urllib3 by itself uses no proxy of the environment. A busy machine's first answers take 2 s.
+    with urllib3.PoolManager(ca_certs=str(authority) if authority else None) as pool:
+        response = pool.request("GET", url, timeout=10, retries=False)
+    if response.status != 200:
+        raise ConnectionError(f"{url}: {response.status} {response.data[:300]!r}")
 
 
 class Processes:
     """The processes recorded in `folder`, each with a log in `folder/logs`."""
 
     def __init__(self, folder: Path) -> None:
-        self._record = folder / "pids.json"
-        self._logs = folder / "logs"
+        self._folder, self._record = folder, folder / "pids.json"
 
     def log(self, name: str) -> Path:
-        """Give the file that takes the output of `name` since it was last started."""
-        return self._logs / f"{name}.log"
+        """Return the log of the process `name` since its last start."""
+        return self._folder / "logs" / f"{name}.log"
 
     def last_line(self, name: str) -> str:
-        """Give the last line that `name` wrote, or its last panic; empty when it wrote none."""
+        """Return the last panic in the log of `name`, or its last line; "" if it has none."""
         try:
             lines = self.log(name).read_text(errors="replace").strip().splitlines()
         except OSError:
             return ""
-        # What a Go program dies of stands above its stack traces. Three hundred characters: the
-        # same in JSON is one line.
-        deaths = [line for line in lines if line.startswith(("panic:", "fatal error:"))]
-        return (deaths or lines or [""])[-1][:300]
+        # A Go program writes its stack traces below the panic. 300 characters are a line of JSON.
+        panics = [line for line in lines if line.startswith(("panic:", "fatal error:"))]
+        return (panics or lines or [""])[-1][:300]
 
     def start(
         self, name: str, command: Sequence[str | Path], env: Mapping[str, str]
     ) -> psutil.Process:
-        """Start `command` in a session of its own, with nothing but `env` in its environment."""
-        self._logs.mkdir(exist_ok=True)
-        gate, opener = os.pipe()
-        # The command begins only after its pid is on disk: if we are killed in between, the
-        # pipe closes and the shell gives up, so no process is ever running unrecorded.
-        script = f"read -r go && exec {shlex.join(map(str, command))} </dev/null"
-        with self.log(name).open("wb") as log, os.fdopen(gate), os.fdopen(opener, "w") as go:
-            pid = os.posix_spawn(
-                "/bin/sh",
-                ["sh", "-c", script],
-                env,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, gate, 0),
-                    (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
-                    (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
-                ],
-                setsid=True,
+        """Start `command` in a session of its own; `env` is its whole environment."""
+        self.log(name).parent.mkdir(exist_ok=True)
+        with self.log(name).open("wb") as log:
+            started = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
             )
-            process = psutil.Process(pid)
-            self._write({**self._read(), name: (pid, _born(process))})
-            go.write("go\n")
+        # While `started` exists, a process that has ended stays a zombie with a start time.
+        process = psutil.Process(started.pid)
+        self._write({**self._read(), name: (process.pid, _start_time(process))})
         return process
 
     def alive(self) -> dict[str, psutil.Process]:
-        """Give those that still run, by name."""
-        found = {}
-        for name, (pid, born) in self._read().items():
+        """Return the processes that run, by name."""
+        alive = {}
+        for name, (pid, start_time) in self._read().items():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                # Pids are used again: only the time of its birth says that it is ours.
-                ours = abs(_born(process) - born) < 2
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found[name] = process
-        return found
+                # Pids are reused, so the start time must match as well.
+                is_same = abs(_start_time(process) - start_time) < 2
+                if is_same and process.status() != psutil.STATUS_ZOMBIE:
+                    alive[name] = process
+        return alive
 
     def retry(
         self,
@@ -207,14 +176,13 @@ class Processes:
         seconds: float = 60,
         beside: Sequence[str] = (),
     ) -> None:
-        """Take `step`, that asks the process `name`, again while it raises one of FAILURES.
+        """Repeat `step`, which asks the process `name`, while it raises one of FAILURES.
 
-        Raises SandboxError when it, or one that it needs `beside` it, has ended, or after
-        `seconds`.
+        Raises SandboxError when `name` or a process in `beside` has ended, or after `seconds`.
         """
 
         def ended() -> list[str]:
-            return [one for one in (*beside, name) if one not in self.alive()]
+            return [process for process in (*beside, name) if process not in self.alive()]
 
         waiting = Retrying(
             retry=retry_if_exception_type(FAILURES) & retry_if_exception(lambda _: not ended()),
@@ -225,39 +193,36 @@ class Processes:
         try:
             waiting(step)
         except FAILURES as error:
-            name, *_ = (left := ended()) or [name]
-            what = "ended" if left else f"did not get ready ({error})"
-            hint = " (`down` throws away what a power cut broke)" if name == "etcd" else ""
-            message = f"{name} {what}; {self.log(name)} ends with: {self.last_line(name)}{hint}"
+            name, *_ = (gone := ended()) or [name]
+            reason = "ended" if gone else f"did not get ready ({error})"
+            hint = " (`down` deletes what a power cut has damaged)" if name == "etcd" else ""
+            message = f"{name} {reason}; {self.log(name)} ends with: {self.last_line(name)}{hint}"
             raise SandboxError(message) from error
 
     def stop(self, names: Sequence[str], grace: float = 5.0) -> None:
-        """End the named ones together: SIGTERM, and SIGKILL after `grace` seconds."""
+        """End the named processes together: SIGTERM, and SIGKILL after `grace` seconds."""
         alive = self.alive()
-        chosen = [alive[name] for name in names if name in alive]
-        if not chosen:
-            return
-        _end(chosen, grace)
-        left = self.alive()
-        self._write({name: entry for name, entry in self._read().items() if name in left})
+        if chosen := [alive[name] for name in names if name in alive]:
+            _end(chosen, grace)
+            left = self.alive()
+            self._write({name: entry for name, entry in self._read().items() if name in left})
 
-    def end_lost(self, programs: Path) -> None:
-        """End what was started from `programs` for this folder, when somebody deleted the record.
+    def end_unrecorded(self) -> None:
+        """End processes with this folder in MARK that the record lacks.
 
-        Such a process has the folder as its HOME.
+        They are an engine's that was killed, or the record is lost.
         """
-        known, below = {process.pid for process in self.alive().values()}, f"{programs}/"
-        lost = []
+        recorded = {os.getpid(), *(process.pid for process in self.alive().values())}
+        marked = []
         for process in psutil.process_iter():
-            # Another user's process does not tell.
+            # Another user's process has no readable environment.
             with contextlib.suppress(psutil.Error):
-                ours = process.environ().get("HOME") == str(self._record.parent)
-                if ours and process.pid not in known and process.cmdline()[0].startswith(below):
-                    lost.append(process)
-        _end(lost, grace=1)
+                if process.environ().get(MARK) == str(self._folder):
+                    marked.append(process)
+        _end([process for process in marked if process.pid not in recorded], grace=1)
 
     def memory(self) -> int:
-        """Add up the resident memory of all that run, in bytes."""
+        """Return the resident memory of all processes that run, in bytes."""
         total = 0
         for process in self.alive().values():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -269,7 +234,23 @@ class Processes:
             entries = json.loads(self._record.read_text())
         except FileNotFoundError:
             return {}
-        return {name: (pid, born) for name, (pid, born) in entries.items()}
+        return {name: (pid, start_time) for name, (pid, start_time) in entries.items()}
 
     def _write(self, entries: Mapping[str, tuple[int, float]]) -> None:
         write_private(self._record, json.dumps(entries))
+
+
+def _start_time(process: psutil.Process) -> float:
+    # In seconds since boot, because the time of day may be set.
+    return float(process.create_time() - psutil.boot_time())
+
+
+def _end(processes: Sequence[psutil.Process], grace: float) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=grace)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=grace)

@@ -1,4 +1,4 @@
-"""A language model of 0.4 MB with random weights: it answers with noise, but with a real engine."""
+"""A language model of 0.4 MB with random weights, which a real engine runs."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ WIDTH, LAYERS, HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 128, 8192
 
 
 def write(path: Path, name: str, context: int = CONTEXT) -> None:
-    """Write a model called `name` as GGUF: architecture `llama`, of bytes and the space.
+    """Write a model called `name` as GGUF, of architecture `llama`, whose tokens are bytes.
 
-    It is said to have been trained on `context` tokens; Ollama embeds no more of a text.
+    Its declared training context is `context` tokens; Ollama embeds no more of a text.
     """
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
@@ -25,7 +25,7 @@ def write(path: Path, name: str, context: int = CONTEXT) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
-    # A space is stored as \u2581: in three bytes, a text could be cut within one, and would grow.
+    # A space is stored as \u2581: as three bytes, a text that is cut within it would grow.
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
     kinds += [*[gguf.TokenType.BYTE] * 256, gguf.TokenType.NORMAL]
@@ -33,7 +33,7 @@ def write(path: Path, name: str, context: int = CONTEXT) -> None:
     writer.add_token_list(words)
     writer.add_token_scores([0.0] * len(words))
     writer.add_token_types(kinds)
-    # A text that was cut to the context must not grow again when it is read.
+    # A text that is cut to the context must not grow again.
     writer.add_add_space_prefix(False)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -44,7 +44,6 @@ def write(path: Path, name: str, context: int = CONTEXT) -> None:
         shapes |= {f"blk.{layer}.{name}": (WIDTH, WIDTH) for name in names}
         shapes |= {f"blk.{layer}.ffn_{name}": (FEED_FORWARD, WIDTH) for name in ("gate", "up")}
         shapes[f"blk.{layer}.ffn_down"] = (WIDTH, FEED_FORWARD)
-    # Always the same ones.
     random = np.random.default_rng(seed=1)
     for name, shape in shapes.items():
         weights = random.normal(0, 0.1, shape).astype(np.float32)

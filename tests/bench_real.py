@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 from real_lab import Server
 
-from sandbox.build import FOLDER, build
+from sandbox import images, requirements
+from sandbox.build import build
 from sandbox.processes import SandboxError
 from sandbox.programs import install_all
-from sandbox.real import images, requirements
-from sandbox.real.cluster import PAGE, Cluster
+from sandbox.real_cluster import PAGE, Cluster
 
 MODEL = "llama3.2:3b"
 SYSTEM = (
@@ -56,8 +56,8 @@ def rows(folder: Path) -> Iterator[Row]:
         yield "the real node", str(error).partition(":")[0], ""
         return
     tools, programs = build(), install_all()
-    images.prepare(FOLDER)
-    cluster = Cluster(folder, programs, tools.addons(), FOLDER)
+    images.open_webui()
+    cluster = Cluster(folder, programs, tools.addons())
     try:
         began = time.monotonic()
         quietly(cluster)

@@ -18,7 +18,7 @@ from waiting import eventually
 from sandbox.build import Tools
 from sandbox.demo import settings
 from sandbox.engine import Engine
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
 
@@ -78,11 +78,11 @@ class Server:
 
     def connect(self) -> None:
         """Make the ways to what has no address on the home network; again after a start."""
-        lead = self.cluster.lead_to_service
-        self.gateway = lead("gateway", "ollama-stack", "ollama-service", 11434)
+        forward = self.cluster.forward_service
+        self.gateway = forward("gateway", "ollama-stack", "ollama-service", 11434)
         if self.has_metrics:
             name = "kube-prom-stack-prometheus"
-            self.prometheus = lead("prometheus", "observability", name, 9090)
+            self.prometheus = forward("prometheus", "observability", name, 9090)
 
     def token(self) -> str:
         """The admin's token."""

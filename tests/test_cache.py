@@ -10,19 +10,19 @@ import pytest
 from harness import ROOT
 from waiting import eventually
 
-from sandbox.cache import cache, link, made
+from sandbox.cache import artefact, cache, link
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from sandbox.cache import made
+from sandbox.cache import artefact
 def make(at):
     at.write_text("half")
     Path(sys.argv[1]).open("a").write("made\\n")
     while not Path(sys.argv[2]).exists():
         time.sleep(0.01)
     at.write_text("whole")
-print(made("tool", make, (), "1.0"))
+print(artefact("tool", make, (), "1.0"))
 """
 
 
@@ -50,11 +50,11 @@ def test_another_checkout_makes_only_what_goes_into_it_differently(tmp_path: Pat
     for checkout, pin in (("a", "1.0"), ("b", "1.0"), ("c", "1.1")):
         (tmp_path / checkout).mkdir()
         (tmp_path / checkout / "go.mod").write_text(f"require kube v{pin}")
-        made("kube", make, [tmp_path / checkout / "go.mod"], "flags")
-        made("kwok", make, [], "flags")
+        artefact("kube", make, [tmp_path / checkout / "go.mod"], "flags")
+        artefact("kwok", make, [], "flags")
 
     assert count == ["kube", "kwok", "kube"]
-    made("kube", make, [tmp_path / "a" / "go.mod"], "other flags")
+    artefact("kube", make, [tmp_path / "a" / "go.mod"], "other flags")
     assert count == ["kube", "kwok", "kube", "kube"]
 
 
@@ -93,8 +93,8 @@ def test_what_fails_is_not_there_and_is_tried_again() -> None:
         raise ValueError(at.name)
 
     with pytest.raises(ValueError, match="tool"):
-        made("tool", fail, ())
-    assert made("tool", lambda at: at.write_text("whole"), ()).read_text() == "whole"
+        artefact("tool", fail, ())
+    assert artefact("tool", lambda at: at.write_text("whole"), ()).read_text() == "whole"
 
 
 def test_under_sudo_it_is_that_of_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_under_sudo_it_is_that_of_who_called_it(monkeypatch: pytest.MonkeyPatch)
 def test_a_link_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     at = tmp_path / "bin" / "tool"
     (at / "of an older checkout").mkdir(parents=True)
-    for artefact in (tmp_path / "one", tmp_path / "two"):
-        artefact.write_text("whole")
-        assert link(artefact, at).readlink() == artefact
+    for target in (tmp_path / "one", tmp_path / "two"):
+        target.write_text("whole")
+        assert link(target, at).readlink() == target
     assert [*at.parent.iterdir()] == [at]

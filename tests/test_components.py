@@ -7,7 +7,7 @@ import sys
 
 from harness import ROOT
 
-# In a process of its own: the SDK's provider server and the sandbox's bring google.rpc.Status both.
+# In a process of its own: the SDK's provider server and OpenTelemetry bring google.rpc.Status both.
 PROGRAM = """
 import inspect
 import json

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import requirements
+from sandbox.oci import reference
 from sandbox.processes import SandboxError
-from sandbox.real import requirements
-from sandbox.real.oci import reference
 
 
 def test_who_is_not_root_hears_of_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:

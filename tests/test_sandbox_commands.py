@@ -10,7 +10,7 @@ import pytest
 from pulumi.automation import CommandError
 
 from sandbox import __main__ as commands
-from sandbox.engine import Engine, _left_to_the_cli
+from sandbox.engine import Engine, _interrupt_deferred
 from sandbox.processes import SandboxError
 
 
@@ -35,7 +35,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     [
         (stopped(-9), "pulumi was killed by signal 9; run"),
         (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: failed to load"),
-        (stopped(1), "pulumi stopped; it says above why"),
+        (stopped(1), "pulumi stopped; the reason is above"),
     ],
 )
 def test_why_the_cli_ended_is_told(
@@ -72,7 +72,7 @@ def test_an_interrupted_down_throws_nothing_away(
 
     def destroy(_: object) -> None:
         # As when the terminal sends it to the CLI as well, which then stops in good order.
-        with _left_to_the_cli():
+        with _interrupt_deferred():
             os.kill(os.getpid(), signal.SIGINT)
             raise stopped(1)
 
@@ -107,8 +107,8 @@ def test_status_before_anything_was_brought_up_says_how_to(
     engine.outputs.return_value = {}
 
     assert commands.main() == 1
-    said = "sandbox: the state is empty, nothing was brought up yet; run: make up"
-    assert capfd.readouterr().out.splitlines()[1:] == [said]
+    line = "error: the state is empty, nothing was brought up yet; run: make up\n"
+    assert capfd.readouterr().err == line
 
 
 def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:

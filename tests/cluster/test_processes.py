@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import threading
 from pathlib import Path
 from subprocess import Popen
@@ -11,7 +10,7 @@ from subprocess import Popen
 import pytest
 from waiting import eventually
 
-from sandbox.processes import Processes, SandboxError, locked, readable_errors
+from sandbox.processes import MARK, Processes, SandboxError, locked, readable_errors
 
 
 def test_a_pid_that_another_process_has_now_is_left_alone(
@@ -37,27 +36,24 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
     child.kill()
 
 
-def test_what_the_record_has_lost_is_ended_too_and_no_other(
+def test_a_process_that_the_record_has_lost_is_ended_and_no_other(
     tmp_path: Path, bystander: Popen[bytes]
 ) -> None:
-    programs, folder = tmp_path / "bin", tmp_path / "run"
-    other = tmp_path / "run-of-another"
-    for made in (programs, folder, other):
-        made.mkdir()
-    shutil.copy(shutil.which("tail") or "", programs / "tail")
-    ours, theirs = Processes(folder), Processes(other)
-    for processes, at in ((ours, folder), (theirs, other)):
-        (at / "log").touch()
-        processes.start("tail", [programs / "tail", "-f", at / "log"], {"HOME": str(at)})
+    ours, theirs = Processes(tmp_path / "run"), Processes(tmp_path / "run-of-another")
+    for processes, name in ((ours, "run"), (theirs, "run-of-another")):
+        (tmp_path / name).mkdir()
+        processes.start("sleep", ["sleep", "600"], {"PATH": os.defpath, MARK: str(tmp_path / name)})
     (lost,), (kept,) = ours.alive().values(), theirs.alive().values()
-    (folder / "pids.json").unlink()
+    ours.end_unrecorded()
+    assert lost.is_running()
+    (tmp_path / "run" / "pids.json").unlink()
 
-    ours.end_lost(programs)
+    ours.end_unrecorded()
 
     assert not lost.is_running()
     assert kept.is_running()
     assert bystander.poll() is None
-    theirs.stop(["tail"])
+    theirs.stop(["sleep"])
 
 
 def test_a_second_command_in_the_same_folder_says_so_and_waits(

@@ -120,7 +120,7 @@ def test_other_tags_or_flags_build_again(tiny: Tool, tmp_path: Path) -> None:
     first = build_tool(tiny, tmp_path).stat()
     assert build_tool(tiny, tmp_path).stat() == first
 
-    two = replace(tiny, tags="two")
+    two = replace(tiny, flags=("-tags=two",))
     assert say(build_tool(two, tmp_path)) == "two ./headers/where.h\n"
 
     (tmp_path / "headers").rename(tmp_path / "others")

@@ -10,11 +10,11 @@ import pytest
 from real_lab import Person, Server
 from waiting import eventually
 
-from sandbox.build import FOLDER, Tools, build
+from sandbox import images, oci, requirements
+from sandbox.build import Tools, build
 from sandbox.processes import SandboxError
 from sandbox.programs import install_all
-from sandbox.real import images, oci, requirements
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 # The gateway's 10 seconds and Open WebUI's 15 would make the tests wait.
 HURRY = ["GATEWAY_PUSH_SECONDS=2", "GATEWAY_POLL_SECONDS=2", "OTEL_METRIC_EXPORT_INTERVAL=2000"]
@@ -41,7 +41,7 @@ def real_programs(real_tools: Tools) -> dict[str, Path]:
     """What runs on the node, built, and its images."""
     del real_tools
     built = install_all()
-    images.prepare(FOLDER)
+    images.open_webui()
     return built
 
 
@@ -65,8 +65,8 @@ def server(
 ) -> Iterator[Server]:
     """The stack, up, whose page answers; its own images came while the first `up` ran."""
     folder = tmp_path_factory.mktemp("real")
-    cluster = Hurried(folder, real_programs, real_tools.addons(), FOLDER)
-    there = [*images.system(FOLDER, real_programs), *images.monitoring(FOLDER, real_programs)]
+    cluster = Hurried(folder, real_programs, real_tools.addons())
+    there = [*images.system(real_programs), *images.monitoring(real_programs)]
     try:
         cluster.start(there)
         with ThreadPoolExecutor(1) as pool:

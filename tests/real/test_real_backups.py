@@ -13,8 +13,8 @@ from real_lab import Server
 from waiting import eventually
 
 from ops import restore
-from sandbox.build import FOLDER, Tools
-from sandbox.real.cluster import Cluster
+from sandbox.build import Tools
+from sandbox.real_cluster import Cluster
 
 pytestmark = pytest.mark.faults
 
@@ -89,7 +89,7 @@ def test_a_new_box_has_the_chats_from_the_backup_disk_alone(
     # A disk that is plugged into another box.
     disk = backed_up.cluster.disks[MOUNT]
     backed_up.cluster.stop()
-    cluster = Cluster(tmp_path / "box", real_programs, real_tools.addons(), FOLDER)
+    cluster = Cluster(tmp_path / "box", real_programs, real_tools.addons())
     try:
         cluster.start()
         shutil.rmtree(attach(cluster) / "homelab")

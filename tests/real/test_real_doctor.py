@@ -10,8 +10,8 @@ from real_lab import Server
 from ops import doctor
 from ops.cluster import Cluster
 from ops.stacks import Stack
-from sandbox.real import network
-from sandbox.real.cluster import CONTROL_PLANE
+from sandbox import network
+from sandbox.real_cluster import CONTROL_PLANE
 
 pytestmark = pytest.mark.faults
 
@@ -22,7 +22,8 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
     cluster, engine = metrics.cluster, metrics.engine
     kubeconfig = cluster.folder / "kubeconfig-at-home"
     at = f"{network.NODE}:{CONTROL_PLANE['apiserver']}"
-    kubeconfig.write_text(cluster.plane.describe(at, cluster.context))
+    forwarded = f"127.0.0.1:{cluster.ports['api']}"
+    kubeconfig.write_text(cluster.kubeconfig.read_text().replace(forwarded, at))
     stack = Stack(
         name="sandbox", cli=engine.cli, kubeconfig=kubeconfig, simulated=False, folder=engine.work
     )

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
-from sandbox.real.cgroup import Group
+from sandbox.cgroup import Group
 
 pytestmark = pytest.mark.faults
 
 LAUNCHER = """
 import signal, sys
 from pathlib import Path
-from sandbox.build import FOLDER, build
+from sandbox.build import build
 from sandbox.programs import install_all
-from sandbox.real import images
-from sandbox.real.cluster import Cluster
+from sandbox import images
+from sandbox.real_cluster import Cluster
 programs = install_all()
-cluster = Cluster(Path(sys.argv[1]), programs, build().addons(), FOLDER)
+cluster = Cluster(Path(sys.argv[1]), programs, build().addons())
 try:
-    cluster.start(images.system(FOLDER, programs))
+    cluster.start(images.system(programs))
     print("READY", flush=True)
     signal.pause()
 finally:

@@ -11,7 +11,7 @@ from kubernetes.stream import stream
 from real_lab import Server
 from waiting import eventually
 
-from sandbox.real.cluster import Cluster
+from sandbox.real_cluster import Cluster
 
 SLEEPER = {"name": "shell", "image": "debian:bookworm", "command": ["busybox", "sleep", "1d"]}
 STRANGER = {

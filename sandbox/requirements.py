@@ -1,4 +1,4 @@
-"""What a real node needs of the machine: root, packages of Debian or Ubuntu, a kernel."""
+"""Requirements of a real node: root, packages of Debian or Ubuntu, and kernel features."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 from sandbox.processes import SandboxError
 from sandbox.toolchain import run
 
-# Each package by a file of it that is used here.
+# Each package with a file of it that is used here.
 PACKAGES = {
     "containernetworking-plugins": "/usr/lib/cni/ptp",
     "containerd": "ctr",
@@ -25,7 +25,7 @@ PACKAGES = {
     "util-linux": "nsenter",
 }
 SERVICES = {"containerd": "containerd.service", "nftables": "nftables.service"}
-"""What a package would run on the machine itself, by package."""
+"""Services that a package starts on the machine, by package."""
 KERNEL = {
     "namespaces": "true",
     "overlay and tmpfs": "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b /mnt/c"
@@ -38,21 +38,26 @@ KERNEL = {
     "xt_owner": "iptables -t mangle -A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
     "xt_conntrack": "iptables -t mangle -A INPUT -m conntrack --ctstate ESTABLISHED -j RETURN",
 }
-"""Features by name, each with what can be done, in new namespaces, only where it is there."""
+"""Features by name, each with commands that fail in new namespaces without it."""
 ALONE = ("unshare", "--mount", "--net", "--pid", "--cgroup", "--fork", "sh", "-c")
 
 
 def missing() -> list[str]:
-    """Give the packages that are not installed, sorted; raises SandboxError without root."""
+    """Return the packages that are not installed, sorted; raises SandboxError without root."""
     if os.geteuid() != 0:
         raise SandboxError("a real node is made by root: sudo make demo; without root: make up")
-    return sorted(name for name, file in PACKAGES.items() if not _is_there(file))
+    # shutil.which takes an absolute path as it is, but only of a program.
+    return sorted(
+        name
+        for name, file in PACKAGES.items()
+        if not (Path(file).exists() if file.startswith("/") else shutil.which(file))
+    )
 
 
 def install(folder: Path) -> None:
-    """Install what is missing by apt, after asking; the log is in `folder`.
+    """Install missing packages by apt, after a question; the log is in `folder`.
 
-    Raises SandboxError where there is no apt, or the answer is no.
+    Raises SandboxError without apt, or if the answer is no.
     """
     packages = missing()
     if not packages:
@@ -68,24 +73,19 @@ def install(folder: Path) -> None:
     apt = 'apt-get update && apt-get install --yes --no-install-recommends "$@"'
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run("packages", ["sh", "-c", apt, "sh", *packages], log, folder, quiet)
-    # The node has a containerd of its own; the machine is to have none because of it.
+    # Disabled, because the node starts a containerd of its own.
     started = [service for name, service in SERVICES.items() if name in packages]
     if started and Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "disable", "--now", "--quiet", *started], check=True)
     if left := missing():
-        raise SandboxError(f"packages: {' '.join(left)} are missing still; {log} says why")
+        raise SandboxError(f"packages: {' '.join(left)} are still missing; the log is {log}")
 
 
 def check_kernel() -> None:
-    """Raise SandboxError, naming them all, if the kernel lacks what a node is made of."""
-    lacking = [name for name, trial in KERNEL.items() if _fails(trial)]
-    if lacking:
+    """Raise SandboxError with all features that the kernel lacks."""
+    results = {
+        name: subprocess.run([*ALONE, trial], capture_output=True, check=False)
+        for name, trial in KERNEL.items()
+    }
+    if lacking := [name for name, result in results.items() if result.returncode]:
         raise SandboxError(f"kernel {platform.release()}: lacks {', '.join(lacking)}")
-
-
-def _fails(trial: str) -> bool:
-    return subprocess.run([*ALONE, trial], capture_output=True, check=False).returncode != 0
-
-
-def _is_there(file: str) -> bool:
-    return Path(file).exists() if file.startswith("/") else shutil.which(file) is not None

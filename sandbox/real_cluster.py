@@ -1,4 +1,4 @@
-"""The cluster with a real node: the home network, the node, what runs on it, and the way to it."""
+"""A cluster with a real node on a home network, and ports forwarded into it."""
 
 import contextlib
 import sys
@@ -7,134 +7,126 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 
-from sandbox.apiserver import probe
+from sandbox import addons, network, oci
+from sandbox.addons import MANIFESTS
 from sandbox.control_plane import ControlPlane
-from sandbox.processes import end_marked, free_ports, kept_ports, locked, write_private
-from sandbox.real import addons, network, oci
-from sandbox.real.addons import MANIFESTS
-from sandbox.real.images import every_image
-from sandbox.real.node import Node
+from sandbox.images import every_image
+from sandbox.node import Node
+from sandbox.processes import free_ports, kept_ports, locked, probe
 
 PAGE = "192.168.1.101:8080"
 CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}
-"""Its ports in the node."""
+"""Ports of the control plane in the node."""
+PODS = {"kube-system": 1, "metallb-system": 2}
+"""Number of the addons' pods by namespace."""
+PATIENCE = 300
+"""Seconds for the pods of a namespace: on an idle machine all take 40."""
 DIRECTORIES = ("models", "open-webui", "prometheus")
-"""The directories that docs/install.md has people make on the data disk."""
+"""Directories on the data disk, which docs/install.md lets people create."""
 
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
-    began = time.monotonic()
+    """Print the name of a step at its start, and its duration at its end."""
+    start = time.monotonic()
     print(f"  {what}", flush=True)
     yield
-    print(f"  {what}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"  {what}: {time.monotonic() - start:.1f} s", flush=True)
 
 
 class Cluster:
-    """A cluster whose one node is real, with all its state in `folder`.
+    """A cluster with one real node and its whole state in `folder`.
 
-    It lives no longer than the process that started it, which holds the folder as long.
-    `programs` are the built ones by name, `manifests` the files with MetalLB's objects and the
-    operator's definitions, and images are made in `cache`.
+    It ends with the process that started it, which locks the folder until then. `programs` are by
+    name, `manifests` have MetalLB's objects and the operator's definitions.
     """
 
     context = "homelab-sandbox"
 
     def __init__(
-        self, folder: Path, programs: Mapping[str, Path], manifests: Sequence[Path], cache: Path
+        self, folder: Path, programs: Mapping[str, Path], manifests: Sequence[Path]
     ) -> None:
         self.folder = folder.absolute()
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
         start, etcd = self.node.service, self.folder / "disk" / "etcd"
-        self.plane = ControlPlane(
-            self.folder, self.node.processes, start, programs["kube"], etcd, self.node.name
-        )
+        plane = (self.folder, self.node.processes, start, programs["kube"], etcd)
+        self.plane = ControlPlane(*plane, self.context, self.node.name)
         self.holders: dict[str, int] = {}
-        """A process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
+        """Pid of a process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
         self.ports: dict[str, int] = {}
-        """The ports of 127.0.0.1 that lead into the network: `api`, `page`, `prometheus` …"""
+        """Ports of 127.0.0.1 that are forwarded: `api`, `page`, `prometheus` …"""
         self.disks = {"/mnt/evo4t": self.folder / "evo4t"}
-        """Folders that the node has as disks, by where they are mounted at its start."""
+        """Folders that the node has as disks, by mount point."""
         self.authority = self.folder / "registry" / "registry.pem"
-        """The certificate of who vouches for the model registry."""
-        self._programs, self._manifests, self._cache = programs, manifests, cache
-        self._held, self._started = contextlib.ExitStack(), False
+        """Certificate of the authority that signs the model registry's."""
+        self._programs, self._manifests = programs, manifests
+        self._lock, self._started = contextlib.ExitStack(), False
 
     def start(self, images: Sequence[oci.Image] | None = None) -> None:
-        """Start everything; return when node and addons are ready.
+        """Start node and addons, and wait until they are ready; raises SandboxError.
 
-        `images` are those that the node has, and all there are if it is not given.
+        `images`, by default all, are imported.
         """
-        self._held.close()
-        self._held.enter_context(locked(self.folder))
+        self._lock.close()
+        self._lock.enter_context(locked(self.folder))
         self._started = True
         for name in DIRECTORIES:
             (self.folder / "evo4t" / name).mkdir(parents=True, exist_ok=True)
         try:
             self._start(images)
         except BaseException:
-            # Whatever the reason, nothing half-started is left running.
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End everything, an engine too; what it held is there again after the next start.
+        """End all processes, an engine too, if this object started them.
 
-        What another process has started in this folder, or does, goes on.
+        The next start brings back all objects.
         """
         if self._started:
-            end_marked(self.folder)
+            self.node.processes.end_unrecorded()
             self.node.end()
             self._started = False
-        self._held.close()
+        self._lock.close()
 
     def images(self) -> list[oci.Image]:
-        """Give all images that pods here ask for; the model registry's certificate must be made."""
-        return every_image(self._cache, self._programs, self.authority)
+        """Return the images of all pods; needs the model registry's certificate."""
+        return every_image(self._programs, self.authority)
 
     @property
     def kubectl(self) -> list[str]:
-        """The command line of kubectl, as the administrator."""
+        """Command line of kubectl, as the administrator."""
         return [str(self._programs["kube"]), "kubectl", f"--kubeconfig={self.kubeconfig}"]
 
     def command(self, where: str, *command: str) -> list[str]:
-        """Give the command line that runs `command` at `lan`, `client`, `tailnet` or `node`."""
+        """Return the command line that runs `command` at `lan`, `client`, `tailnet` or `node`."""
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
 
     def client(self) -> DynamicClient:
-        """The official client, as the administrator."""
-        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(self.kubeconfig), self.context
-        )
-        cache = str(self.folder / "discovery.json")
-        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+        """Return the official client, as the administrator."""
+        return self.plane.client()
 
-    def lead(self, name: str, where: str, target: str) -> str:
-        """Let the port `name` of 127.0.0.1 lead to `target`, as if asked from `where`.
-
-        Gives its URL.
-        """
-        # It may have led elsewhere.
-        self.node.processes.stop([f"relay-{name}"])
+    def forward(self, name: str, where: str, target: str) -> str:
+        """Forward the port `name` of 127.0.0.1 to `target` at `where`; returns its URL."""
+        # It may have another target.
+        self.node.processes.stop([f"forward-{name}"])
         port = self.ports.setdefault(name, free_ports(1)[0])
-        way = [str(self.holders[where]), str(port), target]
-        self.node.bound(f"relay-{name}", [sys.executable, "-m", network.__name__, *way])
+        words = [str(self.holders[where]), str(port), target]
+        self.node.bound(f"forward-{name}", [sys.executable, "-m", network.__name__, *words])
         return f"http://127.0.0.1:{port}"
 
-    def lead_to_service(self, name: str, namespace: str, service: str, port: int) -> str:
-        """Let the port `name` of 127.0.0.1 lead to a Service inside, as if asked from the node."""
+    def forward_service(self, name: str, namespace: str, service: str, port: int) -> str:
+        """Forward the port `name` of 127.0.0.1 to a Service, as seen from the node."""
         services = self.client().resources.get(api_version="v1", kind="Service")
         address = services.get(name=service, namespace=namespace).spec.clusterIP
-        return self.lead(name, "node", f"{address}:{port}")
+        return self.forward(name, "node", f"{address}:{port}")
 
     def wait_for_page(self) -> None:
         """Wait until the chat page answers; raises SandboxError after ten minutes."""
-        ask = partial(probe, self.ports["page"], "/health")
+        ask = partial(probe, f"http://127.0.0.1:{self.ports['page']}/health")
         self.node.processes.retry("kubelet", ask, 600)
 
     def _start(self, images: Sequence[oci.Image] | None) -> None:
@@ -153,34 +145,38 @@ class Cluster:
             network.connect(self.holders)
             self._start_registry()
         with step("control plane"):
-            # The same ones after each start: the page's is in its list of origins.
+            # Kept, because the page's is in its list of origins.
             file = self.folder / "ports.json"
             self.ports = kept_ports(file, ("api", "page", "prometheus"))
-            self.lead("api", "node", f"{node.address}:{CONTROL_PLANE['apiserver']}")
-            self.lead("page", "client", PAGE)
+            self.forward("api", "node", f"{node.address}:{CONTROL_PLANE['apiserver']}")
+            self.forward("page", "client", PAGE)
             self.plane.start(node.address, CONTROL_PLANE, self.ports["api"])
-            at = f"127.0.0.1:{self.ports['api']}"
-            write_private(self.kubeconfig, self.plane.describe(at, self.context))
             applied = self.folder / "disk" / "applied"
             applied.mkdir(exist_ok=True)
             addons.apply(self.client(), [MANIFESTS / "capacity.yaml"], applied / "capacity")
         with step("images"):
             node.service("containerd", ["containerd"])
-            retry("containerd", lambda: node.listens(Path("/run/containerd/containerd.sock")))
+            retry("containerd", partial(node.connect, "/run/containerd/containerd.sock"))
             retry("registry", self.authority.stat)
             oci.load(node, self.images() if images is None else images)
         # Kubernetes' times are whole seconds.
         since = float(int(time.time()))
         with step("node"):
-            # Before there are pods.
+            # First, so that no pod starts without policies.
             admin = self.plane.kubeconfig("admin")
             network.enforce_policies(node, self._programs["network-policies"], admin)
             self._start_kubelet()
-            addons.wait_for_node(self.client(), node.processes, since)
+            client = self.client()
+            retry(
+                "kubelet",
+                lambda: addons.require_condition(addons.objects(client, "Node"), "Ready", since),
+            )
         with step("DNS and load balancer"):
             files = [MANIFESTS / "coredns.yaml", *self._manifests]
-            addons.apply(self.client(), files, applied / "addons")
-            addons.wait_for_pods(self.client(), node.processes, since)
+            addons.apply(client, files, applied / "addons")
+            for namespace, count in PODS.items():
+                ready = partial(addons.require_running, client, namespace, count, since)
+                retry("kubelet", ready, PATIENCE)
 
     def _start_registry(self) -> None:
         self.authority.parent.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 """The first process of a node, until it becomes `pause`: its mounts, name and kernel settings.
 
-Run as a script, in new namespaces: init.py SETTINGS, a JSON object of the arguments of `prepare`.
+Run as a script in new namespaces: node_init.py SETTINGS, the arguments of `prepare` as JSON.
 """
 
 import json
@@ -8,10 +8,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# The kubelet insists on these, and they are the whole machine's: it may write them, into files.
+# The kubelet requires these. They are the whole machine's, so it gets files in their place.
 KERNEL = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,
@@ -21,22 +21,22 @@ KERNEL = {
     "kernel/keys/root_maxbytes": 25000000,
 }
 STATE = ("lib/kubelet", "lib/containerd", "lib/cni", "log/pods", "log/containers")
-"""Folders in /var that stay when the node is started again."""
+"""Folders in /var that the next start has again."""
 
 
 def prepare(
     *,
     name: str,
     address: str,
-    disk: str,
-    data: dict[str, str],
+    state: str,
+    disks: Mapping[str, str],
     cgroups: Sequence[tuple[str, str, str]],
-    etc: dict[str, str],
+    etc: Mapping[str, str],
 ) -> None:
-    """Give the node what is its own, out of sight of the machine.
+    """Mount the node's own file systems, out of sight of the machine.
 
-    `disk` is the folder for its state; `data` are other disks, by where they are mounted;
-    `cgroups` are path, kind and options of each hierarchy; `etc` are files' contents by name.
+    `state` is the folder for STATE; `disks` are folders by mount point; `cgroups` are path, kind
+    and options of each hierarchy; `etc` are contents of files by name.
     """
     mount("--make-rprivate", "/")
     mount("-t", "proc", "proc", "/proc")
@@ -52,45 +52,43 @@ def prepare(
     for folder in ("/run", "/mnt"):
         mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
     for setting, value in KERNEL.items():
-        file = Path("/run/kernel") / setting
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{value}\n")
-        mount("--bind", file, Path("/proc/sys") / setting)
+        write(Path("/run/kernel") / setting, f"{value}\n")
+        mount("--bind", f"/run/kernel/{setting}", f"/proc/sys/{setting}")
     for folder in ("/var", "/etc"):
         upper, work = (Path(f"/run/overlay{folder}-{part}") for part in ("upper", "work"))
         upper.mkdir(parents=True)
         work.mkdir()
         layers = f"lowerdir={folder},upperdir={upper},workdir={work}"
         mount("-t", "overlay", "-o", layers, "overlay", folder)
-    # containerd makes overlays of its own, which cannot lie on one.
-    binds = {f"/var/{path}": f"{disk}/{path}" for path in STATE} | data
-    for target, source in binds.items():
+    # Not on the overlay, because containerd makes overlays of its own in it.
+    for target, source in {
+        **{f"/var/{path}": f"{state}/{path}" for path in STATE},
+        **disks,
+    }.items():
         Path(source).mkdir(parents=True, exist_ok=True)
         Path(target).mkdir(parents=True, exist_ok=True)
         mount("--bind", source, target)
-    own = {
-        "hosts": f"127.0.0.1 localhost\n{address} {name}\n",
-        "resolv.conf": "nameserver 192.168.1.1\n",
-    }
-    for path, content in (own | etc).items():
-        file = Path("/etc") / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # A link may lead to where this node has nothing.
-        file.unlink(missing_ok=True)
-        file.write_text(content)
+    hosts = f"127.0.0.1 localhost\n{address} {name}\n"
+    for path, content in {"hosts": hosts, "resolv.conf": "nameserver 192.168.1.1\n", **etc}.items():
+        write(Path("/etc") / path, content)
     mount("--make-rshared", "/")
 
 
-def mount(*arguments: str | Path) -> None:
-    """Mount a file system; raises CalledProcessError if it fails."""
+def write(file: Path, content: str) -> None:
+    """Write a file, and its folder; a link is replaced, because its target may be missing here."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_text(content)
+
+
+def mount(*arguments: str) -> None:
+    """Mount a file system; raises CalledProcessError."""
     subprocess.run(["mount", *arguments], check=True)
 
 
 if __name__ == "__main__":
     settings = json.loads(sys.argv[1])
     ready, pause = settings.pop("ready"), settings.pop("pause")
-    # Opened now: /run is another one afterwards.
-    with Path(ready).open("w"):
-        prepare(**settings)
-        Path(ready).write_text("ready")
+    prepare(**settings)
+    Path(ready).write_text("ready")
     os.execv(pause, [pause])

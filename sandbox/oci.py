@@ -1,4 +1,4 @@
-"""Container images: archives as OCI describes them, made of plain tar files as layers.
+"""Container images of plain tar files as layers, imported as an OCI archive.
 
 https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from sandbox.node import Node
 from sandbox.processes import SandboxError
-from sandbox.real.node import Node
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MEDIA = "application/vnd.oci.image"
@@ -25,34 +25,34 @@ CTR = ("ctr", "--namespace", "k8s.io", "images")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image by the `name` that pods ask for, made of tar files and not the published one."""
+    """An image under the `name` in pods, made here of tar files."""
 
     name: str
     layers: Sequence[Path]
     config: Mapping[str, Any] = field(default_factory=dict)
-    """What a container of it runs by itself, in the words of OCI: `Entrypoint`, `Env` …"""
+    """OCI's configuration of its containers: `Entrypoint`, `Env` …"""
     difference: str = ""
-    """How it differs from the published one."""
+    """How it differs from the published image."""
 
 
 def reference(name: str) -> str:
-    """Give the name under which containerd looks for the image that a pod calls `name`."""
+    """Return containerd's name of the image that a pod calls `name`."""
     name, _, digest = name.partition("@")
     first, slash, _ = name.partition("/")
     if not slash:
         name = f"docker.io/library/{name}"
     elif not {".", ":"} & set(first):
         name = f"docker.io/{name}"
-    # By a digest it is found without its tag.
+    # With a digest, containerd ignores the tag.
     return f"{name.rpartition(':')[0]}@{digest}" if digest else name
 
 
 def load(node: Node, images: Iterable[Image]) -> list[str]:
-    """Import into the node's containerd the images that it has not got; give their names."""
+    """Import the images that the node's containerd lacks; returns their names."""
     rows = [line.split() for line in node.run(*CTR, "list").splitlines()[1:]]
     present = {row[0]: row[2] for row in rows}
-    blobs = [_Blobs(image) for image in images]
-    new = [one for one in blobs if present.get(one.name) != one.digest]
+    archived = [_Archived(image) for image in images]
+    new = [image for image in archived if present.get(image.name) != image.digest]
     if new:
         command = node.inside(*CTR, "import", "-")
         with subprocess.Popen(
@@ -64,48 +64,46 @@ def load(node: Node, images: Iterable[Image]) -> list[str]:
                 _write(new, archive)
             error = importing.stderr.read().decode()
         if importing.returncode:
-            raise SandboxError(f"images: containerd took none of them: {error.strip()[-300:]}")
-    return [one.name for one in new]
+            raise SandboxError(f"images: containerd imported none: {error.strip()[-300:]}")
+    return [image.name for image in new]
 
 
 def digest(file: Path) -> str:
-    """Give the digest of a layer, which is kept beside it for the next time."""
-    kept = file.with_name(f"{file.name}.sha256")
-    if not kept.exists() or kept.stat().st_mtime_ns < file.stat().st_mtime_ns:
-        partial = kept.with_name(f".{kept.name}.{os.getpid()}")
+    """Return the digest of a layer, which is cached beside it."""
+    cached = file.with_name(f"{file.name}.sha256")
+    if not cached.exists() or cached.stat().st_mtime_ns < file.stat().st_mtime_ns:
+        partial = cached.with_name(f".{cached.name}.{os.getpid()}")
         with file.open("rb") as content:
             partial.write_text(f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}")
-        partial.replace(kept)
-    return kept.read_text()
+        partial.replace(cached)
+    return cached.read_text()
 
 
-class _Blobs:
-    """Manifest and configuration of an image."""
+class _Archived:
+    """Manifest, configuration and index entry of an image."""
 
     def __init__(self, image: Image) -> None:
         self.name, self.layers = reference(image.name), image.layers
         digests = [digest(layer) for layer in image.layers]
-        self.platform = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
+        platform_ = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
         roots = {"type": "layers", "diff_ids": digests}
-        config = {**self.platform, "config": dict(image.config), "rootfs": roots}
+        config = {**platform_, "config": dict(image.config), "rootfs": roots}
         self.config = json.dumps(config).encode()
+        layers = [
+            {"mediaType": f"{MEDIA}.layer.v1.tar", "digest": of, "size": path.stat().st_size}
+            for path, of in zip(image.layers, digests, strict=True)
+        ]
         manifest = {
             "schemaVersion": 2,
             "mediaType": f"{MEDIA}.manifest.v1+json",
             "config": _descriptor("config.v1+json", self.config),
-            "layers": [
-                {"mediaType": f"{MEDIA}.layer.v1.tar", "digest": of, "size": path.stat().st_size}
-                for path, of in zip(image.layers, digests, strict=True)
-            ],
+            "layers": layers,
         }
         self.manifest = json.dumps(manifest).encode()
-        self.digest = _descriptor("", self.manifest)["digest"]
-
-    def entry(self) -> dict[str, Any]:
-        """Give what the index of an archive says of it."""
         named = {"io.containerd.image.name": self.name}
         described = _descriptor("manifest.v1+json", self.manifest)
-        return {**described, "platform": self.platform, "annotations": named}
+        self.digest = described["digest"]
+        self.entry = {**described, "platform": platform_, "annotations": named}
 
 
 def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
@@ -113,23 +111,23 @@ def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
     return {"mediaType": f"{MEDIA}.{kind}", "digest": of, "size": len(content)}
 
 
-def _write(images: Sequence[_Blobs], archive: IO[bytes]) -> None:
-    index = {"schemaVersion": 2, "manifests": [image.entry() for image in images]}
+def _write(images: Sequence[_Archived], archive: IO[bytes]) -> None:
+    index = {"schemaVersion": 2, "manifests": [image.entry for image in images]}
+    texts = {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        "index.json": json.dumps(index).encode(),
+    }
+    for text in (text for image in images for text in (image.manifest, image.config)):
+        texts[f"blobs/sha256/{hashlib.sha256(text).hexdigest()}"] = text
     layers = {digest(layer): layer for image in images for layer in image.layers}
     with tarfile.open(fileobj=archive, mode="w|") as tar:
-
-        def add(name: str, size: int, content: IO[bytes]) -> None:
-            entry = tarfile.TarInfo(name)
-            entry.size = size
-            tar.addfile(entry, content)
-
-        texts = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}'}
-        texts["index.json"] = json.dumps(index).encode()
-        for image in images:
-            for text in (image.manifest, image.config):
-                texts[f"blobs/sha256/{hashlib.sha256(text).hexdigest()}"] = text
         for name, text in texts.items():
-            add(name, len(text), io.BytesIO(text))
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
         for of, layer in layers.items():
             with layer.open("rb") as content:
-                add(f"blobs/{of.replace(':', '/')}", layer.stat().st_size, content)
+                tar.addfile(
+                    tar.gettarinfo(arcname=f"blobs/{of.replace(':', '/')}", fileobj=content),
+                    content,
+                )

@@ -1,28 +1,28 @@
-"""Stands in for an image that comes from no package registry; it is run in a container.
+"""Stands in for an image that no package registry has; runs in its container.
 
-placeholder.py NAME [PORT]: says what it is, in its log and, if there is a port, to who asks there.
+placeholder.py NAME [PORT] prints what it is and, with a port, answers every request with it.
 """
 
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-# To who scrapes it, this is a comment.
+# A comment, for whatever scrapes it.
 TEXT = f"# A placeholder for {sys.argv[1]}, whose image cannot be had here."
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers every request with the text, so that probes are content."""
+    """Answers every request with the text, so that probes succeed."""
 
     def do_GET(self) -> None:
-        """Give the text."""
+        """Send the text."""
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.end_headers()
         self.wfile.write(f"{TEXT}\n".encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing of each request."""
+        """Log no requests."""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A home network of network namespaces, the ways into it, and the policies on it.
+"""A home network of network namespaces, forwarded ports, and the policies on it.
 
-A namespace lives as long as the process that holds it, so nothing has to be taken down.
+A namespace ends with the process that holds it, so nothing has to be taken down.
 
-Run as a module: python -m sandbox.real.network PID PORT ADDRESS:PORT leads a port of 127.0.0.1 into
-the network namespace of a process.
+Run as a module: python -m sandbox.network PID PORT ADDRESS:PORT forwards a port of 127.0.0.1 to an
+address in the network namespace of a process.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from sandbox.real.node import Node
+from sandbox.node import Node
 
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
 NODE = "192.168.1.100"
 REGISTRY = "203.0.113.10"
-"""For documentation (RFC 5737), so it is nobody's, and no private one, which policies refuse."""
+"""An address for documentation (RFC 5737); the stack's policies refuse private ones."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
 PODS = "10.1.0.0/16"
 QUEUE = "100"
-"""What `network-policies` listens to."""
+"""Netfilter queue of `network-policies`."""
 
 
 def connect(holders: Mapping[str, int]) -> None:
-    """Connect the namespaces of these processes: `lan`, `node`, `client` and `tailnet`."""
+    """Connect the network namespaces of the processes `lan`, `node`, `client` and `tailnet`."""
     for pid in holders.values():
         _ip(pid, "link set lo up")
     lan = holders["lan"]
@@ -45,7 +45,7 @@ def connect(holders: Mapping[str, int]) -> None:
         _ip(lan, f"link set {name} master br0 up")
         _ip(pid, f"address add {address}/24 dev eth0")
         _ip(pid, "link set eth0 up")
-        # Without it the node's own connections to addresses of Services have no route either.
+        # Without it, the node has no route to the addresses of Services.
         _ip(pid, f"route add default via {ROUTER}")
     tailnet, node = holders["tailnet"], holders["node"]
     _ip(tailnet, f"link add eth0 type veth peer name tailscale0 netns {node}")
@@ -60,19 +60,19 @@ def connect(holders: Mapping[str, int]) -> None:
 
 
 def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
-    """Put each new connection of a pod to `network-policies`; where it is not, none gets through.
+    """Let `network-policies` decide on each new connection of a pod; without it, none passes.
 
-    The program's own rules are for nftables' `queue`, which not every kernel has.
+    Its own rules need nftables' `queue`, which not every kernel has.
     """
     for rule in (
         "-N POLICIES",
         "-A POLICIES -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
         f"-A POLICIES -s {PODS} -j NFQUEUE --queue-num {QUEUE}",
         f"-A POLICIES -d {PODS} -j NFQUEUE --queue-num {QUEUE}",
-        # A kubelet's probes are never refused.
+        # As Kubernetes does, for the kubelet's probes.
         "-A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
         "-A POSTROUTING -j POLICIES",
-        # What a pod sends to the node itself, the API server included, passes no POSTROUTING.
+        # Traffic of pods to the node itself, API server included, passes no POSTROUTING.
         f"-A INPUT -s {PODS} -j POLICIES",
     ):
         node.run("iptables", "-w", "-t", "mangle", *rule.split())
@@ -80,16 +80,16 @@ def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
 
 
 def enter(pid: str) -> None:
-    """Make this thread's next sockets in the network namespace of a process; raises OSError."""
+    """Move this thread to the network namespace of a process; raises OSError."""
     with Path(f"/proc/{pid}/ns/net").open() as namespace:
         if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 async def relay(pid: str, port: str, target: str) -> None:
-    """Listen at `port` here, and connect to `target` there, until this process is ended."""
+    """Forward `port` of 127.0.0.1 to `target` in the namespace of `pid`, without end."""
     listener = socket.create_server(("127.0.0.1", int(port)))
-    # A socket stays in the namespace that it was made in.
+    # A socket stays in the namespace that it was created in.
     enter(pid)
     await asyncio.start_server(partial(_forward, target), sock=listener)
     await asyncio.Event().wait()

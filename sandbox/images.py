@@ -1,0 +1,192 @@
+"""The images of the pods, made of Debian, PyPI and the programs built from Go modules."""
+
+import tarfile
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
+from sandbox.build import FOLDER, METALLB
+from sandbox.cache import artefact
+from sandbox.oci import Image
+from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
+from sandbox.toolchain import pinned, run
+
+LOGS = FOLDER / "logs"
+SUITE = "bookworm"
+# renovate: datasource=docker depName=registry.k8s.io/pause
+PAUSE = "registry.k8s.io/pause:3.10.1"
+DEBIAN = f"debian:{SUITE}"
+# The same as in manifests/coredns.yaml and go/coredns.
+# renovate: datasource=docker depName=registry.k8s.io/coredns/coredns
+COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
+# Open WebUI is installed for Debian's own Python.
+PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
+PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
+# Images of the chart in the version of config/versions.py, each with its program.
+MONITORING = {
+    "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
+    "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
+    "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus",
+    "quay.io/prometheus/alertmanager:v0.34.0": "alertmanager",
+    "quay.io/prometheus/node-exporter:v1.12.1-distroless": "node_exporter",
+    "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0": "kube-state-metrics",
+}
+PLACEHOLDERS = {
+    "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
+    "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
+}
+# $1 the base, $2 a working folder, $3 the layer to write, $4 the script INSTALL, then its words.
+# The upper folder of an overlay on the base has the files that INSTALL adds.
+IN_BASE = r"""
+base=$1 work=$2 layer=$3 install=$4; shift 4
+rm -rf "$work"; mkdir -p "$work/base" "$work/upper" "$work/work" "$work/root"
+tar -xf "$base" -C "$work/base"
+cd "$work"
+mount -t overlay -o lowerdir=base,upperdir=upper,workdir=work overlay root
+for file in resolv.conf pip.conf ssl/certs; do
+  if test -e "/etc/$file"; then
+    test -d "/etc/$file" || touch "root/etc/$file"
+    mount --bind "/etc/$file" "root/etc/$file"
+  fi
+done
+mount -t proc proc root/proc
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp PIP_NO_CACHE_DIR=1
+chroot root sh -euc "$install" sh "$@"
+tar --numeric-owner -C upper -cf "$layer" opt
+cd /; umount -R "$work/root"; rm -rf "$work"
+"""
+
+
+def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Return all images, of `programs` by name; Ollama trusts the certificate `authority`."""
+    return [
+        *system(programs),
+        *stack(programs, authority),
+        *monitoring(programs),
+    ]
+
+
+def system(programs: Mapping[str, Path]) -> list[Image]:
+    """Return the images of the cluster's own pods."""
+    metallb = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
+    return [
+        Image(
+            name=PAUSE,
+            layers=[layer(programs["pause"], "pause")],
+            config={"Entrypoint": ["/pause"]},
+            difference="20 lines of Go",
+        ),
+        Image(name=DEBIAN, layers=[base()], config={"Cmd": ["sh"], "Env": [PATH]}),
+        _on_debian(COREDNS, programs["coredns"]),
+        _on_debian(metallb.format("controller"), programs["metallb-controller"]),
+        _on_debian(metallb.format("speaker"), programs["metallb-speaker"]),
+    ]
+
+
+def stack(programs: Mapping[str, Path], authority: Path) -> list[Image]:
+    """Return the images of the stack's pods."""
+    ollama = _on_debian(OLLAMA_IMAGE, programs["ollama"])
+    # Not in the cache, because each start has another certificate.
+    certificate = _archive(authority, "etc/registry.pem", authority.with_suffix(".tar"))
+    page = {
+        "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
+        # As in the published image.
+        "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
+    }
+    return [
+        replace(
+            ollama,
+            layers=[*ollama.layers, certificate],
+            config={
+                **ollama.config,
+                "Cmd": ["serve"],
+                "Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"],
+            },
+            difference=f"{ollama.difference}; for the CPU, and trusts the model registry here",
+        ),
+        _on_debian(RESTIC_IMAGE, programs["restic"]),
+        *(
+            Image(
+                name=name,
+                layers=[base(), open_webui()],
+                config=page,
+                difference="Debian's Python; without the packages for PDF, Office and speech",
+            )
+            for name in sorted({OPEN_WEBUI_IMAGE, GATEWAY_IMAGE})
+        ),
+    ]
+
+
+def monitoring(programs: Mapping[str, Path]) -> list[Image]:
+    """Return the images of the chart kube-prometheus-stack."""
+    script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
+    return [
+        *(_on_debian(name, programs[program]) for name, program in MONITORING.items()),
+        *(
+            Image(
+                name=name,
+                layers=[base(), script],
+                config={"Entrypoint": ["python3", "/placeholder.py", *words], "Env": [PATH]},
+                difference="a placeholder that answers probes",
+            )
+            for name, words in PLACEHOLDERS.items()
+        ),
+    ]
+
+
+def base() -> Path:
+    """Return the layer with Debian."""
+    words = ("--variant=minbase", f"--include={PACKAGES}", "--format=tar", SUITE)
+
+    def make(layer: Path) -> None:
+        run("Debian", ["mmdebstrap", *words, layer], LOGS / "build-base.log", FOLDER)
+
+    return artefact("debian.tar", make, (), *words)
+
+
+def open_webui() -> Path:
+    """Return the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
+    below = base()
+    install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    # In a mount namespace, so that a kill leaves no mount.
+    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
+
+    def make(layer: Path) -> None:
+        command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
+        run("Open WebUI", command, LOGS / "build-open-webui-image.log", FOLDER)
+
+    return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
+
+
+def layer(file: Path, path: str) -> Path:
+    """Return a layer that has `file` at `path`."""
+    # A link's target is a built program, whose name is the digest of its inputs.
+    content = () if file.is_symlink() else (file,)
+    name = file.resolve().name
+    return artefact(f"{file.name}.tar", partial(_archive, file, path), content, path, name)
+
+
+def _archive(file: Path, path: str, layer: Path) -> Path:
+    """Write `file` as `path` to a layer that is the same whoever writes it, and when."""
+
+    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = entry.mtime = 0
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755
+        return entry
+
+    with tarfile.open(layer, "w") as tar:
+        tar.add(file.resolve(), path, filter=anonymous)
+    return layer
+
+
+def _on_debian(name: str, program: Path) -> Image:
+    path = f"usr/bin/{program.name}"
+    return Image(
+        name=name,
+        layers=[base(), layer(program, path)],
+        config={"Entrypoint": [f"/{path}"], "Env": [PATH]},
+        difference="built from its Go module, on Debian",
+    )
