@@ -17,6 +17,7 @@ from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import Processes, SandboxError, locked
 from sandbox.programs import install_all
+from sandbox.pull import published
 from sandbox.real_cluster import PAGE, Cluster, step
 
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
@@ -37,9 +38,13 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
     try:
         requirements.install(FOLDER)
         requirements.check_kernel()
-        tools, programs = build(), install_all()
-        images.open_webui()
-        cluster = Cluster(folder, programs, tools.addons())
+        tools, pulled = build(), published(name for name in images.NAMES if name != images.DEBIAN)
+        programs = install_all(
+            [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
+        )
+        if images.PAGES - pulled.keys():
+            images.open_webui()
+        cluster = Cluster(folder, programs, tools.addons(), pulled)
         cluster.start()
         engine = Engine(cluster, tools, config=settings(cluster))
         with step("pulumi up"):

@@ -24,8 +24,14 @@ COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Open WebUI is installed for Debian's own Python.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
-# Images of the chart in the version of config/versions.py, each with its program.
-MONITORING = {
+_METALLB = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
+PROGRAMS = {
+    COREDNS: "coredns",
+    _METALLB.format("controller"): "metallb-controller",
+    _METALLB.format("speaker"): "metallb-speaker",
+    OLLAMA_IMAGE: "ollama",
+    RESTIC_IMAGE: "restic",
+    # Of the chart in the version of config/versions.py.
     "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
     "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
     "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus",
@@ -33,10 +39,19 @@ MONITORING = {
     "quay.io/prometheus/node-exporter:v1.12.1-distroless": "node_exporter",
     "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0": "kube-state-metrics",
 }
+"""Images that are made of a program on Debian."""
+PAGES = {OPEN_WEBUI_IMAGE, GATEWAY_IMAGE}
 PLACEHOLDERS = {
     "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
     "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
 }
+COMMANDS = {OLLAMA_IMAGE: {"Cmd": ["serve"]}}
+NAMES = (PAUSE, DEBIAN, *PROGRAMS, *sorted(PAGES), *PLACEHOLDERS)
+"""Names of all images."""
+SYSTEM = [PAUSE, DEBIAN, *list(PROGRAMS)[:3]]
+"""Names of the images of the cluster's own pods."""
+STACK = {OLLAMA_IMAGE, RESTIC_IMAGE, *PAGES}
+"""Names of the images of the namespace `ollama-stack`."""
 # $1 the base, $2 a working folder, $3 the layer to write, $4 the script INSTALL, then its words.
 # The upper folder of an overlay on the base has the files that INSTALL adds.
 IN_BASE = r"""
@@ -59,81 +74,59 @@ cd /; umount -R "$work/root"; rm -rf "$work"
 """
 
 
-def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Return all images, of `programs` by name; Ollama trusts the certificate `authority`."""
-    return [
-        *system(programs),
-        *stack(programs, authority),
-        *monitoring(programs),
-    ]
-
-
-def system(programs: Mapping[str, Path]) -> list[Image]:
-    """Return the images of the cluster's own pods."""
-    metallb = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
-    return [
-        Image(
-            name=PAUSE,
+def image(name: str, programs: Mapping[str, Path]) -> Image:
+    """Return one of the images NAMES, made of `programs` by name."""
+    if name in PROGRAMS:
+        program = programs[PROGRAMS[name]]
+        path = f"usr/bin/{program.name}"
+        return Image(
+            name=name,
+            layers=[base(), layer(program, path)],
+            config={"Entrypoint": [f"/{path}"], "Env": [PATH], **COMMANDS.get(name, {})},
+            difference="built from its Go module, on Debian",
+        )
+    if name in PAGES:
+        return Image(
+            name=name,
+            layers=[base(), open_webui()],
+            config={
+                "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
+                # As in the published image.
+                "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
+            },
+            difference="Debian's Python; without the packages for PDF, Office and speech",
+        )
+    if name in PLACEHOLDERS:
+        script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
+        command = ["python3", "/placeholder.py", *PLACEHOLDERS[name]]
+        return Image(
+            name=name,
+            layers=[base(), script],
+            config={"Entrypoint": command, "Env": [PATH]},
+            difference="a placeholder that answers probes",
+        )
+    if name == PAUSE:
+        return Image(
+            name=name,
             layers=[layer(programs["pause"], "pause")],
             config={"Entrypoint": ["/pause"]},
             difference="20 lines of Go",
-        ),
-        Image(name=DEBIAN, layers=[base()], config={"Cmd": ["sh"], "Env": [PATH]}),
-        _on_debian(COREDNS, programs["coredns"]),
-        _on_debian(metallb.format("controller"), programs["metallb-controller"]),
-        _on_debian(metallb.format("speaker"), programs["metallb-speaker"]),
-    ]
+        )
+    return Image(name=DEBIAN, layers=[base()], config={"Cmd": ["sh"], "Env": [PATH]})
 
 
-def stack(programs: Mapping[str, Path], authority: Path) -> list[Image]:
-    """Return the images of the stack's pods."""
-    ollama = _on_debian(OLLAMA_IMAGE, programs["ollama"])
+def trusting(ollama: Image, authority: Path) -> Image:
+    """Return Ollama's image with the certificate `authority` of the model registry here."""
     # Not in the cache, because each start has another certificate.
     certificate = _archive(authority, "etc/registry.pem", authority.with_suffix(".tar"))
-    page = {
-        "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
-        # As in the published image.
-        "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
-    }
-    return [
-        replace(
-            ollama,
-            layers=[*ollama.layers, certificate],
-            config={
-                **ollama.config,
-                "Cmd": ["serve"],
-                "Env": [PATH, "SSL_CERT_FILE=/etc/registry.pem"],
-            },
-            difference=f"{ollama.difference}; for the CPU, and trusts the model registry here",
-        ),
-        _on_debian(RESTIC_IMAGE, programs["restic"]),
-        *(
-            Image(
-                name=name,
-                layers=[base(), open_webui()],
-                config=page,
-                difference="Debian's Python; without the packages for PDF, Office and speech",
-            )
-            for name in sorted({OPEN_WEBUI_IMAGE, GATEWAY_IMAGE})
-        ),
-    ]
-
-
-def monitoring(programs: Mapping[str, Path]) -> list[Image]:
-    """Return the images of the chart kube-prometheus-stack."""
-    script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
-    return [
-        *(_on_debian(name, programs[program]) for name, program in MONITORING.items()),
-        *(
-            Image(
-                name=name,
-                layers=[base(), script],
-                config={"Entrypoint": ["python3", "/placeholder.py", *words], "Env": [PATH]},
-                difference="a placeholder that answers probes",
-            )
-            for name, words in PLACEHOLDERS.items()
-        ),
-    ]
+    environment = [*ollama.config.get("Env", ()), "SSL_CERT_FILE=/etc/registry.pem"]
+    also = "trusts the model registry here"
+    return replace(
+        ollama,
+        layers=[*ollama.layers, certificate],
+        config={**ollama.config, "Env": environment},
+        difference=f"{ollama.difference}; for the CPU; {also}" if ollama.difference else also,
+    )
 
 
 def base() -> Path:
@@ -180,13 +173,3 @@ def _archive(file: Path, path: str, layer: Path) -> Path:
     with tarfile.open(layer, "w") as tar:
         tar.add(file.resolve(), path, filter=anonymous)
     return layer
-
-
-def _on_debian(name: str, program: Path) -> Image:
-    path = f"usr/bin/{program.name}"
-    return Image(
-        name=name,
-        layers=[base(), layer(program, path)],
-        config={"Entrypoint": [f"/{path}"], "Env": [PATH]},
-        difference="built from its Go module, on Debian",
-    )

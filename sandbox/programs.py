@@ -120,10 +120,11 @@ def install_tools(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Path
     return {name: build_tool(TOOLS[name], folder) for name in names}
 
 
-def install_all(folder: Path = FOLDER) -> dict[str, Path]:
-    """Build all programs of a real node but Open WebUI; returns their links by name."""
-    links = install_tools([name for name in TOOLS if name not in ("kwok", "promtool")], folder)
-    return {**links, "alertmanager": alertmanager(folder)}
+def install_all(without: Iterable[str] = (), folder: Path = FOLDER) -> dict[str, Path]:
+    """Build the programs of a real node, `without` some; returns their links by name."""
+    without = {"kwok", "promtool", *without}
+    links = install_tools([name for name in TOOLS if name not in without], folder)
+    return links if "alertmanager" in without else {**links, "alertmanager": alertmanager(folder)}
 
 
 def alertmanager(folder: Path = FOLDER) -> Path:

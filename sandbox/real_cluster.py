@@ -9,10 +9,11 @@ from pathlib import Path
 
 from kubernetes.dynamic import DynamicClient
 
+from config.versions import OLLAMA_IMAGE
 from sandbox import addons, network, oci
 from sandbox.addons import MANIFESTS
 from sandbox.control_plane import ControlPlane
-from sandbox.images import every_image
+from sandbox.images import NAMES, image, trusting
 from sandbox.node import Node
 from sandbox.processes import free_ports, kept_ports, locked, probe
 
@@ -40,13 +41,18 @@ class Cluster:
     """A cluster with one real node and its whole state in `folder`.
 
     It ends with the process that started it, which locks the folder until then. `programs` are by
-    name, `manifests` have MetalLB's objects and the operator's definitions.
+    name, `manifests` have MetalLB's objects and the operator's definitions. Images that are not
+    `pulled`, by name, are made of the programs.
     """
 
     context = "homelab-sandbox"
 
     def __init__(
-        self, folder: Path, programs: Mapping[str, Path], manifests: Sequence[Path]
+        self,
+        folder: Path,
+        programs: Mapping[str, Path],
+        manifests: Sequence[Path],
+        pulled: Mapping[str, oci.Image] | None = None,
     ) -> None:
         self.folder = folder.absolute()
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
@@ -62,7 +68,7 @@ class Cluster:
         """Folders that the node has as disks, by mount point."""
         self.authority = self.folder / "registry" / "registry.pem"
         """Certificate of the authority that signs the model registry's."""
-        self._programs, self._manifests = programs, manifests
+        self._programs, self._manifests, self._pulled = programs, manifests, pulled or {}
         self._lock, self._started = contextlib.ExitStack(), False
 
     def start(self, images: Sequence[oci.Image] | None = None) -> None:
@@ -94,7 +100,9 @@ class Cluster:
 
     def images(self) -> list[oci.Image]:
         """Return the images of all pods; needs the model registry's certificate."""
-        return every_image(self._programs, self.authority)
+        images = {name: self._pulled.get(name) or image(name, self._programs) for name in NAMES}
+        images[OLLAMA_IMAGE] = trusting(images[OLLAMA_IMAGE], self.authority)
+        return list(images.values())
 
     @property
     def kubectl(self) -> list[str]:

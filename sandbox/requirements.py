@@ -22,6 +22,7 @@ PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "nftables": "nft",
     "runc": "runc",
+    "skopeo": "skopeo",
     "util-linux": "nsenter",
 }
 SERVICES = {"containerd": "containerd.service", "nftables": "nftables.service"}

@@ -51,8 +51,12 @@ def run(
     log: Path,
     cwd: Path,
     extra: Mapping[str, str] | None = None,
+    verbs: tuple[str, str] = ("building", "built"),
 ) -> None:
-    """Run a build with its output in `log`; raises SandboxError with the last lines of it."""
+    """Run a command with its output in `log`; raises SandboxError with the last lines of it.
+
+    `verbs` are what it does and what it has done, for the lines that show its progress.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     go = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     env = {**os.environ, **go, **(extra or {})}
@@ -82,7 +86,7 @@ def run(
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             while process.poll() is None:
-                report("building,", end="" if in_place else "\n")
+                report(f"{verbs[0]},", end="" if in_place else "\n")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1 if in_place else 30)
         finally:
@@ -92,9 +96,9 @@ def run(
     if process.returncode:
         report("failed after")
         end = "\n  ".join(log.read_text(errors="replace").strip().splitlines()[-5:])
-        raise SandboxError(f"{name} could not be built; {log} ends with\n  {end}")
+        raise SandboxError(f"{name} could not be {verbs[1]}; {log} ends with\n  {end}")
     if time.monotonic() - start > 1:
-        report("built in")
+        report(f"{verbs[1]} in")
 
 
 def ask_version(*command: str) -> Version:

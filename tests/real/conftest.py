@@ -66,9 +66,11 @@ def server(
     """The stack, up, whose page answers; its own images came while the first `up` ran."""
     folder = tmp_path_factory.mktemp("real")
     cluster = Hurried(folder, real_programs, real_tools.addons())
-    there = [*images.system(real_programs), *images.monitoring(real_programs)]
+    system = [
+        images.image(name, real_programs) for name in images.NAMES if name not in images.STACK
+    ]
     try:
-        cluster.start(there)
+        cluster.start(system)
         with ThreadPoolExecutor(1) as pool:
             arrived = pool.submit(arrive, cluster)
             server = Server(cluster, real_tools)

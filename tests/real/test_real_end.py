@@ -22,7 +22,7 @@ from sandbox.real_cluster import Cluster
 programs = install_all()
 cluster = Cluster(Path(sys.argv[1]), programs, build().addons())
 try:
-    cluster.start(images.system(programs))
+    cluster.start([images.image(name, programs) for name in images.SYSTEM])
     print("READY", flush=True)
     signal.pause()
 finally:
