@@ -38,7 +38,8 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
     try:
         requirements.install(FOLDER)
         requirements.check_kernel()
-        tools, pulled = build(), published(name for name in images.NAMES if name != images.DEBIAN)
+        wanted = () if os.environ.get("PULL") == "0" else images.PUBLISHED
+        tools, pulled = build(), published(wanted)
         programs = install_all(
             [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
         )
@@ -105,7 +106,7 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"            http://{PAGE} on the home network: sudo {curl}",
         f"sign in     {outputs['open_webui_email']}  {outputs['open_webui_password']}",
         f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
-        f"Grafana     {outputs['grafana_url']} on the home network: a placeholder",
+        f"Grafana     {outputs['grafana_url']} on the home network",
         f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
         "",
         "Every model is one of 0.4 MB with random weights: answers are noise.",

@@ -46,8 +46,9 @@ PLACEHOLDERS = {
     "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
 }
 COMMANDS = {OLLAMA_IMAGE: {"Cmd": ["serve"]}}
-NAMES = (PAUSE, DEBIAN, *PROGRAMS, *sorted(PAGES), *PLACEHOLDERS)
-"""Names of all images."""
+PUBLISHED = (PAUSE, *PROGRAMS, *sorted(PAGES), *PLACEHOLDERS)
+NAMES = (DEBIAN, *PUBLISHED)
+"""Names of all images; a pod of Debian is for looking around."""
 SYSTEM = [PAUSE, DEBIAN, *list(PROGRAMS)[:3]]
 """Names of the images of the cluster's own pods."""
 STACK = {OLLAMA_IMAGE, RESTIC_IMAGE, *PAGES}
