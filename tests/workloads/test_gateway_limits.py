@@ -1,5 +1,6 @@
 """The gateway under attack: each thing that a client can make it hold ends at a limit."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -287,6 +288,22 @@ def test_a_body_on_its_way_does_not_hold_up_the_end() -> None:
         assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
         assert own.wait(60) == 0
     upstream.close()
+
+
+def test_a_body_that_times_out_just_then_does_not_hold_up_the_end() -> None:
+    with lab() as home, closing(opened(home, LATE["no body"][0])) as body:
+        home.sent += 1
+        assert eventually(lambda: home.gateway.reading)
+
+        async def stop() -> None:
+            [timeout] = home.gateway.reading
+            timeout.reschedule(home.loop.time())
+            await asyncio.sleep(0)  # it expires in this turn, and its task runs in the next
+            assert timeout.expired()
+            await home.gateway.stop()
+
+        home.run(stop())
+        assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
 
 
 # What is no HTTP, or another
