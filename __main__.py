@@ -127,9 +127,21 @@ monitoring = ObservabilityStack(
             "notify": cast("Notify", {**notify.model_dump(), "secret": secret}) if notify else None,
             "backup_path": backup.volume.path if backup else "/",
         },
-        "lan_address": observability.lan_address,
-        "address_pool": addresses.pool_name,
+        "access": {
+            "client_cidrs": sorted({settings.network.lan, *settings.client_cidrs}),
+            "lan_address": observability.lan_address,
+            "address_pool": addresses.pool_name,
+        },
         "release_namespaces": addresses.release_namespaces,
+        "readable_secrets": {
+            "ollama-stack": {
+                "namespace": namespace,
+                "names": [
+                    *(f"{name}-gateway" for name in settings.instances.values()),
+                    *("open-webui", *(["open-webui-backup"] if backup else [])),
+                ],
+            }
+        },
         "pusher_namespaces": [namespace],
         "node": settings.node_of(observability),
     },

@@ -69,9 +69,40 @@ def test_grafana_and_prometheus_find_every_dashboard_and_rule() -> None:
     assert all("monitoring-release" in made.dependencies for made in rules)
 
 
-def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
+def test_pods_of_the_namespace_accept_connections_of_each_other_only() -> None:
+    policies = [
+        it.inputs["spec"]
+        for it in HOME.of_kind("NetworkPolicy")
+        if it.inputs["metadata"]["namespace"] == "observability"
+    ]
+    selected = [it["podSelector"].get("matchLabels", {}) for it in policies]
+
+    assert policies[0] == {
+        "podSelector": {},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {}}]}],
+    }
+    # Alertmanager has no other clients.
+    assert [it.get("app.kubernetes.io/name") for it in selected] == [None, "grafana", "prometheus"]
+
+
+def test_clients_of_the_home_network_and_the_tailnet_open_grafana() -> None:
+    spec = HOME["kubernetes:networking.k8s.io/v1:NetworkPolicy::monitoring-grafana-policy"].inputs[
+        "spec"
+    ]
+    service = HOME["kubernetes:core/v1:Service::monitoring-grafana"].inputs["spec"]
+    (rule,) = spec["ingress"]
+
+    assert spec["podSelector"]["matchLabels"] == service["selector"]
+    assert [port["port"] for port in rule["ports"]] == [3000]
+    assert {peer["ipBlock"]["cidr"] for peer in rule["from"]} == {
+        *("192.168.1.0/24", "100.64.0.0/10", "192.168.1.100/32")
+    }
+
+
+def test_only_pods_that_push_metrics_reach_prometheus_from_elsewhere() -> None:
     policies = {made.name: made.inputs for made in HOME.of_kind("NetworkPolicy")}
-    neighbours, pushed = policies["monitoring-prometheus-policy"]["spec"]["ingress"]
+    (pushed,) = policies["monitoring-prometheus-policy"]["spec"]["ingress"]
     (peer,) = pushed["from"]
     pusher = peer["podSelector"]["matchLabels"]
     way_out = policies["monitoring-push-0-policy"]
@@ -83,7 +114,6 @@ def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
     }
 
     assert PROMETHEUS["enableOTLPReceiver"] is True
-    assert neighbours == {"from": [{"podSelector": {}}]}
     assert peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == "ollama-stack"
     assert {name for name, labels in pods.items() if pusher.items() <= labels.items()} == {
         "ollama-deployment",

@@ -1,38 +1,43 @@
-"""The account for drift and status: what it may read, and that it may change nothing."""
+"""The read-only account of drift and status: what it may read, and that it may change nothing."""
 
 from typing import Any
 
-from harness import backup_config, deploy, deploy_program
-from pulumi import ComponentResource
+import pytest
+from harness import Deployment, backup_config, deploy_program, stack_config, two_servers
 
-from components.observability.reader import reader
-
-HOME = deploy_program("home", backup_config())
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
-ROLE = HOME[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs
-OWN = HOME[f"{KIND}:Role::monitoring-reader-own-role"].inputs
-RULES: list[dict[str, Any]] = [*ROLE["rules"], *OWN["rules"]]
+STACKS = {"home": stack_config("home"), "backups": backup_config(), "two servers": two_servers()}
+RELEASE_NAMESPACES = {"observability", "metallb-system"}
 
 
-def readable(resource: str) -> list[str]:
-    """The names that may be read of a resource, in any namespace."""
-    return [
-        name
-        for rule in ROLE["rules"]
-        if resource in rule["resources"]
-        for name in rule.get("resourceNames", ["*"])
+@pytest.fixture(scope="module", params=STACKS.values(), ids=list(STACKS))
+def stack(request: pytest.FixtureRequest) -> Deployment:
+    return deploy_program("home", request.param)
+
+
+def cluster_rules(stack: Deployment) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = stack[f"{KIND}:ClusterRole::monitoring-reader-role"].inputs[
+        "rules"
     ]
+    return rules
 
 
-def test_it_may_look_and_nothing_else() -> None:
-    verbs = {verb for rule in RULES for verb in rule["verbs"]}
-    core = [rule for rule in RULES if "" in rule["apiGroups"]]
+def roles(stack: Deployment) -> dict[str, dict[str, Any]]:
+    """The only rule of each Role, by namespace."""
+    rules = {}
+    for role in stack.of_kind("Role"):
+        [rules[role.inputs["metadata"]["namespace"]]] = role.inputs["rules"]
+    return rules
 
-    assert verbs == {"get", "list", "watch"}
+
+def test_it_only_reads_and_has_no_wildcard_in_the_core_group(stack: Deployment) -> None:
+    rules = [*cluster_rules(stack), *roles(stack).values()]
+    core = [rule for rule in rules if "" in rule["apiGroups"]]
+
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
     assert [rule for rule in core if "*" in rule["resources"]] == []
-    assert [rule for rule in RULES if "*" in rule["apiGroups"]] == []
-    below = [rule for rule in core if "/" in str(rule["resources"])]
-    assert below == [
+    assert [rule for rule in rules if "*" in rule["apiGroups"]] == []
+    assert [rule for rule in core if "/" in str(rule["resources"])] == [
         {
             "apiGroups": [""],
             "resources": ["services/proxy"],
@@ -42,47 +47,55 @@ def test_it_may_look_and_nothing_else() -> None:
     ]
 
 
-def test_it_may_read_the_programs_secrets_and_no_others() -> None:
-    secrets = {made.inputs["metadata"]["name"] for made in HOME.of_kind("Secret")}
+def test_it_reads_the_programs_secrets_and_helm_releases_only(stack: Deployment) -> None:
+    created: dict[str, set[str]] = {}
+    for secret in stack.of_kind("Secret"):
+        metadata = secret.inputs["metadata"]
+        created.setdefault(metadata["namespace"], set()).add(metadata["name"])
 
-    assert set(readable("secrets")) == secrets
+    assert [rule for rule in cluster_rules(stack) if "secrets" in rule["resources"]] == []
+    for namespace, rule in roles(stack).items():
+        assert rule["resources"] == ["secrets"]
+        if namespace in RELEASE_NAMESPACES:
+            assert "resourceNames" not in rule
+        else:
+            assert rule["verbs"] == ["get"]
+            assert set(rule["resourceNames"]) == created[namespace]
+    assert set(roles(stack)) == RELEASE_NAMESPACES | set(created)
 
 
-def test_it_may_read_every_kind_that_the_program_makes() -> None:
-    groups = {group for rule in ROLE["rules"] for group in rule["apiGroups"] if group}
-    made = {one.inputs["apiVersion"].rpartition("/")[0] for one in HOME.objects()}
-
-    assert made - {""} <= groups
-    core = {
-        f"{one.type.rpartition(':')[2].lower()}s"
-        for one in HOME.objects()
-        if one.inputs["apiVersion"] == "v1"
+def test_every_role_is_bound_to_it_in_its_namespace(stack: Deployment) -> None:
+    bindings = {
+        it.inputs["metadata"]["namespace"]: it.inputs for it in stack.of_kind("RoleBinding")
     }
-    assert core <= {*ROLE["rules"][0]["resources"], "secrets"}
+
+    assert set(bindings) == set(roles(stack))
+    for binding in bindings.values():
+        assert binding["roleRef"]["name"] == "homelab-reader"
+        [subject] = binding["subjects"]
+        assert (subject["name"], subject["namespace"]) == ("homelab-reader", "observability")
 
 
-def test_releases_are_read_where_they_are() -> None:
-    def body() -> None:
-        parent = ComponentResource("test:index:Test", "test")
-        reader("test", "watch", {"own": "watch", "metallb": "metallb-system"}, parent)
+def test_it_reads_every_kind_that_the_program_creates(stack: Deployment) -> None:
+    rules = cluster_rules(stack)
+    readable = {group for rule in rules for group in rule["apiGroups"] if group}
+    groups = {it.inputs["apiVersion"].rpartition("/")[0] for it in stack.objects()}
+    core = {
+        f"{it.type.rpartition(':')[2].lower()}s"
+        for it in stack.objects()
+        if it.inputs["apiVersion"] == "v1"
+    }
 
-    made = deploy(body)
-    granted = {one.inputs["metadata"]["namespace"] for one in made.of_kind("Role")}
-    bound = {one.inputs["metadata"]["namespace"]: one.inputs for one in made.of_kind("RoleBinding")}
-
-    assert granted == set(bound) == {"watch", "metallb-system"}
-    (subject,) = bound["metallb-system"]["subjects"]
-    assert (subject["name"], subject["namespace"]) == ("homelab-reader", "watch")
+    assert groups - {""} <= readable
+    assert core <= {*rules[0]["resources"], "secrets"}
 
 
-def test_no_token_of_it_lies_about() -> None:
-    (account,) = HOME.of_kind("ServiceAccount")
+def test_it_has_no_permanent_token(stack: Deployment) -> None:
+    (account,) = stack.of_kind("ServiceAccount")
 
     assert account.inputs["automountServiceAccountToken"] is False
-    assert [s for s in HOME.of_kind("Secret") if "token" in s.inputs.get("type", "")] == []
+    assert [s for s in stack.of_kind("Secret") if "token" in s.inputs.get("type", "")] == []
 
 
-def test_every_namespace_with_a_release_lets_it_be_read() -> None:
-    granted = {made.inputs["metadata"]["namespace"] for made in HOME.of_kind("Role")}
-
-    assert {made.inputs["namespace"] for made in HOME.of_kind("Release")} <= granted
+def test_it_reads_every_namespace_with_a_helm_release(stack: Deployment) -> None:
+    assert {it.inputs["namespace"] for it in stack.of_kind("Release")} == RELEASE_NAMESPACES

@@ -1,5 +1,6 @@
 """Every alert fires when it should, keeps quiet when it should, and tells what to do."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from harness import ROOT
 
 from components.observability.alerts import alerts
+from components.observability.dashboards import dashboards
 
 RUNBOOK = "docs/runbook.md"
 SERVERS = {"ollama": "evo4t", "ollama-big": "big"}
@@ -163,6 +165,54 @@ def test_an_alert_names_the_server_and_its_node(promtool: Path, tmp_path: Path) 
     done = run(promtool, "test", "rules", tmp_path / "test.yaml")
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def promql_results(promtool: Path, folder: Path, series: list[str], cases: dict[str, int]) -> None:
+    """Assert how many results each PromQL expression has, with these series at 1."""
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": it, "values": "1x5"} for it in series],
+        "promql_expr_test": [
+            {
+                "expr": f"count({expr}) or vector(0)",
+                "eval_time": "1m",
+                "exp_samples": [{"labels": "{}", "value": count}],
+            }
+            for expr, count in cases.items()
+        ],
+    }
+    (folder / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    done = run(promtool, "test", "rules", folder / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("disk", "other"),
+    [
+        ("/mnt/a.b", "/mnt/axb"),
+        ("/mnt/a+b (c)", "/mnt/aab c"),
+        ('/mnt/"a" $b', '/mnt/"a" '),
+        ("/mnt/a\\b", "/mnt/ab"),
+        ("/mnt/ä-b", "/mnt/a-b"),
+    ],
+)
+def test_a_mount_point_with_any_characters_is_matched_literally(
+    promtool: Path, tmp_path: Path, disk: str, other: str
+) -> None:
+    spec = alerts([disk], RUNBOOK, SERVERS)["disk"]
+    rules = {rule.get("alert"): rule for group in spec["groups"] for rule in group["rules"]}
+    missing = rules["DataDiskNotMounted"]
+    panel = json.loads(dashboards([disk], RUNBOOK)["server"])
+    free = next(it for it in panel["panels"] if it["title"] == "Data disk, free")["targets"][0]
+
+    def mounted(path: str) -> list[str]:
+        labels = f'instance="a", mountpoint={json.dumps(path, ensure_ascii=False)}'
+        names = ("node_filesystem_size_bytes", "node_filesystem_avail_bytes")
+        return ['up{job="node-exporter", instance="a"}', *(f"{it}{{{labels}}}" for it in names)]
+
+    promql_results(promtool, tmp_path, mounted(disk), {missing["expr"]: 0, free["expr"]: 1})
+    promql_results(promtool, tmp_path, mounted(other), {missing["expr"]: 1, free["expr"]: 0})
+    assert f"none of {disk} is mounted" in missing["annotations"]["description"]
 
 
 def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:

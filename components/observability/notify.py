@@ -75,7 +75,8 @@ def configuration(notify: Notify | None, secret: str) -> dict[str, Any]:
                 "group_wait": "10s",
                 "repeat_interval": "4h",
             },
-            # Warnings of the night are sent in the morning, unless they are resolved by then.
+            # Alertmanager drops messages of the night: a warning that lasts is sent in the morning,
+            # but one that was sent and is resolved at night is never reported as resolved.
             {
                 "matchers": ['severity = "warning"'],
                 "receiver": BY_DAY,

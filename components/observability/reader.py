@@ -1,6 +1,7 @@
 """The read-only ServiceAccount of `make drift`, `make status` and CI."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from pulumi import Input, Resource, ResourceOptions
 from pulumi_kubernetes.core.v1 import ServiceAccount
@@ -48,26 +49,26 @@ GROUPS = [
 ]
 PROMETHEUS = "http:kube-prom-stack-prometheus:9090"
 """Prometheus' Service, as the API server's proxy names it."""
-# A refresh reads each Secret of the program. By name, because `list` would allow reading all.
-SECRETS = [
-    "alertmanager-config",
-    "grafana-admin",
-    "ollama-gateway",
-    "open-webui",
-    "open-webui-backup",
-]
+
+
+class ReadableSecrets(TypedDict):
+    """Secrets of a namespace that the account may read."""
+
+    namespace: Input[str]
+    names: list[str]
 
 
 def reader(
     name: str,
     namespace: Input[str],
     release_namespaces: Mapping[str, Input[str]],
+    secrets: Mapping[str, ReadableSecrets],
     parent: Resource,
 ) -> None:
     """Create the ServiceAccount in `namespace`; its tokens are requested when needed.
 
-    In the `release_namespaces`, by logical name, it may read every Secret, because Helm stores
-    releases in Secrets with numbered names.
+    It may read every Secret of the `release_namespaces`, because Helm stores releases in Secrets
+    with numbered names, and these `secrets`, which a refresh reads; both by logical name.
     """
     child = ResourceOptions(parent=parent)
     metadata: ObjectMetaArgsDict = {"name": ACCOUNT, "labels": labels(ACCOUNT)}
@@ -84,7 +85,6 @@ def reader(
     rules: Sequence[PolicyRuleArgsDict] = [
         {"api_groups": [""], "resources": CORE, "verbs": READ_ONLY},
         {"api_groups": GROUPS, "resources": ["*"], "verbs": READ_ONLY},
-        {"api_groups": [""], "resources": ["secrets"], "resource_names": SECRETS, "verbs": ["get"]},
         # For `make status`: Prometheus' queries are GET requests, which change nothing.
         {
             "api_groups": [""],
@@ -101,21 +101,31 @@ def reader(
         subjects=subjects,
         opts=ResourceOptions(parent=parent, depends_on=[account, role]),
     )
-    for key, release_namespace in release_namespaces.items():
+    # By name, because `list` would allow reading all.
+    rules_by_namespace: list[tuple[str, Input[str], PolicyRuleArgsDict]] = [
+        *((key, it, _secrets(["get", "list"])) for key, it in release_namespaces.items()),
+        *((key, it["namespace"], _secrets(["get"], it["names"])) for key, it in secrets.items()),
+    ]
+    for key, role_namespace, rule in rules_by_namespace:
         label = f"{name}-reader-{key}"
-        secrets = Role(
+        secrets_role = Role(
             f"{label}-role",
-            metadata={**metadata, "namespace": release_namespace},
-            rules=[{"api_groups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}],
+            metadata={**metadata, "namespace": role_namespace},
+            rules=[rule],
             opts=child,
         )
         RoleBinding(
             f"{label}-binding",
-            metadata={**metadata, "namespace": release_namespace},
+            metadata={**metadata, "namespace": role_namespace},
             role_ref=_role("Role"),
             subjects=subjects,
-            opts=ResourceOptions(parent=parent, depends_on=[account, secrets]),
+            opts=ResourceOptions(parent=parent, depends_on=[account, secrets_role]),
         )
+
+
+def _secrets(verbs: list[str], names: list[str] | None = None) -> PolicyRuleArgsDict:
+    rule: PolicyRuleArgsDict = {"api_groups": [""], "resources": ["secrets"], "verbs": verbs}
+    return {**rule, "resource_names": names} if names else rule
 
 
 def _role(kind: str) -> RoleRefArgsDict:

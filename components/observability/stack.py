@@ -9,6 +9,7 @@ from pulumi import ComponentResource, Input, Output, ResourceOptions
 from pulumi_kubernetes.apiextensions import CustomResource
 from pulumi_kubernetes.core.v1 import ConfigMap, Secret
 from pulumi_kubernetes.helm.v3 import Release
+from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
 from components._kubernetes import (
@@ -24,7 +25,7 @@ from components._kubernetes import (
 from components.observability.alerts import alerts
 from components.observability.dashboards import dashboards
 from components.observability.notify import Notify, configuration
-from components.observability.reader import reader
+from components.observability.reader import ReadableSecrets, reader
 
 CHART_VALUES: dict[str, Any] = yaml.load(
     Path(__file__).with_name("values.yaml").read_text(), yaml.CSafeLoader
@@ -75,6 +76,17 @@ class Monitored(TypedDict):
     """Receiver of alerts. Default: none."""
 
 
+class GrafanaAccess(TypedDict):
+    """Address of Grafana, and who may use it."""
+
+    client_cidrs: list[str]
+    """CIDRs that may open Grafana."""
+    lan_address: str
+    """Address on the home network."""
+    address_pool: Input[str]
+    """MetalLB pool of `lan_address`."""
+
+
 class ObservabilityStackArgs(TypedDict):
     """Inputs of an `ObservabilityStack`."""
 
@@ -86,14 +98,13 @@ class ObservabilityStackArgs(TypedDict):
     """A directory, a `.tgz`, `oci://…` or `https://…`. Default: the public chart."""
     history: History
     monitored: Monitored
-    lan_address: str
-    """Address of Grafana on the home network."""
-    address_pool: Input[str]
-    """MetalLB pool of `lan_address`."""
+    access: GrafanaAccess
     pusher_namespaces: NotRequired[list[Input[str]]]
     """Namespaces whose pods with `pusher_labels` may push metrics. Default: none."""
     release_namespaces: NotRequired[dict[str, Input[str]]]
     """Namespaces of other Helm releases to check for drift, by logical name. Default: none."""
+    readable_secrets: NotRequired[dict[str, ReadableSecrets]]
+    """Secrets of other components to check for drift, by logical name. Default: none."""
     node: NotRequired[str | None]
     """Host name of the node to run on. Default: any; Prometheus runs on its volume's node."""
 
@@ -114,9 +125,9 @@ class ObservabilityStack(ComponentResource):
         self, name: str, args: ObservabilityStackArgs, opts: ResourceOptions | None = None
     ) -> None:
         super().__init__("homelab:index:ObservabilityStack", name, {}, opts)
-        namespace = args["namespace"]
+        namespace, access = args["namespace"], args["access"]
         child = ResourceOptions(parent=self)
-        self.grafana_url = f"http://{args['lan_address']}:{GRAFANA_PORT}"
+        self.grafana_url = f"http://{access['lan_address']}:{GRAFANA_PORT}"
         self.otlp_url = Output.concat(
             f"http://{RELEASE}-prometheus.",
             namespace,
@@ -201,31 +212,33 @@ class ObservabilityStack(ComponentResource):
                 opts=ResourceOptions(parent=self, depends_on=[release]),
             )
 
+        grafana = {**selector("grafana"), "app.kubernetes.io/instance": RELEASE}
         service(
             f"{name}-grafana",
             # Not `grafana`: the chart's ServiceMonitor would match its labels and scrape it twice.
             "grafana-external",
             namespace,
-            {**selector("grafana"), "app.kubernetes.io/instance": RELEASE},
+            grafana,
             (GRAFANA_PORT, "grafana"),
             self,
-            address=args["lan_address"],
-            pool=args["address_pool"],
+            address=access["lan_address"],
+            pool=access["address_pool"],
         )
-        # Prometheus' OTLP receiver has no authentication.
+        # Prometheus and Alertmanager have no authentication.
+        policy(f"{name}-pods", namespace, {}, self, ingress=[{"from_": [{"pod_selector": {}}]}])
+        clients: NetworkPolicyIngressRuleArgsDict = {
+            "from_": [{"ip_block": {"cidr": cidr}} for cidr in access["client_cidrs"]],
+            "ports": [{"protocol": "TCP", "port": GRAFANA_PORT}],
+        }
+        policy(f"{name}-grafana", namespace, grafana, self, ingress=[clients])
         pushers = args.get("pusher_namespaces", [])
         pushed = [from_pods(PUSHER, PROMETHEUS_PORT, *pushers)] if pushers else []
-        policy(
-            f"{name}-prometheus",
-            namespace,
-            selector("prometheus"),
-            self,
-            ingress=[{"from_": [{"pod_selector": {}}]}, *pushed],
-        )
+        policy(f"{name}-prometheus", namespace, selector("prometheus"), self, ingress=pushed)
         receiver = to_pods(selector("prometheus"), PROMETHEUS_PORT, namespace)
         for number, pusher in enumerate(pushers):
             policy(f"{name}-push-{number}", pusher, PUSHER, self, egress=[DNS, receiver])
-        reader(name, namespace, {"own": namespace, **args.get("release_namespaces", {})}, self)
+        releases = {"own": namespace, **args.get("release_namespaces", {})}
+        reader(name, namespace, releases, args.get("readable_secrets", {}), self)
 
         self.register_outputs({"grafana_url": self.grafana_url, "otlp_url": self.otlp_url})
 

@@ -8,7 +8,7 @@ from live_stack import LiveStack
 
 SYSTEM = {"default", "kube-node-lease", "kube-public", "kube-system"}
 EVERYWHERE = ""
-OWN = {"alertmanager-config", "grafana-admin", "ollama-gateway", "open-webui", "open-webui-backup"}
+OWN = {"ollama-gateway", "open-webui"}
 
 
 def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bool:
@@ -58,14 +58,19 @@ def test_who_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None
 def test_who_may_read_a_secret_by_its_name(live_stack: LiveStack) -> None:
     api = client.AuthorizationV1Api(live_stack.core.api_client)
 
+    names = {*OWN, "open-webui-backup", "unknown"}
     readable = {
-        (account, name)
+        (account, namespace, name)
         for account in accounts(live_stack)
-        for name in {*OWN, "of-somebody-else"}
-        if may(api, account, "get", "ollama-stack", name)
+        for namespace in ("ollama-stack", "default")
+        for name in names
+        if may(api, account, "get", namespace, name)
     }
 
     operator = {
-        ("observability:kube-prom-stack-operator", name) for name in {*OWN, "of-somebody-else"}
+        ("observability:kube-prom-stack-operator", namespace, name)
+        for namespace in ("ollama-stack", "default")
+        for name in names
     }
-    assert readable == operator | {("observability:homelab-reader", name) for name in OWN}
+    reader = {("observability:homelab-reader", "ollama-stack", name) for name in OWN}
+    assert readable == operator | reader

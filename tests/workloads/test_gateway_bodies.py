@@ -350,8 +350,13 @@ def types(levels: int) -> dict[str, Any]:
 
 # Each of the first kind ended a process of Ollama 0.24, or filled its memory.
 ENDS = {
-    "an ordinary pattern": {"type": "string", "pattern": r"^\d{3}-\d{4}$"},
-    "a pattern that looks ahead": {"type": "string", "pattern": "^(?=a)a$"},
+    **{
+        f"pattern {pattern}": {"type": "string", "pattern": pattern}
+        for pattern in (
+            *(r"^\d{3}-\d{4}$", "^(?=a)a$", "^[z-a]$", "^a{5,2}$", "^a]$", "^a**$", "^()*$"),
+            *("^*$", "^{3}$", "^a{2001}$", "^a{1001}b{1000}$", "^a\\$", "^\x00$"),
+        )
+    },
     "long": {"type": "string", "minLength": 2001},
     "many": {"type": "array", "items": STRING, "maxItems": 2001},
     "less than none": {"type": "string", "minLength": -1},
@@ -393,6 +398,13 @@ WORKS = {
             "minLength": {"enum": ["s", "m", "l"]},
         },
         "required": ["name"],
+    },
+    **{
+        f"pattern {pattern}": {"type": "string", "pattern": pattern}
+        for pattern in (
+            *("^[a-z]+$", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$", "^#[0-9a-fA-F]{6}$", "^v?a{1,2000}$"),
+            r"^[a-z0-9._%+-]+@[a-z0-9.-]+\.[a-z]{2,}$",
+        )
     },
     "large": {"type": "string", "minLength": 2000},
     "one of many": {"enum": [*range(5000)]},

@@ -1,5 +1,6 @@
 """The gateway under attack: each thing that a client can make it hold ends at a limit."""
 
+import asyncio
 import gc
 import signal
 import socket
@@ -230,28 +231,31 @@ def test_a_body_is_held_until_ollama_has_it_and_no_longer(home: Lab) -> None:
         assert home.outcomes() == {"ok": 1}
 
 
-def test_what_is_sent_ahead_is_not_read(home: Lab) -> None:
-    """A connection holds one head more than the one that is answered."""
-    sent_all = threading.Event()
+def test_pipelined_requests_are_not_read_into_memory(home: Lab) -> None:
+    """A connection holds at most one head besides the request that is being answered."""
+    all_sent = threading.Event()
 
     def late(to: Connection) -> None:
-        assert sent_all.wait(60)
+        assert all_sent.wait(60)
         whole({"done": True})(to)
 
     home.upstream.replies["/api/chat"] = late
-    one = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    # A refusal closes the connection, so exactly one of these is answered.
+    refused = b"GET /unknown HTTP/1.1\r\nHost: a\r\n\r\n"
+    home.sent += 1
     with closing(home.connect({"model": MODEL})) as sock:
         assert eventually(lambda: home.upstream.got("/api/chat"))
         sock.settimeout(1)
         sent = 0
         with suppress(TimeoutError):
             while sent < 50_000_000:
-                sent += sock.send(one * 10_000)
+                sent += sock.send(refused * 10_000)
         assert sent < 50_000_000
         [connection] = home.gateway.server.connections
         assert len(connection._messages) <= 1
-        sent_all.set()
-    assert eventually(lambda: home.gateway.server.connections == [])
+        all_sent.set()
+        answered(sock)
+    assert home.outcomes() == {"ok": 1, "refused": 1}
 
 
 def test_a_flood_of_refusals_is_a_line_a_second(
@@ -284,6 +288,22 @@ def test_a_body_on_its_way_does_not_hold_up_the_end() -> None:
         assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
         assert own.wait(60) == 0
     upstream.close()
+
+
+def test_a_body_that_times_out_just_then_does_not_hold_up_the_end() -> None:
+    with lab() as home, closing(opened(home, LATE["no body"][0])) as body:
+        home.sent += 1
+        assert eventually(lambda: home.gateway.reading)
+
+        async def stop() -> None:
+            [timeout] = home.gateway.reading
+            timeout.reschedule(home.loop.time())
+            await asyncio.sleep(0)  # it expires in this turn, and its task runs in the next
+            assert timeout.expired()
+            await home.gateway.stop()
+
+        home.run(stop())
+        assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
 
 
 # What is no HTTP, or another

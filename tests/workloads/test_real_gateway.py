@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
+from gateway_schema import PATTERN
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_real_models import Lab as Ollama
@@ -164,6 +165,7 @@ PART = st.fixed_dictionaries(
         "minimum": SIZE,
         "maximum": SIZE,
         "format": st.sampled_from(["date", "time", "uuid", "odd"]),
+        "pattern": st.from_regex(PATTERN, fullmatch=True),
         "$ref": st.sampled_from(["#/$defs/a", "#/$defs/b", "#", "#/none", ""]),
     },
 ) | st.fixed_dictionaries({"type": WORDS})

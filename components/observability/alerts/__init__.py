@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from components.observability.promql import any_of
+
 
 def alerts(
     disks: Iterable[str],
@@ -22,23 +24,22 @@ def alerts(
     the servers with models on a GPU, `backup_hours` is the interval of backups in the directory
     `backup_path`, and `runbook` is the URL of a page with a section for each alert.
     """
-    mount_points = "|".join(sorted(set(disks)))
+    disks = sorted(set(disks))
     # The mount point of the backup's disk is its directory, or one above.
-    folders = [PurePosixPath(backup_path), *PurePosixPath(backup_path).parents]
-    backup = "|".join(map(str, folders[:-1]))
+    directory = PurePosixPath(backup_path)
+    backup = [str(path) for path in (directory, *directory.parents)][:-1]
+    values = {
+        "@disks@": any_of(disks),
+        "@all_disks@": any_of([*disks, *backup]),
+        "@backup@": any_of(backup),
+        "@too_old@": str(2 * 3600 * (backup_hours or 0)),
+        "@servers@": any_of(servers),
+        "@gpu_servers@": any_of(gpu_servers),
+    }
     disabled = set() if gpu_servers else {"gpu"}
     disabled |= {"backup"} if backup_hours is None else set()
-    max_age = str(2 * 3600 * (backup_hours or 0))
     specs: dict[str, dict[str, Any]] = {
-        file.stem: yaml.safe_load(
-            file.read_text()
-            .replace("@disks@", mount_points)
-            .replace("@all_disks@", "|".join(filter(None, [mount_points, backup])))
-            .replace("@backup@", backup)
-            .replace("@too_old@", max_age)
-            .replace("@servers@", "|".join(servers))
-            .replace("@gpu_servers@", "|".join(gpu_servers))
-        )
+        file.stem: yaml.safe_load(file.read_text())
         for file in sorted(Path(__file__).parent.glob("*.yaml"))
         if file.stem not in disabled
     }
@@ -46,7 +47,12 @@ def alerts(
     server = f" Server: {{{{ $labels.instance }}}} on {''.join(names)}."
     for file, spec in specs.items():
         for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+            for placeholder, value in values.items():
+                rule["expr"] = rule["expr"].replace(placeholder, value)
             if "alert" in rule:
-                rule["annotations"]["runbook_url"] = f"{runbook}#{rule['alert'].lower()}"
-                rule["annotations"]["description"] += server if file in ("gpu", "ollama") else ""
+                annotations = rule["annotations"]
+                annotations["runbook_url"] = f"{runbook}#{rule['alert'].lower()}"
+                annotations["description"] += server if file in ("gpu", "ollama") else ""
+                text = annotations["description"].replace("@disks@", ", ".join(disks))
+                annotations["description"] = text
     return specs

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from components.observability.dashboards import ai, server, usage
 from components.observability.dashboards.panels import Board, encoded
+from components.observability.promql import any_of
 
 
 def boards(disks: str, backup_hours: int | None) -> list[Board]:
@@ -19,5 +20,5 @@ def dashboards(
     They watch the mount points `disks`, and backups every `backup_hours` if there are any, and
     send people to the page `runbook`.
     """
-    made = boards("|".join(sorted(set(disks))), backup_hours)
+    made = boards(any_of(sorted(set(disks))), backup_hours)
     return {board.name: encoded(board, runbook) for board in made}

@@ -68,8 +68,9 @@ class Gateway:
         """Accept nothing more, let running answers finish within the grace period, then end."""
         self.stopping, loop = True, asyncio.get_running_loop()
         cut = loop.call_later(self.settings.grace_seconds, self.give_up)
-        for limit in self.reading:  # aiohttp drops the rest of these bodies
-            limit.reschedule(loop.time())
+        for timeout in self.reading:  # aiohttp drops the rest of these bodies
+            if not timeout.expired():  # an expired one cannot be rescheduled
+                timeout.reschedule(loop.time())
         # aiohttp would wait for a connection accepted in the turn of the loop in which it closes.
         loop.call_later(0.1, self.server.pre_shutdown)
         await self.runner.cleanup()

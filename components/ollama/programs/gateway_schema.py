@@ -1,5 +1,6 @@
 """Refuses JSON schemas that crash Ollama, which would end all running answers."""
 
+import re
 from typing import Any
 
 from gateway_rules import RefusalError
@@ -9,9 +10,16 @@ HOLD = ("format", "response_format", "text")
 SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 RANGES = (SIZES[:2], SIZES[2:], ("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
 NAMED = ("$defs", "definitions")
+# Patterns that llama.cpp converts: literals, classes whose ranges ascend, one quantifier each.
+PATTERN = re.compile(
+    r"\^(?:(?:[\w @:/,#-]|\\\.|\.|\[\^?(?:a-[b-z]|A-[B-Z]|0-[1-9]|[\w .%+@:/])+-?\])"
+    r"(?:[*+?]|\{\d{1,4}(?:,\d{0,4})?\})?)*\$",
+    re.ASCII,
+)
+REPETITION = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 # On 0.24 these end the model's process: 64 nested arrays, 400 optional properties, 2001
-# repetitions, an empty `anyOf`, the pattern `\d{3}`. A pattern with `(?` or `^*` ends Ollama
-# itself, and a length below another above it gave no answer within 60 s.
+# repetitions, an empty `anyOf`, the patterns `^\d{3}$` and `^[z-a]$`. A pattern with `(?` or `^*`
+# ends Ollama itself. With a minimum above its maximum, the process fills all memory.
 DEEPEST, WIDEST, MOST_REPEATED, MOST_PARTS = 32, 200, 2000, 2000
 MOST_VALUES = 20_000  # all others wait while these are looked at, 10 ms
 
@@ -68,8 +76,10 @@ class _Traversal:
 
     def judge(self, node: dict[str, Any], times: int) -> None:
         """Check a node's keywords; a property of the same name is an object, and skipped."""
-        if isinstance(node.get("pattern"), str):
-            raise _refusal("pattern: not possible here")
+        if isinstance(pattern := node.get("pattern"), str) and not _is_convertible(pattern):
+            raise _refusal(
+                "pattern: must have characters, classes and quantifiers only, as ^[a-z]+$"
+            )
         if any(node.get(key) == [] for key in ("anyOf", "oneOf", "type")):
             raise _refusal("anyOf, oneOf and type: must not be empty")
         self.merges = self.merges or isinstance(node.get("allOf"), list)
@@ -87,6 +97,16 @@ class _Traversal:
             low, high = node.get(least), node.get(most)
             if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
                 raise _refusal(f"{least}: must not be more than {most}")
+
+
+def _is_convertible(pattern: str) -> bool:
+    """Return whether a pattern is known to be harmless."""
+    sizes = [(int(low), int(high or low)) for low, high in REPETITION.findall(pattern)]
+    return (
+        bool(PATTERN.fullmatch(pattern))
+        and all(low <= high for low, high in sizes)
+        and sum(high for _, high in sizes) <= MOST_REPEATED
+    )
 
 
 def _refusal(reason: str) -> RefusalError:
