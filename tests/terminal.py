@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import ROOT
 
-from sandbox.cluster import Cluster
+from sandbox.engine import Cluster
 
 INIT = """
 import sys
