@@ -12,6 +12,7 @@ from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
 from ruamel.yaml.scalarstring import LiteralScalarString
 from urllib3.exceptions import HTTPError
 
+from config.hosts import PROFILES
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
@@ -21,11 +22,13 @@ from ops.cluster import UnreadableError
 NAMESPACE = "default"
 MIN_DISK = 16 * 1024**3
 """Bytes of the smallest data disk; smaller ones are boot partitions and USB sticks."""
-NO_DISKS = ("/boot", "/snap", "/var/lib/kubelet", "/var/snap")
-"""Beginnings of mount points that hold no data, or that of pods."""
+SYSTEM = ("/boot", "/snap", "/usr", "/var")
+"""Mount points, with all below them, that hold the system or volumes of pods."""
 TIMEOUT = 600
 """Seconds for a Job, including the pull of its image."""
 
+DEVICES = {profile.device: name for name, profile in PROFILES.items() if profile.device}
+"""Profiles by the extended resource that they need."""
 PROGRAMS = Path(__file__).parent / "programs"
 """Programs of the Jobs."""
 
@@ -48,11 +51,15 @@ class Machine:
     memory: int
     """Bytes that the kernel has."""
     gpus: tuple[str, ...]
-    """Extended resources of device plugins, such as `amd.com/gpu`."""
+    """Allocatable extended resources that are a device of a profile, such as `amd.com/gpu`."""
     disks: tuple[Disk, ...] = ()
     """The largest first, the system's disk last."""
     lan: IPv4Network | None = None
     tailnet: str | None = None
+    gpu_memory: int | None = None
+    """Bytes of system memory that its AMD GPU may use (GTT); None if unknown."""
+    gpu_groups: tuple[int, ...] = ()
+    """IDs of the groups that may open /dev/dri."""
     taken: frozenset[str] | None = None
     """Addresses of its network that are in use; None if unknown."""
 
@@ -63,13 +70,14 @@ def from_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
     for node in nodes:
         status = node["status"]
         addresses = {entry["type"]: entry["address"] for entry in status["addresses"]}
-        capacity = status["capacity"]
+        capacity, allocatable = status["capacity"], status.get("allocatable", {})
         machine = Machine(
             name=node["metadata"]["name"],
             address=addresses["InternalIP"],
             cpus=int(capacity["cpu"]),
             memory=size(capacity["memory"]),
-            gpus=tuple(key for key in capacity if key.endswith("/gpu") and capacity[key] != "0"),
+            # The capacity keeps a device whose plugin is gone.
+            gpus=tuple(key for key in DEVICES if allocatable.get(key, "0") != "0"),
         )
         machines.append(machine)
     return sorted(machines, key=lambda machine: -machine.memory)
@@ -148,6 +156,7 @@ def parse_log(machine: Machine, log: str) -> Machine:
     network = _network(sections.get("route", ""), machine.address)
     own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", sections.get("addresses", "")))
     tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
+    gpu = [line.split() for line in sections.get("gpu", "").splitlines()]
     arp = [line.split() for line in sections.get("arp", "").splitlines()[1:]]
     # Flags 0x0: no answer.
     answered = {fields[0] for fields in arp if fields[2] != "0x0"}
@@ -156,6 +165,8 @@ def parse_log(machine: Machine, log: str) -> Machine:
         disks=_disks(sections.get("mounts", "")),
         lan=network,
         tailnet=tailnet[0] if tailnet else None,
+        gpu_memory=next((int(value) for key, value in gpu if key == "gtt"), None),
+        gpu_groups=tuple(sorted({int(value) for key, value in gpu if key == "group"} - {0})),
         taken=frozenset(answered | own) if "arp" in sections else None,
     )
 
@@ -164,13 +175,12 @@ def _disks(text: str) -> tuple[Disk, ...]:
     disks: dict[str, Disk] = {}
     for line in text.splitlines():
         device, path, *numbers = line.split()
-        if len(numbers) != 2 or path.startswith(NO_DISKS):
+        if len(numbers) != 2 or f"{path}/".startswith(tuple(f"{top}/" for top in SYSTEM)):
             continue
         if (bytes_ := int(numbers[0]) * int(numbers[1])) >= MIN_DISK:
             # Later mounts of a device are bind mounts, such as those of a pod's volumes.
             disks.setdefault(device, Disk(path=path.replace(r"\040", " "), size=bytes_))
-    system = ("/", "/var", "/usr")
-    return tuple(sorted(disks.values(), key=lambda disk: (disk.path in system, -disk.size)))
+    return tuple(sorted(disks.values(), key=lambda disk: (disk.path == "/", -disk.size)))
 
 
 def _network(routes: str, address: str) -> IPv4Network | None:

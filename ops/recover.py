@@ -240,7 +240,7 @@ def _run(options: argparse.Namespace) -> int:
         raise UnreadableError("the stack changed meanwhile, so nothing was done: run it again")
     repair_state(stack, state, interrupted)
     repair_cluster(stack, context, interrupted)
-    print("now " + ("make up" if stack.name == "sandbox" else f"make up STACK={stack.name}"))
+    print("next: " + ("make up" if stack.name == "sandbox" else f"make up STACK={stack.name}"))
     return 0
 
 

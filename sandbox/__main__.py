@@ -6,6 +6,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
 from sandbox.programs import find_python, install_all, install_tools, open_webui
-from sandbox.report import report
+from sandbox.progress import Progress
+from sandbox.report import report, summary
 
 
 def main() -> int:
@@ -74,7 +77,7 @@ def build_all(_: argparse.Namespace) -> None:
 
 
 def up(options: argparse.Namespace) -> None:
-    """Bring everything up, and print the closing table."""
+    """Start the cluster, apply the stack, and print the closing lines."""
     start = time.monotonic()
     # Read first, because a build takes minutes.
     settings = _settings()
@@ -90,11 +93,9 @@ def up(options: argparse.Namespace) -> None:
     )
     print(f"  cluster: ready after {time.monotonic() - cluster_start:.0f} s", flush=True)
     engine = Engine(cluster, tools)
-    changes = engine.up(_say)
-    print(f"\n{_report(cluster, engine)}\n")
-    same = changes.pop("same", 0)
-    counts = ", ".join(f"{count} {name}" for name, count in changes.items()) or "no changes"
-    print(f"{counts}; {same} unchanged; {time.monotonic() - start:.0f} s")
+    with Progress(cluster.context, cluster.kubeconfig) as progress:
+        changes = engine.up(partial(_say, show=progress.say))
+    print(f"\n{summary(engine.outputs(), changes, time.monotonic() - start)}")
 
 
 def down(options: argparse.Namespace) -> None:
@@ -105,13 +106,13 @@ def down(options: argparse.Namespace) -> None:
         try:
             Engine(cluster, tools).destroy(_say)
         except (CommandError, SandboxError):
-            print("  what pulumi could not destroy in order goes with the cluster", flush=True)
+            print("  what pulumi could not delete is deleted with the cluster", flush=True)
     cluster.remove()
-    print("sandbox: stopped, and its state is gone")
+    print("sandbox: stopped and deleted")
 
 
 def status(options: argparse.Namespace) -> None:
-    """Print the processes and the closing table; raises SandboxError if there is no stack."""
+    """Print the processes and a table of the stack; raises SandboxError if there is none."""
     cluster = Cluster(options.folder, build())
     pids = ", ".join(f"{name} {pid or 'not running'}" for name, pid in cluster.status().items())
     print(f"  processes: {pids}; {cluster.memory() / 1024**2:.0f} MiB")
@@ -134,13 +135,13 @@ def run_demo(options: argparse.Namespace) -> None:
     try:
         demo.run(options.folder.absolute(), _say)
     except KeyboardInterrupt:
-        print("\ndemo: stopped; the same command starts it again, with its data", file=sys.stderr)
+        print("\ndemo: stopped; next: sudo make demo continues, with its data", file=sys.stderr)
 
 
 def clean_demo(options: argparse.Namespace) -> None:
     """Delete the demo's state."""
     demo.clean(options.folder.absolute())
-    print("demo: nothing is left of it")
+    print("demo: stopped and deleted")
 
 
 def _engine(cluster: Cluster) -> tuple[Engine, dict[str, tuple[Any, bool]]]:
@@ -149,7 +150,7 @@ def _engine(cluster: Cluster) -> tuple[Engine, dict[str, tuple[Any, bool]]]:
         raise SandboxError("the sandbox is not running; start it with: make up")
     engine = Engine(cluster, build())
     if not (outputs := engine.outputs()):
-        raise SandboxError("the state is empty, nothing was brought up yet; run: make up")
+        raise SandboxError("the state is empty: the stack has not been deployed yet; run: make up")
     return engine, outputs
 
 
@@ -159,7 +160,7 @@ def _reason(error: CommandError) -> str:
         return f"was killed by signal {killed[1]}; run the same command again"
     lines = str(error).rpartition("stderr:")[2].strip().splitlines()
     reason = f": {lines[-1].removeprefix('error: ')}" if lines else "; the reason is above"
-    return f"stopped{reason}; mend that, and run the same command again"
+    return f"stopped{reason}; fix that, and run the same command again"
 
 
 def _settings() -> Settings:
@@ -184,10 +185,14 @@ IDLE = re.compile(
 )
 
 
-def _say(line: str) -> None:
-    """Print a line of the engine, unless it is IDLE."""
+def _print(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+def _say(line: str, show: Callable[[str], None] = _print) -> None:
+    """Show a line of the engine, unless it is IDLE."""
     if not IDLE.match(line):
-        print(f"  {line}", flush=True)
+        show(line)
 
 
 if __name__ == "__main__":

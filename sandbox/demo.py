@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import Processes, SandboxError, locked
 from sandbox.programs import install_all
+from sandbox.progress import Progress
 from sandbox.pull import published
 from sandbox.real_cluster import PAGE, Cluster, step
 
@@ -25,11 +27,11 @@ CONTAINERS = ("disk", "evo4t")
 """Folders that containers write to, with owners of their own."""
 
 
-def run(folder: Path, say: Callable[[str], None]) -> None:
+def run(folder: Path, say: Callable[..., None]) -> None:
     """Start the stack, print its addresses, and wait for an interrupt.
 
-    `say` takes each line of the engine's progress. Raises KeyboardInterrupt, also after SIGTERM
-    and SIGHUP.
+    `say` takes each line of the engine's progress, and the function `show` that prints it. Raises
+    KeyboardInterrupt, also after SIGTERM and SIGHUP.
     """
     start = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -48,13 +50,13 @@ def run(folder: Path, say: Callable[[str], None]) -> None:
         cluster = Cluster(folder, programs, tools.addons(), pulled)
         cluster.start()
         engine = Engine(cluster, tools, config=settings(cluster))
-        with step("pulumi up"):
-            engine.up(say)
+        with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
+            engine.up(partial(say, show=progress.say))
         with step("chat page"):
             cluster.wait_for_page()
         cluster.forward_service("prometheus", "observability", "kube-prom-stack-prometheus", 9090)
-        print(f"\n{report(cluster, engine)}\n\n  up in {time.monotonic() - start:.0f} s;", end=" ")
-        print("Ctrl-C stops it", flush=True)
+        print(f"\n{report(cluster, engine)}\n\ncreated in {time.monotonic() - start:.0f} s")
+        print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
         give_back(folder)
         signal.pause()
     finally:
@@ -102,21 +104,23 @@ def report(cluster: Cluster, engine: Engine) -> str:
     curl = " ".join(cluster.command("client", "curl", f"http://{PAGE}"))
     kubectl = f"{FOLDER / 'bin' / 'kube'} kubectl"
     lines = [
-        f"chat page   http://127.0.0.1:{cluster.ports['page']}",
-        f"            http://{PAGE} on the home network: sudo {curl}",
-        f"sign in     {outputs['open_webui_email']}  {outputs['open_webui_password']}",
-        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
-        f"Grafana     {outputs['grafana_url']} on the home network",
-        f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
-        "",
-        "Every model is one of 0.4 MB with random weights: answers are noise.",
-        "Images that differ from the published ones (docs/develop.md):",
+        "Images that are not the published ones:",
         *(
             f"  {image.name.partition('@')[0]:<70} {image.difference}"
             for image in cluster.images()
             if image.difference
         ),
         "",
-        f"The data stay in {cluster.folder} until: sudo make demo-clean",
+        f"chat page   http://127.0.0.1:{cluster.ports['page']}",
+        f"e-mail      {outputs['open_webui_email']}",
+        f"password    {outputs['open_webui_password']}",
+        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
+        f"Grafana     {outputs['grafana_url']}, on the home network",
+        "",
+        f"as client   sudo {curl}",
+        f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
+        f"data        {cluster.folder}, until: sudo make demo-clean",
+        "",
+        "Models have random weights: answers are noise. More: docs/develop.md#the-demo",
     ]
     return "\n".join(f"  {line}".rstrip() for line in lines)

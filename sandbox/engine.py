@@ -187,7 +187,7 @@ class Engine:
         if not (file := self._folder / "passphrase").exists():
             if (self._folder / "state" / ".pulumi").exists():
                 lost = f"{file}: is gone, and without it the state is lost"
-                raise SandboxError(f"{lost}; begin anew with: make down")
+                raise SandboxError(f"{lost}; start over with: make down")
             write_private(file, secrets.token_hex(32))
         # Copies, because the CLI writes the salt of the secrets into the stack's file.
         project = self._settings("Pulumi.yaml")

@@ -1,4 +1,4 @@
-"""The closing table of an `up`, read from the API server and the stack's outputs."""
+"""The closing lines of `make up`, and the table of `make status`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,27 @@ from typing import Any
 
 from kubernetes import client, config
 
-SIMULATED = (
-    "Simulated: the node and its containers, so nothing answers at these addresses. Real: engine,"
-    " state, releases, API server, scheduler, volume binding, admission, MetalLB's address"
-    " assignment, Prometheus' operator."
-)
+SIMULATED = "nothing answers here: the pods are simulated"
+PAST = {"create": "created", "update": "updated", "delete": "deleted", "replace": "replaced"}
+"""Past participles of the engine's operations, which are names such as `create`."""
 Rows = Iterable[tuple[str, str]]
+
+
+def summary(outputs: Mapping[str, tuple[Any, bool]], changes: Mapping[str, int], s: float) -> str:
+    """Return the closing lines of an `up` that made these `changes` in `s` seconds."""
+    counts = {PAST.get(op, op): count for op, count in changes.items() if op != "same"}
+    counts["unchanged"] = changes.get("same", 0)
+    return "\n".join(
+        [
+            f"chat page  {', '.join(outputs['open_webui_urls'][0])}",
+            f"Grafana    {outputs['grafana_url'][0]}",
+            f"           {SIMULATED}",
+            "password   make output NAME=open_webui_password",
+            "",
+            f"{', '.join(f'{name} {count}' for name, count in counts.items())}, in {s:.0f} s",
+            "next: make status, make diff or make down; to chat in your browser: sudo make demo",
+        ]
+    )
 
 
 def report(
@@ -27,7 +42,7 @@ def report(
     # In the client's types each field may be None.
     core: Any = client.CoreV1Api(api)
     pods = core.list_pod_for_all_namespaces().items
-    own = "; the sandbox's own: the published one cannot be had"
+    own = "; the sandbox's own: the published chart cannot be downloaded"
     releases = ((name, chart + own * ("-own." in chart)) for name, chart in charts.items())
     blocks = [
         _block("output", _outputs(outputs, reading)),
@@ -39,13 +54,13 @@ def report(
         _block("release", releases),
         _block("metrics", _metrics(core, pods, client.CustomObjectsApi(api))),
     ]
-    return "\n\n".join([*blocks, SIMULATED])
+    return "\n\n".join(blocks)
 
 
 def _outputs(outputs: Mapping[str, tuple[Any, bool]], reading: str) -> Rows:
     for name, (value, secret) in sorted(outputs.items()):
         shown = ", ".join(value) if isinstance(value, list) else str(value)
-        yield name, f"read it with: {reading}{name}" if secret or "\n" in shown else shown
+        yield name, f"{reading}{name}" if secret or "\n" in shown else shown
 
 
 def _volumes(core: Any) -> Rows:
@@ -60,11 +75,11 @@ def _volumes(core: Any) -> Rows:
 def _addresses(core: Any) -> Rows:
     for service in core.list_service_for_all_namespaces().items:
         if service.spec.type == "LoadBalancer":
-            wanted = (service.metadata.annotations or {}).get("metallb.io/loadBalancerIPs", "any")
+            requested = (service.metadata.annotations or {}).get("metallb.io/loadBalancerIPs")
             assigned = [entry.ip for entry in service.status.load_balancer.ingress or []]
             ports = ", ".join(str(port.port) for port in service.spec.ports)
-            state = f"wanted {wanted}, assigned {', '.join(assigned) or 'none'}, port {ports}"
-            yield _name(service), state
+            state = f"{requested or 'any'}:{ports}, {'assigned' if assigned else 'not assigned'}"
+            yield _name(service), f"{state}; {SIMULATED}"
 
 
 def _metrics(core: Any, pods: Sequence[Any], custom: Any) -> Rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import ROOT
 
-from sandbox.cluster import Cluster
+from sandbox.engine import Cluster
 
 INIT = """
 import sys
@@ -31,7 +31,8 @@ def init_at_a_terminal(
         command, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
     ) as process:
         os.close(terminal)
-        os.write(controller, "".join(f"{key}\n" for key in keys).encode())
+        # Ctrl-D ends an empty line itself.
+        os.write(controller, "".join(key if key == "\x04" else f"{key}\n" for key in keys).encode())
         screen = b""
         try:
             while part := os.read(controller, 4096):

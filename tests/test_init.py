@@ -1,5 +1,6 @@
 """What `make init` reads from the nodes and their Jobs, and what it writes."""
 
+import difflib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -36,6 +37,9 @@ LOG = """\
 ollama-stack-models 244061696 4096
 /dev/sda1 /srv/again 122029056 4096
 /dev/sdd1 /var/lib/kubelet/pods/1-2/volumes/kubernetes.io~csi/pvc/mount 122029056 4096
+/dev/sdf1 /var 322029056 4096
+/dev/sdg1 /usr 322029056 4096
+/dev/sdh1 /variable 8000000 4096
 == route
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -50,6 +54,11 @@ Local:
         /32 host LOCAL
      |-- 192.168.1.255
         /32 link BROADCAST
+== gpu
+gtt 50465865728
+group 44
+group 993
+group 0
 == arp
 IP address       HW type     Flags       HW address            Mask     Device
 192.168.1.1      0x1         0x2         02:00:00:00:00:01     *        eth0
@@ -58,14 +67,20 @@ IP address       HW type     Flags       HW address            Mask     Device
 """
 
 
-def node(name: str, memory: str = "97496568Ki", **more: str) -> dict[str, object]:
+GONE = {"amd.com/gpu": "0"}
+"""A device whose plugin is gone."""
+
+
+def node(name: str, memory: str = "97496568Ki", **devices: str) -> dict[str, object]:
     """A Node object as kubelets report it, less what no line here needs."""
     addresses = [
         {"type": "InternalIP", "address": "192.168.1.100"},
         {"type": "Hostname", "address": name},
     ]
-    capacity = {"cpu": "24", "memory": memory, "pods": "110", **more}
-    return {"metadata": {"name": name}, "status": {"addresses": addresses, "capacity": capacity}}
+    capacity = {"cpu": "24", "memory": memory, "pods": "110", "amd.com/gpu": "1"}
+    allocatable = {**capacity, **GONE, **{f"{key}.com/gpu": n for key, n in devices.items()}}
+    status = {"addresses": addresses, "capacity": capacity, "allocatable": allocatable}
+    return {"metadata": {"name": name}, "status": status}
 
 
 @pytest.fixture
@@ -76,7 +91,7 @@ def machine() -> Machine:
 
 
 def test_the_node_with_the_most_memory_is_the_first() -> None:
-    nodes = [node("small", "16Gi"), node("large", **{"amd.com/gpu": "1", "nvidia.com/gpu": "0"})]
+    nodes = [node("small", "16Gi"), node("large", amd="1", nvidia="1")]
 
     large, small = from_nodes(nodes)
 
@@ -90,10 +105,12 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
         Disk(path="/mnt/evo4t", size=244061696 * 4096),
         Disk(path="/mnt/backup", size=122029056 * 4096),
         Disk(path="/mnt/usb disk", size=8000000 * 4096),
+        Disk(path="/variable", size=8000000 * 4096),
         Disk(path="/", size=61281276 * 4096),
     )
     assert machine.lan == IPv4Network("192.168.1.0/24")
     assert machine.tailnet == "100.102.114.95"
+    assert (machine.gpu_memory, machine.gpu_groups) == (50465865728, (44, 993))
     own = {"192.168.1.100", "100.102.114.95"}
     assert machine.taken == frozenset(own | {"192.168.1.1", "192.168.1.102"})
 
@@ -128,13 +145,13 @@ def test_only_addresses_that_were_asked_are_free() -> None:
 def test_in_a_full_network_the_addresses_are_asked_for(machine: Machine) -> None:
     taken = frozenset(f"192.168.1.{last}" for last in range(1, 255))
     full = replace(machine, taken=taken)
-    flags = {"email": "me@example.com"}
+    flags: dict[str, str | None] = {"email": "me@example.com"}
     pool = "192.168.1.101-192.168.1.102"
 
     keys = draft("microk8s", [full], True, {}, Prompt({**flags, "pool": pool}, yes=True))
 
     assert keys["network"]["pool"] == pool
-    with pytest.raises(ValueError, match=r"^--pool: missing; Two free neighbouring addresses"):
+    with pytest.raises(ValueError, match=r"^--pool: missing; Two neighbouring addresses, free"):
         draft("microk8s", [full], True, {}, Prompt(flags, yes=True))
 
 
@@ -171,43 +188,146 @@ def test_a_small_machine_is_offered_what_fits(capsys: pytest.CaptureFixture[str]
     check(merge(TEMPLATE, keys))
 
 
-def test_a_file_keeps_its_comments_its_keys_and_its_salt(machine: Machine, tmp_path: Path) -> None:
+def rerun(text: str, nodes: list[Machine], folder: Path, **flags: str) -> str:
+    """Return the stack file that another run with `--yes` makes of this one."""
+    (file := folder / "Pulumi.home.yaml").write_text(text)
+    keys = project_keys(read_config(file))
+    new = merge(text, draft("homelab", nodes, True, keys, Prompt({**flags}, yes=True)))
+    check(new)
+    return new
+
+
+def changed(before: str, after: str) -> list[str]:
+    """Return the lines that were added or deleted, without their indentation and comments."""
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return [" ".join(line.partition("#")[0].split()) for line in lines if line[0] in "+-"]
+
+
+def test_a_second_run_changes_only_what_the_cluster_says(machine: Machine, tmp_path: Path) -> None:
     text = (ROOT / "Pulumi.home.yaml").read_text() + "encryptionsalt: v1:abc\n"
-    file = tmp_path / "Pulumi.home.yaml"
-    file.write_text(text)
     text = text.replace("101-192.168.1.102", "101-192.168.1.110")
     more = "{volume: {path: /mnt/evo4t/more, size: 50Gi}, models: [llama3.2:1b], cpu: 1}"
     text = text.replace(
         "  homelab:webui:\n", f"  homelab:servers:\n    more: {more}\n  homelab:webui:\n"
     )
-    file.write_text(text)
-    prompt = Prompt({"backup_disk": "none"}, yes=True)
 
-    keys = draft("homelab", [machine], True, project_keys(read_config(file)), prompt)
-    new = merge(text, keys)
+    new = rerun(text, [machine], tmp_path)
 
-    assert keys["servers"].keys() == {"more"}
-    changed = [line for line in new.splitlines() if line not in text.splitlines()]
-    assert changed == ["      memory: 92Gi                  # of 96 GB, what the kernel leaves"]
+    assert changed(text, new) == ["- memory: 93Gi", "+ memory: 92Gi"]
+    assert "of 96 GB, what the kernel leaves" in new
+
+
+def test_flags_change_what_a_file_has(machine: Machine, tmp_path: Path) -> None:
+    text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
+    flags = {"email": "me@example.com", "models": "qwen3:8b,llama3.2:3b", "alerts": "telegram=-100"}
+
+    new = rerun(text, [machine], tmp_path, **flags, timezone="Europe/Berlin", disk_size="900Gi")
+
+    assert changed(text, new) == [
+        "- disk: {path: /mnt/evo4t, size: 931Gi}",
+        "+ disk: {path: /mnt/evo4t, size: 900Gi}",
+        "+ - qwen3:8b",
+        "- - codellama:7b",
+        "- - gemma3:4b",
+        "- admin_email: admin@homelab.home.arpa",
+        "+ admin_email: me@example.com",
+        "+ notify:",
+        "+ telegram: -100",
+        "+ timezone: Europe/Berlin",
+    ]
+
+
+@pytest.mark.parametrize("choice", ["keep", "drop"])
+def test_a_node_that_left_the_cluster_is_dropped_or_kept(
+    choice: str, machine: Machine, tmp_path: Path
+) -> None:
+    text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
+    line = "    gone: {address: 192.168.1.9, cpus: 4, memory: 8Gi, disk: {path: /d, size: 9Gi}}\n"
+    text = text.replace("  homelab:network:\n", f"{line}  homelab:network:\n")
+
+    new = rerun(text, [machine], tmp_path, missing_nodes=choice)
+
+    assert (line in new) == (choice == "keep")
+
+
+def test_a_new_node_of_more_memory_gets_no_volume(machine: Machine, tmp_path: Path) -> None:
+    text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
+    large = replace(machine, name="large", address="192.168.1.8", memory=200 * GIB, tailnet="1")
+
+    new = rerun(text, [large, machine], tmp_path)
+
+    added = ["large:", "address: 192.168.1.8", "cpus: 24", "memory: 200Gi", "disk:"]
+    added += ["path: /mnt/evo4t", "size: 931Gi"]
+    assert changed(text, new) == [f"+ {line}" for line in added]
+
+
+def test_who_uses_tailscale_serve_is_offered_no_port_on_the_tailnet(
+    machine: Machine, tmp_path: Path
+) -> None:
+    text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
+    text = text.replace("    tailnet_address: 100.102.114.95\n", "")
+
+    assert rerun(text, [machine], tmp_path) == text
+
+
+def test_on_another_network_and_disk_all_addresses_and_paths_are_new(
+    machine: Machine, tmp_path: Path
+) -> None:
+    text = (ROOT / "Pulumi.home.yaml").read_text()
+    moved = replace(machine, name="new", address="10.0.0.5", lan=IPv4Network("10.0.0.0/24"))
+    moved = replace(moved, disks=(Disk(path="/mnt/new", size=400 * GIB),))
+
+    new = rerun(text, [moved], tmp_path)
+
+    assert "192.168" not in new
+    assert "evo4t" not in new
+    assert "lan_address: 10.0.0.6" in new
+
+
+@pytest.mark.parametrize("text", ["", "encryptionsalt: v1:abc\n", "config: {}\n", "config:\n"])
+def test_a_file_that_only_the_cli_has_written_is_filled(text: str, machine: Machine) -> None:
+    new = merge(text, draft("microk8s", [machine], True, {}, Prompt({}, yes=True)))
+
+    check(new)
+    assert new.startswith("# yaml-language-server: ")
+    assert ("encryptionsalt: v1:abc" in new) == bool("salt" in text)
+
+
+def test_a_gpu_is_offered_with_its_memory_and_groups(tmp_path: Path) -> None:
+    with_plugin = parse_log(from_nodes([node("evo4t", amd="1")])[0], LOG)
+    text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
+
+    assert changed(text, rerun(text, [with_plugin], tmp_path)) == [
+        "+ profile: hx370",
+        "+ gpu:",
+        "+ memory: 47Gi",
+        "+ groups:",
+        "+ - 44",
+        "+ - 993",
+    ]
+    assert changed(text, rerun(text, [with_plugin], tmp_path, profile="cpu")) == ["+ profile: cpu"]
 
 
 @pytest.mark.parametrize(
     ("key", "answer", "line"),
     [
-        ("email", "me", "got 'me', want an e-mail address, such as me@example.com"),
+        ("email", "me", "--email: got 'me', want an e-mail address, such as me@example.com"),
         (
             "pool",
             "192.168.1.101",
             "want two consecutive addresses, such as 192.168.1.101-192.168.1.102",
         ),
-        ("pool", "192.168.1.101-192.168.1.109", "want two consecutive addresses"),
-        ("memory_kind", "DDR6", "got 'DDR6', want DDR4-3200, DDR5-4800"),
+        ("pool", "192.168.1.104-192.168.1.103", "--pool: got '192.168.1.104-192.168.1.103', want"),
+        ("memory_kind", "DDR6", "--memory-kind: got 'DDR6', want DDR4-3200, DDR5-4800"),
+        ("alerts", "pager=1", "--alerts: got 'pager=1', want ntfy, ntfy=URL, pushover=USER_KEY"),
+        ("alerts", "telegram=x", "--alerts: got 'telegram=x', want ntfy"),
+        ("timezone", "Berlin", "--timezone: got 'Berlin', want a time zone, such as Europe"),
         ("models", "gemma2:4b", "a model of the Ollama library"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )
 def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: str) -> None:
-    prompt = Prompt({"email": "me@example.com", key: answer}, yes=True)
+    prompt = Prompt({"email": "me@example.com", "alerts": "ntfy", key: answer}, yes=True)
 
     with pytest.raises((ValueError, SettingsError)) as error:
         check(merge(TEMPLATE, draft("microk8s", [machine], True, {}, prompt)))

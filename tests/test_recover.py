@@ -201,7 +201,7 @@ def test_what_goes_is_what_stands_in_the_way(
 
     assert (code, err) == (0, "")
     assert server.deleted == secrets(*gone)
-    assert out.splitlines()[-1] == "now make up STACK=home"
+    assert out.splitlines()[-1] == "next: make up STACK=home"
 
 
 def test_only_the_stacks_own_volumes_are_freed_for_new_claims(server: Server, run: Run) -> None:

@@ -61,7 +61,7 @@ def test_down_throws_away_what_cannot_be_destroyed(
 
     assert commands.main() == 0
     out = capfd.readouterr().out
-    assert out.endswith("goes with the cluster\nsandbox: stopped, and its state is gone\n")
+    assert out.endswith("is deleted with the cluster\nsandbox: stopped and deleted\n")
 
 
 def test_an_interrupted_down_throws_nothing_away(
@@ -107,7 +107,7 @@ def test_status_before_anything_was_brought_up_says_how_to(
     engine.outputs.return_value = {}
 
     assert commands.main() == 1
-    line = "error: the state is empty, nothing was brought up yet; run: make up\n"
+    line = "error: the state is empty: the stack has not been deployed yet; run: make up\n"
     assert capfd.readouterr().err == line
 
 

@@ -1,5 +1,5 @@
-# Prints the disks that can hold data for years, the networks, and which addresses are taken.
-# It runs as root in the node's own namespaces, on restic's image; nothing is changed.
+# Prints the disks, the networks, the GPU's memory and groups, and which addresses are in use.
+# Runs as root in the node's PID and network namespaces, on restic's image; changes nothing.
 echo "== mounts"
 grep -E ' (ext4|xfs|btrfs|zfs|f2fs) ' /proc/1/mounts | while read -r device path _; do
   # A space in a path is \040.
@@ -9,8 +9,15 @@ echo "== route"
 cat /proc/net/route
 echo "== addresses"
 cat /proc/net/fib_trie
+echo "== gpu"
+for file in /sys/class/drm/card*/device/mem_info_gtt_total; do
+  if [ -e "$file" ]; then echo "gtt $(cat "$file")"; fi
+done
+for file in /proc/1/root/dev/dri/*; do
+  if [ -c "$file" ]; then echo "group $(stat -c %g "$file")"; fi
+done
 if ! command -v ping >/dev/null; then exit 0; fi
-# The whole network of a node at home is 254 addresses; whoever answers is in the ARP table.
+# An address that answers is in the ARP table.
 last=1
 while [ $last -lt 255 ]; do
   ping -c 1 -W 1 "$PREFIX.$last" >/dev/null 2>&1 &

@@ -93,7 +93,7 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
     assert (code, err) == (0, "")
     assert "kube-prom-stack: revision 1 is pending-install: an up was cut off" in out
     assert "pending in the state: creating Release monitoring-release" in out
-    assert out.splitlines()[-1] == "now make up"
+    assert out.splitlines()[-1] == "next: make up"
     up_as_if_never_killed(live_stack, before, pods)
     assert recover()[:2] == (
         0,

@@ -127,7 +127,7 @@ def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(live_stack: LiveSt
     away = phrase.rename(phrase.with_suffix(".away"))
     try:
         with pytest.raises(
-            SandboxError, match=r"passphrase: is gone, .*; begin anew .* make down$"
+            SandboxError, match=r"passphrase: is gone, .*; start over .* make down$"
         ):
             live_stack.engine.outputs()
         assert not phrase.exists()

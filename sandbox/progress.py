@@ -1,0 +1,80 @@
+"""Progress of an `up`: the engine's lines and, while they wait, what each pod waits for."""
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Event, Lock, Thread
+from typing import Any
+
+from ops.cluster import Cluster, UnreadableError
+from ops.status_cluster import pods
+
+SLOW = 5
+"""Seconds from which a pod that waits is shown on a terminal."""
+STUCK = 30
+"""Seconds from which a reason to wait is a line, where lines cannot be replaced."""
+
+
+class Progress:
+    """Prints lines, and below them one for each pod that waits, which is replaced every second.
+
+    Without a terminal, each reason of a wait is one line, once.
+    """
+
+    def __init__(self, context: str, kubeconfig: Path) -> None:
+        self._cluster = Cluster(context, kubeconfig)
+        self._is_terminal = sys.stdout.isatty()
+        self._waits: dict[str, float] = {}
+        """Reasons to wait, with the time of the clock at which each was first seen."""
+        self._printed = set[str]()
+        self._live = list[str]()
+        self._lock, self._end = Lock(), Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._draw([])
+
+    def say(self, line: str) -> None:
+        """Print a line, above those of the pods."""
+        self._draw(self._live, line)
+
+    def show(self, reasons: Iterable[str], now: float) -> None:
+        """Show why pods wait at the time `now`, in seconds."""
+        self._waits = {reason: self._waits.get(reason, now) for reason in reasons}
+        ages = {reason: now - first for reason, first in self._waits.items()}
+        if self._is_terminal:
+            self._draw([f"{why}, {age:.0f} s" for why, age in ages.items() if age >= SLOW])
+            return
+        for reason in [reason for reason, age in ages.items() if age >= STUCK]:
+            if reason not in self._printed:
+                self._printed.add(reason)
+                self.say(f"waiting for {STUCK} s: {reason}")
+
+    def _run(self) -> None:
+        nothing: Any = None
+        while not self._end.wait(1):
+            # A cluster that does not answer is the engine's to report.
+            with contextlib.suppress(UnreadableError):
+                facts = [line.fact for line in pods(self._cluster, nothing)]
+                reasons = [f"{it['pod']}: {it['problem']}" for it in facts if "problem" in it]
+                self.show(reasons, time.monotonic())
+
+    def _draw(self, live: list[str], line: str = "") -> None:
+        """Replace the lines of the pods by `live`, below `line`."""
+        width = shutil.get_terminal_size().columns - 3
+        with self._lock:
+            # Moves up to the first of them, and clears the screen below.
+            print(f"\x1b[{len(self._live)}A\x1b[J" if self._live else "", end="")
+            for text in filter(None, [line, *(" ".join(it.split())[:width] for it in live)]):
+                print(f"  {text}")
+            sys.stdout.flush()
+            self._live = live
