@@ -55,6 +55,8 @@ class Group:
                 # Without it, groups in v1's cpuset have no processors.
                 (parent / "cgroup.clone_children").write_text("1")
             (path / "system").mkdir(parents=True, exist_ok=True)
+            # At v2's root, systemd enables what its own units use alone.
+            _delegate(root)
             _delegate(parent)
 
     def settle(self) -> None:
