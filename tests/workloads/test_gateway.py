@@ -35,9 +35,9 @@ from gateway_lab import (
     stream,
     whole,
 )
-from gateway_poller import GONE, seconds_until
+from gateway_poller import STALE, seconds_until
 from gateway_rules import Settings
-from gateway_tee import Tee
+from gateway_stream import StreamParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -342,7 +342,7 @@ BLOB = "/api/blobs/sha256:" + "0a" * 32
 def test_only_the_token_manages_models(
     home: Lab, how: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.upstream.replies[path] = stream(lines({"status": "success"}))
+    home.upstream.replies[path] = whole({"status": "success"})
     wrong = "a-wrong-token"
     given = [None, "", f"Bearer {wrong}", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"]
 
@@ -406,26 +406,26 @@ def sums(one: Lab, name: str) -> list[float]:
 def test_lines_are_understood_wherever_they_are_split(raw: bytes) -> None:
     wrong = []
     for cut in range(len(raw) + 1):
-        tee = Tee(10_000)
-        tee.feed(raw[:cut])
-        tee.feed(raw[cut:])
-        tee.end()
-        counts = tee.final.get("eval_count") or tee.usage.get("completion_tokens")
-        if tee.first is None or tee.error or counts != 40:
+        parser = StreamParser(10_000)
+        parser.feed(raw[:cut])
+        parser.feed(raw[cut:])
+        parser.end()
+        counts = parser.final.get("eval_count") or parser.usage.get("completion_tokens")
+        if parser.first is None or parser.error or counts != 40:
             wrong.append(cut)
     assert wrong == []
 
 
 def test_of_a_line_too_long_the_end_is_read_and_then_the_next() -> None:
-    tee = Tee(5000)
-    tee.feed(b'{"embeddings":[[')
+    parser = StreamParser(5000)
+    parser.feed(b'{"embeddings":[[')
     for _ in range(1000):
-        tee.feed(b"0.125," * 100)
-        assert len(tee.part) <= 5000
-    tee.feed(b'0]],"total_duration":9,"prompt_eval_count":7}\n')
-    assert tee.final == {"total_duration": 9, "prompt_eval_count": 7}
-    tee.feed(lines(FINAL))
-    assert tee.final["eval_count"] == 40
+        parser.feed(b"0.125," * 100)
+        assert len(parser.part) <= 5000
+    parser.feed(b'0]],"total_duration":9,"prompt_eval_count":7}\n')
+    assert parser.final == {"total_duration": 9, "prompt_eval_count": 7}
+    parser.feed(lines(FINAL))
+    assert parser.final["eval_count"] == 40
 
 
 def test_an_answer_is_measured(home: Lab) -> None:
@@ -664,7 +664,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
     assert [struct.pack("<d", one) for one in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
     # Once more until a push has arrived.
     assert len(home.metric("ollama.model.loaded.size")) == 1
-    home.gateway.poller.pushed()
+    home.gateway.poller.mark_pushed()
     assert home.metric("ollama.model.loaded.size") == []
     assert home.gateway.poller.known  # a label does not change because Ollama is away
 
@@ -817,11 +817,11 @@ def test_the_last_push_has_all_and_ends_what_the_next_gateway_may_not_know_of() 
     url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
     with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, port):
         assert eventually(lambda: receiver.gauge("ollama.model.loaded.size") != [])
-        assert struct.pack("<d", GONE) not in receiver.gauge("ollama.model.loaded.size")
+        assert struct.pack("<d", STALE) not in receiver.gauge("ollama.model.loaded.size")
         ask(port, "/api/chat", CHAT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", GONE)]
+    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", STALE)]
     assert [point.as_int for point in receiver.points("ollama.requests")] == [1]
     attributes = receiver.pushed[-1].resource_metrics[0].resource.attributes
     named = {one.key: one.value.string_value for one in attributes}
