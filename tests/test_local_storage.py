@@ -3,14 +3,14 @@
 from harness import Deployment, deploy, deployed
 
 from components import LocalStorage
-from components.local_storage import LocalStorageArgs, Volume
+from components.local_storage import LocalStorageArgs, LocalVolume
 
 HOME = deployed()
 
 
 def side_by_side() -> None:
     for owner in ("one", "two"):
-        volume: Volume = {
+        volume: LocalVolume = {
             "path": f"/mnt/disk/{owner}",
             "size": "10Gi",
             "namespace": owner,
