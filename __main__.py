@@ -12,6 +12,7 @@ from components import (
     CHART_VALUES,
     PROMETHEUS_CLAIM,
     LocalStorage,
+    LocalVolume,
     MetalLBPool,
     Notify,
     ObservabilityStack,
@@ -20,7 +21,6 @@ from components import (
     OpenWebUIBackup,
     Pod,
     Telemetry,
-    Volume,
 )
 from config import model_name
 
@@ -38,7 +38,7 @@ def pod(workload: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
 
 def volume(
     workload: config.Workload, directory: config.Volume, namespace: str = "ollama-stack"
-) -> Volume:
+) -> LocalVolume:
     """Return a volume at `directory` on the workload's node."""
     node = settings.node_of(workload)
     return {"namespace": namespace, "path": directory.path, "size": directory.size, "node": node}

@@ -1,7 +1,7 @@
 """Components of the homelab stack; each takes plain values and other components' outputs."""
 
 from components._kubernetes import Pod, Telemetry
-from components.local_storage import LocalStorage, Volume
+from components.local_storage import LocalStorage, LocalVolume
 from components.metallb_pool import MetalLBPool
 from components.observability.notify import Notify
 from components.observability.stack import CHART_VALUES, PROMETHEUS_CLAIM, ObservabilityStack
@@ -13,6 +13,7 @@ __all__ = [
     "CHART_VALUES",
     "PROMETHEUS_CLAIM",
     "LocalStorage",
+    "LocalVolume",
     "MetalLBPool",
     "Notify",
     "ObservabilityStack",
@@ -21,5 +22,4 @@ __all__ = [
     "OpenWebUIBackup",
     "Pod",
     "Telemetry",
-    "Volume",
 ]

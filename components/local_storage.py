@@ -14,7 +14,7 @@ from pulumi_kubernetes.storage.v1 import StorageClass
 from components._kubernetes import SKIP_AWAIT, labels, pod_security
 
 
-class Volume(TypedDict):
+class LocalVolume(TypedDict):
     """A directory on a node, and the claim that it is reserved for."""
 
     path: str
@@ -32,7 +32,7 @@ class Volume(TypedDict):
 class LocalStorageArgs(TypedDict):
     """Inputs of a `LocalStorage`."""
 
-    volumes: dict[str, Volume]
+    volumes: dict[str, LocalVolume]
     """Volumes by name, which is also the name of the claim that is created."""
     namespaces: dict[str, str]
     """Pod Security level of each namespace to create, by name."""

@@ -1,4 +1,4 @@
-"""A gateway, in a thread or by itself, between a server that follows a script and a client."""
+"""A gateway, in a thread or a process, with a scripted upstream and a client."""
 
 import asyncio
 import json
@@ -41,24 +41,24 @@ Reply = Callable[["Connection"], None]
 
 
 def lines(*events: dict[str, Any]) -> bytes:
-    """Write events as Ollama does."""
-    return b"".join(json.dumps(one, separators=(",", ":")).encode() + b"\n" for one in events)
+    """Return events as Ollama's NDJSON."""
+    return b"".join(json.dumps(it, separators=(",", ":")).encode() + b"\n" for it in events)
 
 
 def head(status: str = "200 OK", kind: str = "application/x-ndjson", length: int = -1) -> bytes:
-    """Write the head of an answer, chunked when it has no length."""
+    """Return the head of a response, chunked without a length."""
     framing = f"Content-Length: {length}" if length >= 0 else "Transfer-Encoding: chunked"
     start = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nConnection: close\r\n"
     return f"{start}{framing}\r\n\r\n".encode()
 
 
 def chunk(raw: bytes) -> bytes:
-    """Write one chunk of a chunked answer."""
+    """Return a chunk of a chunked response."""
     return f"{len(raw):x}\r\n".encode() + raw + b"\r\n"
 
 
 def stream(*pieces: bytes, pause: float = 0, kind: str = "application/x-ndjson") -> Reply:
-    """Answer with these pieces, each a chunk and a packet of its own."""
+    """Reply with these pieces, each in its own chunk and packet."""
 
     def reply(connection: "Connection") -> None:
         connection.send(head(kind=kind))
@@ -71,13 +71,13 @@ def stream(*pieces: bytes, pause: float = 0, kind: str = "application/x-ndjson")
 
 
 def whole(body: object, status: str = "200 OK") -> Reply:
-    """Answer with one body of a known length."""
+    """Reply with a body and its length."""
     raw = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
     return lambda to: to.send(head(status, "application/json", len(raw)) + raw)
 
 
 class Connection:
-    """One request as it came, and the way back."""
+    """A received request, and its socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -101,17 +101,17 @@ class Connection:
 
     @property
     def path(self) -> str:
-        """Return what was asked for."""
+        """Return the path of the request, with its query."""
         return self.head.split(b" ")[1].decode()
 
     def send(self, raw: bytes) -> None:
-        """Send bytes as they are; of an answer to HEAD only the head."""
+        """Send bytes; in response to HEAD only the head."""
         if self.head.startswith(b"HEAD "):
             raw = raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
         self.sock.sendall(raw)
 
     def wait_closed(self, seconds: float = 5) -> bool:
-        """Wait until the other side is gone; False if it is not by then."""
+        """Return whether the peer closes within `seconds`."""
         self.sock.settimeout(seconds)
         try:
             return self.sock.recv(1) == b""
@@ -122,7 +122,7 @@ class Connection:
 
 
 class Upstream:
-    """What stands for Ollama: it plays the reply of a path, byte for byte."""
+    """A scripted Ollama: it sends the reply of a path, byte for byte."""
 
     def __init__(self) -> None:
         self.replies: dict[str, Reply] = {
@@ -138,16 +138,16 @@ class Upstream:
         self.serving[0].start()
 
     def accept(self) -> None:
-        """Serve each connection in a thread of its own."""
+        """Serve each connection in its own thread."""
         with suppress(OSError):
             while True:
                 sock, _ = self.server.accept()
-                one = threading.Thread(target=self.serve, args=(sock,), daemon=True)
-                self.serving.append(one)
-                one.start()
+                it = threading.Thread(target=self.serve, args=(sock,), daemon=True)
+                self.serving.append(it)
+                it.start()
 
     def serve(self, sock: socket.socket) -> None:
-        """Answer one request."""
+        """Serve a request."""
         with sock, suppress(OSError, ValueError, IndexError):
             connection = Connection(sock)
             self.seen.append(connection)
@@ -157,20 +157,20 @@ class Upstream:
 
     def got(self, path: str) -> list[Connection]:
         """Return the requests for a path."""
-        return [one for one in self.seen if one.path == path]
+        return [it for it in self.seen if it.path == path]
 
     def close(self) -> None:
-        """Accept nothing more; what was accepted has to end, or it would use a core for ever."""
+        """Stop accepting, and check that all threads end, which would otherwise use a core."""
         with suppress(OSError):
             self.server.shutdown(socket.SHUT_RDWR)
         self.server.close()
-        for one in self.serving:  # the one that accepts first: it may be adding to them
-            one.join(10)
-            assert not one.is_alive()
+        for it in self.serving:  # the one that accepts first: it may be adding to them
+            it.join(10)
+            assert not it.is_alive()
 
 
 class Answer(NamedTuple):
-    """What a client got."""
+    """A received response."""
 
     status: int
     headers: dict[str, str]
@@ -179,7 +179,7 @@ class Answer(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One series."""
+    """A series of a metric."""
 
     labels: dict[str, str]
     value: Any
@@ -188,7 +188,7 @@ class Point(NamedTuple):
 def ask(
     port: int, path: str, body: object = None, headers: dict[str, str] | None = None, how: str = ""
 ) -> Answer:
-    """Send a request and read all of the answer."""
+    """Return the response to a request, read to its end."""
     raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as client:
         client.request(how or ("GET" if raw is None else "POST"), path, raw, headers or {})
@@ -201,7 +201,7 @@ def ask(
 
 
 class Lab:
-    """A gateway with its upstream, and a count of what was sent to it."""
+    """A gateway with its upstream, and the number of requests sent to it."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.upstream = Upstream()
@@ -224,27 +224,27 @@ class Lab:
         assert eventually(lambda: self.gateway.poller.values["ollama.up"][""])
 
     async def make(self) -> Gateway:
-        """Build the gateway inside its loop."""
+        """Return the gateway, created in its event loop."""
         return Gateway(self.settings, [self.reader])
 
     def run(self, work: Any) -> Any:
-        """Do something in the gateway's loop."""
+        """Return the result of a coroutine, run in the gateway's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def ask(self, *args: Any, **kwargs: Any) -> Answer:
-        """Send a request through the gateway."""
+        """Return the gateway's response to a request."""
         self.sent += 1
         return ask(self.port, *args, **kwargs)
 
     def raw(self, request: bytes) -> bytes:
-        """Send bytes as they are and read until the gateway closes."""
+        """Send bytes, and return the response until the gateway closes."""
         self.sent += 1
         with socket.create_connection(("127.0.0.1", self.port), 10) as sock:
             sock.sendall(request)
             return b"".join(iter(lambda: sock.recv(65536), b""))
 
     def connect(self, body: object, path: str = "/api/chat") -> socket.socket:
-        """Send a request and leave the answer to the test."""
+        """Return the socket of a request whose response the test reads."""
         self.sent += 1
         raw = json.dumps(body).encode()
         sock = socket.create_connection(("127.0.0.1", self.port), 10)
@@ -253,12 +253,12 @@ class Lab:
         return sock
 
     def metric(self, name: str) -> list[Point]:
-        """Read all series of an instrument."""
+        """Return all series of an instrument."""
 
         async def read() -> Any:
             return self.reader.get_metrics_data()
 
-        # Between two turns of its loop, or a request could be seen half recorded.
+        # In the event loop, because otherwise a request could be half recorded.
         data = self.run(read())
         points = [
             point
@@ -270,30 +270,30 @@ class Lab:
         ]
         return [
             Point(
-                {key: str(text) for key, text in (one.attributes or {}).items()},
-                one.value if hasattr(one, "value") else one,
+                {key: str(text) for key, text in (it.attributes or {}).items()},
+                it.value if hasattr(it, "value") else it,
             )
-            for one in points
+            for it in points
         ]
 
     def outcomes(self) -> dict[str, int]:
-        """Count the requests by outcome, once all that were sent have one."""
+        """Return the number of requests by outcome, once all sent have one."""
 
         def count() -> dict[str, int]:
-            found: dict[str, int] = {}
+            counts: dict[str, int] = {}
             for labels, value in self.metric("ollama.requests"):
-                found[labels["ollama.outcome"]] = found.get(labels["ollama.outcome"], 0) + value
-            return found
+                counts[labels["ollama.outcome"]] = counts.get(labels["ollama.outcome"], 0) + value
+            return counts
 
         assert eventually(lambda: sum(count().values()) >= self.sent)
         return count()
 
     def close(self) -> None:
-        """Stop, and hold what must hold after every test: all counted, nothing left in flight."""
+        """Stop, and check that each request is counted once and none is in flight."""
         try:
             assert sum(self.outcomes().values()) == self.sent
-            flying = [one for one in self.metric("ollama.requests.in_flight") if one.value]
-            assert flying == []
+            in_flight = [it for it in self.metric("ollama.requests.in_flight") if it.value]
+            assert in_flight == []
         finally:
             self.run(self.gateway.stop())
             self.loop.call_soon_threadsafe(self.loop.stop)
@@ -302,29 +302,29 @@ class Lab:
             self.upstream.close()
 
 
-def limits(one: Lab) -> dict[str, int]:
-    """Count what the gateway's own limits ended, by limit, when all requests are counted."""
-    one.outcomes()
-    return {p.labels["ollama.limit"]: p.value for p in one.metric("ollama.requests.limited")}
+def limits(home: Lab) -> dict[str, int]:
+    """Return the number of requests ended by each limit, once all are counted."""
+    home.outcomes()
+    return {p.labels["ollama.limit"]: p.value for p in home.metric("ollama.requests.limited")}
 
 
 @contextmanager
 def lab(**settings: Any) -> Iterator[Lab]:
-    """Run a gateway for as long as a test needs it."""
-    one = Lab(settings)
+    """Yield a running gateway."""
+    home = Lab(settings)
     try:
-        yield one
+        yield home
     except BaseException:
-        one.sent = 0  # the test's own failure is the one to show
+        home.sent = 0  # shows the test's own failure
         with suppress(AssertionError):
-            one.close()
+            home.close()
         raise
-    one.close()
+    home.close()
 
 
 @contextmanager
 def program(upstream: Upstream, **settings: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run the program by itself and wait until it listens."""
+    """Yield the program's process and port, once it listens."""
     own = {
         "GATEWAY_LISTEN": "127.0.0.1:0",
         "GATEWAY_UPSTREAM": f"http://127.0.0.1:{upstream.port}",

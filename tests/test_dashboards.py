@@ -109,7 +109,7 @@ def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
 
 def test_models_are_narrowed_only_where_they_can_be_chosen() -> None:
     for name, board in BOARDS.items():
-        offered = [one["name"] for one in board["templating"].get("list", [])]
+        offered = [it["name"] for it in board["templating"].get("list", [])]
         is_narrowed = "$model" in json.dumps(board["panels"])
         assert offered == (["server", "model"] if is_narrowed else []), name
 

@@ -3,14 +3,14 @@
 from harness import Deployment, deploy, deployed
 
 from components import LocalStorage
-from components.local_storage import LocalStorageArgs, Volume
+from components.local_storage import LocalStorageArgs, LocalVolume
 
 HOME = deployed()
 
 
 def side_by_side() -> None:
     for owner in ("one", "two"):
-        volume: Volume = {
+        volume: LocalVolume = {
             "path": f"/mnt/disk/{owner}",
             "size": "10Gi",
             "namespace": owner,
@@ -25,11 +25,14 @@ def side_by_side() -> None:
 
 
 def names(lab: Deployment, kind: str) -> list[str]:
-    return [made.inputs["metadata"]["name"] for made in lab.of_kind(kind)]
+    return [resource.inputs["metadata"]["name"] for resource in lab.of_kind(kind)]
 
 
 def test_volume_and_claim_name_each_other() -> None:
-    volumes = {made.inputs["metadata"]["name"]: made for made in HOME.of_kind("PersistentVolume")}
+    volumes = {
+        resource.inputs["metadata"]["name"]: resource
+        for resource in HOME.of_kind("PersistentVolume")
+    }
     claims = HOME.of_kind("PersistentVolumeClaim")
 
     assert claims
@@ -101,11 +104,13 @@ def test_what_holds_data_is_protected_where_the_stack_says_so() -> None:
     # Made once, and known to the database for ever.
     secrets = [r for r in HOME.of_kind("RandomPassword") if r.parent == "open-webui"]
 
-    assert [made.name for made in secrets if not made.protect] == []
+    assert [resource.name for resource in secrets if not resource.protect] == []
     assert len(secrets) == 2
 
-    assert [made.name for kind in holding for made in HOME.of_kind(kind) if not made.protect] == []
+    assert [
+        resource.name for kind in holding for resource in HOME.of_kind(kind) if not resource.protect
+    ] == []
     assert [
         n.name for n in HOME.of_kind("Namespace") if n.parent == "storage" and not n.protect
     ] == []
-    assert [key for key, made in open_ones.resources.items() if made.protect] == []
+    assert [key for key, resource in open_ones.resources.items() if resource.protect] == []

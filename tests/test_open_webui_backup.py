@@ -29,8 +29,8 @@ def mounts(template: dict[str, Any]) -> dict[str, dict[str, bool]]:
     """By container and volume, whether it may write there."""
     spec = template["spec"]
     return {
-        one["name"]: {mount["name"]: not mount["readOnly"] for mount in one["volumeMounts"]}
-        for one in [*spec["initContainers"], *spec["containers"]]
+        it["name"]: {mount["name"]: not mount["readOnly"] for mount in it["volumeMounts"]}
+        for it in [*spec["initContainers"], *spec["containers"]]
     }
 
 
@@ -70,11 +70,11 @@ def test_only_what_is_measured_leaves_the_pods() -> None:
 
 
 def test_a_restore_runs_only_when_it_is_asked_for_and_keeps_the_key_off_the_disk() -> None:
-    made = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-restore"].inputs["spec"]
-    (scratch,) = [one for one in RESTORE["spec"]["volumes"] if one["name"] == "scratch"]
+    resource = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-restore"].inputs["spec"]
+    (scratch,) = [it for it in RESTORE["spec"]["volumes"] if it["name"] == "scratch"]
 
-    assert made["suspend"] is True
-    assert made["jobTemplate"]["spec"]["backoffLimit"] == 0
+    assert resource["suspend"] is True
+    assert resource["jobTemplate"]["spec"]["backoffLimit"] == 0
     assert scratch["emptyDir"]["medium"] == "Memory"
 
 
@@ -91,7 +91,7 @@ def test_a_backup_that_lost_older_data_is_not_tried_again() -> None:
     ]
     # The API refuses the rule with another one, and with the name of no container.
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert [one["name"] for one in spec["template"]["spec"]["containers"]] == ["finish"]
+    assert [it["name"] for it in spec["template"]["spec"]["containers"]] == ["finish"]
 
 
 def test_a_backup_that_hangs_ends_and_a_restore_is_left_to_its_person() -> None:
@@ -141,8 +141,8 @@ def test_every_backup_of_the_last_day_is_kept(hours: int, cron: str, last: int) 
 
 def test_the_backups_are_on_the_node_of_the_data() -> None:
     volumes = {
-        made.inputs["spec"]["claimRef"]["name"]: made.inputs["spec"]["nodeAffinity"]
-        for made in HOME.of_kind("PersistentVolume")
+        resource.inputs["spec"]["claimRef"]["name"]: resource.inputs["spec"]["nodeAffinity"]
+        for resource in HOME.of_kind("PersistentVolume")
     }
 
     assert volumes["backup"] == volumes["open-webui"]

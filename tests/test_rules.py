@@ -52,13 +52,13 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rules as files, and beside them the tests, which name them by relative path."""
-    made = tmp_path_factory.mktemp("promtool")
-    (made / "rules").mkdir()
+    directory = tmp_path_factory.mktemp("promtool")
+    (directory / "rules").mkdir()
     for name, spec in RULES.items():
-        (made / "rules" / f"{name}.yaml").write_text(yaml.safe_dump(without_advice(spec)))
-        (made / f"{name}.full.yaml").write_text(yaml.safe_dump(spec))
+        (directory / "rules" / f"{name}.yaml").write_text(yaml.safe_dump(without_advice(spec)))
+        (directory / f"{name}.full.yaml").write_text(yaml.safe_dump(spec))
     for name, path in TESTS.items():
-        (made / f"{name}.yaml").write_text(path.read_text())
+        (directory / f"{name}.yaml").write_text(path.read_text())
     # Not safe_load: 0x60 is no number here.
     weather = yaml.load(WEATHER.read_text(), yaml.BaseLoader)
     for test in weather["tests"]:
@@ -72,8 +72,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for alert in ALERTS
             if (time, alert) not in named
         ]
-    (made / "weather.yaml").write_text(yaml.safe_dump(weather))
-    return made
+    (directory / "weather.yaml").write_text(yaml.safe_dump(weather))
+    return directory
 
 
 def without_advice(spec: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class BackupImages(TypedDict):
     """Images of a backup's containers, pinned."""
 
     open_webui: str
-    """Image of Open WebUI, which also runs the programs; before it changes, a backup is made."""
+    """Image of Open WebUI, which also runs the programs; a backup precedes a change of it."""
     restic: str
 
 

@@ -81,7 +81,7 @@ STATE: list[Edit] = [
         f"{RBAC}/clusterroles/homelab-reader",
         "/rules/-",
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
-        "rules[4]: got an object, want nothing",
+        "rules[3]: got an object, want nothing",
     ),
     (
         f"{RBAC}/clusterrolebindings/homelab-reader",

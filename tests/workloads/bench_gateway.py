@@ -1,4 +1,4 @@
-"""What the gateway costs: one scripted upstream, direct, through it, and through nginx.
+"""Cost of the gateway: a scripted upstream, direct, through it, and through nginx.
 
 Then what it holds at most under each attack of `bench_gateway_attacks.py`.
 """
@@ -27,7 +27,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def line() -> bytes:
-    """Write a token as Ollama does, with the moment it was written."""
+    """Return a token as Ollama's NDJSON, with its time."""
     text = (
         b'{"model":"llama3.2:3b","created_at":"%d","message":{"role":"assistant","content":" to"},'
     )
@@ -35,7 +35,7 @@ def line() -> bytes:
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Stream as many tokens at such a pace as the path says: `?tokens,per_second`.
+    """Stream tokens at the pace of the path, `?tokens,per_second`.
 
     A pace below zero is a pause before the answer, in seconds.
     """
@@ -69,15 +69,15 @@ async def upstream() -> None:
 
 
 class Stream(NamedTuple):
-    """What a client saw."""
+    """A stream as a client received it."""
 
     first: float
     seconds: float
     delays: list[float]
 
 
-async def one(port: int, tokens: int, pace: float) -> Stream:
-    """Ask for one answer and read it to the end."""
+async def stream_once(port: int, tokens: int, pace: float) -> Stream:
+    """Return a stream, read to its end."""
     body = b'{"model":"llama3.2:3b"}'
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     begin, first, delays, rest = time.monotonic(), 0.0, list[float](), b""
@@ -88,8 +88,8 @@ async def one(port: int, tokens: int, pace: float) -> Stream:
         rest += (await reader.readexactly(size + 2))[:-2]  # a chunk may end anywhere in a line
         now = time.monotonic_ns()
         *lines, rest = rest.split(b"\n")
-        found = (STAMP.search(one) for one in lines)
-        delays += ((now - int(stamp[1])) / 1e6 for stamp in found if stamp)
+        stamps = (STAMP.search(it) for it in lines)
+        delays += ((now - int(stamp[1])) / 1e6 for stamp in stamps if stamp)
         first = first or time.monotonic() - begin
     writer.close()
     assert len(delays) == tokens, f"{len(delays)} of {tokens} arrived"
@@ -97,7 +97,7 @@ async def one(port: int, tokens: int, pace: float) -> Stream:
 
 
 def used(pid: int) -> tuple[float, float, float]:
-    """Read CPU seconds, memory now and at most in MB of a process."""
+    """Return a process's CPU seconds, and its memory now and at most, in MB."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text()
     now, peak = (int(re.findall(rf"{key}:\s+(\d+)", status)[0]) / 1e3 for key in ("VmRSS", "VmHWM"))
@@ -105,26 +105,26 @@ def used(pid: int) -> tuple[float, float, float]:
 
 
 def at(values: list[float], part: float) -> float:
-    """Give a percentile."""
+    """Return a percentile."""
     return sorted(values)[int(part * (len(values) - 1))]
 
 
 @contextmanager
 def program(*command: str, **settings: str) -> Iterator[tuple[int, int]]:
-    """Run a program that prints its port, and give that and its process."""
+    """Yield port and process ID of a program that prints its port."""
     environment = {**os.environ, **settings}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            found = (re.search(r"^(?:port )?(\d+)\b", text) for text in process.stdout)
-            yield next(int(one[1]) for one in found if one), process.pid
+            stamps = (re.search(r"^(?:port )?(\d+)\b", text) for text in process.stdout)
+            yield next(int(it[1]) for it in stamps if it), process.pid
         finally:
             process.kill()
 
 
 @contextmanager
 def nginx(folder: Path, upstream_port: int) -> Iterator[tuple[int, int]]:
-    """Run nginx as a proxy that holds nothing back, and give its port and process."""
+    """Yield port and process ID of nginx as an unbuffered proxy."""
     port = free_port()
     paths = "".join(
         f"{kind}_temp_path {folder}/{kind};"
@@ -157,14 +157,14 @@ def nginx(folder: Path, upstream_port: int) -> Iterator[tuple[int, int]]:
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Measured(NamedTuple):
-    """The cells of one column."""
+    """The cells of a column."""
 
     paced: float
     unpaced: float
@@ -178,17 +178,17 @@ class Measured(NamedTuple):
 
 
 async def measure(port: int, pid: int, streams: int, seconds: float) -> Measured:
-    """Put each kind of load on it; fails if a token is lost."""
-    await asyncio.gather(*(one(port, 5, 0) for _ in range(20)))
-    single = await one(port, 400, 200)
-    fast = await one(port, 20_000, 0)
-    firsts = [(await one(port, 1, 0)).first * 1e3 for _ in range(500)]
+    """Return the results of each load; fails if a token is lost."""
+    await asyncio.gather(*(stream_once(port, 5, 0) for _ in range(20)))
+    single = await stream_once(port, 400, 200)
+    fast = await stream_once(port, 20_000, 0)
+    firsts = [(await stream_once(port, 1, 0)).first * 1e3 for _ in range(500)]
     before, begin = used(pid)[0], time.monotonic()
     tokens = int(seconds * 20)
 
     async def later(number: int) -> Stream:
         await asyncio.sleep(number / streams / 20)  # models do not speak in chorus
-        return await one(port, tokens, 20)
+        return await stream_once(port, tokens, 20)
 
     many = await asyncio.gather(*map(later, range(streams)))
     took = time.monotonic() - begin
@@ -208,7 +208,7 @@ async def measure(port: int, pid: int, streams: int, seconds: float) -> Measured
 
 
 def show(streams: int, columns: dict[str, Measured]) -> None:
-    """Print the table; what a column adds is to be read against `direct`."""
+    """Print the table; compare each column with `direct`."""
     many = f"{streams} streams at 20/s"
     rows = {
         "one stream at 200/s, tokens/s": "{0.paced:.1f}",

@@ -1,4 +1,4 @@
-"""What the gateway holds at most while it is attacked, in MB; its pod has 512 MiB."""
+"""Peak memory of the gateway under attack, in MB; its pod has 512 MiB."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ AHEAD = b"GET /api/tags HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"a" * 4000 + b"\r\
 
 
 def chat(value: bytes, size: int = 0, asked: bytes = b"1,0", missing: int = 0) -> bytes:
-    """Write a request with this JSON value in it, of `size` bytes; the last `missing` do not come.
+    """Return a request of `size` bytes with this JSON value, without its last `missing` bytes.
 
     `asked` is what the bench's Ollama answers: tokens and their pace, below zero a pause before.
     """
@@ -27,7 +27,7 @@ def chat(value: bytes, size: int = 0, asked: bytes = b"1,0", missing: int = 0) -
 
 
 async def ask(port: int, raw: bytes, hold: float = 0) -> str:
-    """Send bytes, take the status and nothing more for `hold` seconds, and return the status."""
+    """Send bytes, and return the status after `hold` seconds without reading further."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -50,7 +50,7 @@ async def ask(port: int, raw: bytes, hold: float = 0) -> str:
 
 
 async def many(port: int, clients: int, raw: bytes, hold: float = 0) -> Counter[str]:
-    """Do so with many clients at once, and count their statuses."""
+    """Send from many clients at once, and return the number of each status."""
     return Counter(await asyncio.gather(*(ask(port, raw, hold) for _ in range(clients))))
 
 
@@ -99,7 +99,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 async def at_once(port: int) -> Counter[str]:
-    """Fill the budget of bodies, then what is left of the connections with unread answers."""
+    """Fill the budget of bodies, and the other connections with unread responses."""
     bodies = (name for name in ATTACKS if "bodies" in name and "MB" in name)
     filling = [asyncio.create_task(ATTACKS[name](port)) for name in bodies]
     await asyncio.sleep(2)

@@ -1,4 +1,4 @@
-"""The gateway between clients and Ollama: what it passes on, what it refuses, what it counts."""
+"""The gateway: what it relays, refuses and measures."""
 
 import json
 import re
@@ -35,9 +35,9 @@ from gateway_lab import (
     stream,
     whole,
 )
-from gateway_poller import GONE, seconds_until
+from gateway_poller import STALE, seconds_until
 from gateway_rules import Settings
-from gateway_tee import Tee
+from gateway_stream import StreamParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -94,8 +94,8 @@ RECORDED_SSE: list[dict[str, Any] | str] = [
 
 @pytest.fixture
 def home() -> Iterator[Lab]:
-    with lab() as one:
-        yield one
+    with lab() as home:
+        yield home
 
 
 # What is passed on
@@ -107,8 +107,8 @@ def home() -> Iterator[Lab]:
     length=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_what_goes_in_comes_out_however_it_is_cut(
-    one_lab: Lab, body: bytes, cuts: list[int], length: bool
+def test_a_response_is_relayed_byte_for_byte_however_it_is_split(
+    shared_home: Lab, body: bytes, cuts: list[int], length: bool
 ) -> None:
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     pieces = [body[a:b] for a, b in pairwise(edges) if a < b]
@@ -118,22 +118,22 @@ def test_what_goes_in_comes_out_however_it_is_cut(
         for piece in pieces:
             to.send(piece)
 
-    one_lab.upstream.replies["/api/chat"] = with_length if length else stream(*pieces)
+    shared_home.upstream.replies["/api/chat"] = with_length if length else stream(*pieces)
 
-    answer = one_lab.ask("/api/chat", body, MANAGES)
+    answer = shared_home.ask("/api/chat", body, MANAGES)
 
     assert (answer.status, answer.body, answer.whole) == (200, body, True)
     assert answer.headers["Content-Type"] == "application/x-ndjson"
-    assert one_lab.upstream.got("/api/chat")[-1].body == body
+    assert shared_home.upstream.got("/api/chat")[-1].body == body
 
 
 @pytest.fixture(scope="module")
-def one_lab() -> Iterator[Lab]:
-    with lab() as one:
-        yield one
+def shared_home() -> Iterator[Lab]:
+    with lab() as home:
+        yield home
 
 
-def test_each_piece_is_passed_on_before_the_next_exists(home: Lab) -> None:
+def test_each_chunk_is_relayed_before_the_next_exists(home: Lab) -> None:
     next_one = threading.Event()
 
     def reply(to: Connection) -> None:
@@ -155,7 +155,7 @@ def test_each_piece_is_passed_on_before_the_next_exists(home: Lab) -> None:
             got += client.recv(4096)
 
 
-def test_head_query_and_headers_are_passed_on(home: Lab) -> None:
+def test_head_query_and_headers_reach_ollama(home: Lab) -> None:
     hop = {"Connection": "X-Mine", "X-Mine": "1", "TE": "trailers", "Keep-Alive": "5"}
     home.ask("/api/tags?a=%2F&b", headers=hop | {"X-Kept": "2", "Origin": "http://here"})
     answer = home.ask("/", how="HEAD")
@@ -168,7 +168,7 @@ def test_head_query_and_headers_are_passed_on(home: Lab) -> None:
     assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "17")
 
 
-def test_a_chunked_request_arrives_whole(home: Lab) -> None:
+def test_a_chunked_request_reaches_ollama_complete(home: Lab) -> None:
     home.upstream.replies["/api/chat"] = whole(FINAL)
     start = b"POST /api/chat HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\n"
     body = chunk(b'{"model":') + chunk(b'"llama3.2:3b"}') + b"0\r\n\r\n"
@@ -179,7 +179,7 @@ def test_a_chunked_request_arrives_whole(home: Lab) -> None:
     assert home.upstream.got("/api/chat")[0].body == b'{"model":"llama3.2:3b"}'
 
 
-def test_a_line_of_10_mb_passes(home: Lab) -> None:
+def test_a_line_of_10_mb_is_relayed(home: Lab) -> None:
     long = lines(say("x" * 10_000_000))
     home.upstream.replies["/api/chat"] = stream(long[:5_000_000], long[5_000_000:], lines(FINAL))
 
@@ -189,7 +189,7 @@ def test_a_line_of_10_mb_passes(home: Lab) -> None:
     assert tokens(home) == {"input": 120, "output": 40}
 
 
-def test_what_is_no_utf8_passes(home: Lab) -> None:
+def test_invalid_utf8_is_relayed(home: Lab) -> None:
     odd = b'{"message":{"content":"\xff\xfe"}}\n\x80\n[1]\n{"error":\n' + lines(FINAL)
     home.upstream.replies["/api/chat"] = stream(odd)
 
@@ -198,7 +198,7 @@ def test_what_is_no_utf8_passes(home: Lab) -> None:
     assert json.loads(home.upstream.got("/api/chat")[0].body) == {"model": "\ufffd"}  # as Go
 
 
-def test_a_slow_reader_gets_all_and_slows_the_sender(home: Lab) -> None:
+def test_a_slow_client_gets_everything_by_backpressure(home: Lab) -> None:
     line, count, sent = lines(say("x" * 60_000)), 400, [0]
 
     def reply(to: Connection) -> None:
@@ -221,7 +221,7 @@ def test_a_slow_reader_gets_all_and_slows_the_sender(home: Lab) -> None:
 # What goes wrong
 
 
-def test_a_client_that_leaves_ends_the_work(home: Lab) -> None:
+def test_a_client_that_disconnects_ends_the_request_to_ollama(home: Lab) -> None:
     left: list[bool] = []
 
     def mid_answer(to: Connection) -> None:
@@ -243,7 +243,7 @@ def test_a_client_that_leaves_ends_the_work(home: Lab) -> None:
 
 
 @pytest.mark.parametrize("length", [-1, 1000])
-def test_an_answer_cut_short_is_not_made_to_look_whole(home: Lab, length: int) -> None:
+def test_a_truncated_response_is_truncated_for_the_client(home: Lab, length: int) -> None:
     part = lines(RECORDED[0]) + b'{"model":"llama'
     home.upstream.replies["/api/chat"] = lambda to: to.send(
         head(length=length) + (part if length > 0 else chunk(part))
@@ -278,7 +278,7 @@ def test_every_outcome_is_counted(home: Lab, reply: Reply, status: int, outcome:
     assert duration.labels.get("error.type", "ok") == outcome
 
 
-def test_without_ollama_it_says_so_in_the_shape_of_the_path(home: Lab) -> None:
+def test_without_ollama_the_error_has_the_format_of_the_api(home: Lab) -> None:
     home.upstream.close()
 
     assert home.ask("/").status == 502
@@ -299,15 +299,15 @@ SMUGGLED = {
 
 
 @pytest.mark.parametrize("attempt", SMUGGLED.values(), ids=SMUGGLED)
-def test_a_request_of_two_readings_is_refused(one_lab: Lab, attempt: bytes) -> None:
-    before = one_lab.outcomes().get("bad_request", 0)
+def test_an_ambiguous_request_is_refused(shared_home: Lab, attempt: bytes) -> None:
+    before = shared_home.outcomes().get("bad_request", 0)
 
-    got = one_lab.raw(b"POST /api/embed HTTP/1.1\r\nHost: a\r\n" + attempt)
+    got = shared_home.raw(b"POST /api/embed HTTP/1.1\r\nHost: a\r\n" + attempt)
 
     assert re.match(rb"HTTP/1.[01] 4(00|31) ", got)
     assert got.count(b"HTTP/1.") == 1
-    assert one_lab.outcomes()["bad_request"] == before + 1
-    assert one_lab.upstream.got("/api/embed") == []
+    assert shared_home.outcomes()["bad_request"] == before + 1
+    assert shared_home.upstream.got("/api/embed") == []
 
 
 @pytest.mark.parametrize(
@@ -318,15 +318,15 @@ def test_a_request_of_two_readings_is_refused(one_lab: Lab, attempt: bytes) -> N
         *("/api/blobs/sha256:zz", "http://x/api/pull", "/api/experimental/web_search"),
     ],
 )
-def test_an_unknown_path_is_refused(one_lab: Lab, path: str) -> None:
-    before = one_lab.outcomes().get("refused", 0)
+def test_an_unknown_path_is_refused(shared_home: Lab, path: str) -> None:
+    before = shared_home.outcomes().get("refused", 0)
 
     with_token = {"Authorization": f"Bearer {TOKEN}"}
-    answer = one_lab.ask(path, b'{"model":"x"}', with_token)
+    answer = shared_home.ask(path, b'{"model":"x"}', with_token)
 
     assert answer.status == 404
-    assert one_lab.outcomes()["refused"] == before + 1
-    assert one_lab.upstream.got(path) == []
+    assert shared_home.outcomes()["refused"] == before + 1
+    assert shared_home.upstream.got(path) == []
 
 
 BLOB = "/api/blobs/sha256:" + "0a" * 32
@@ -342,19 +342,19 @@ BLOB = "/api/blobs/sha256:" + "0a" * 32
 def test_only_the_token_manages_models(
     home: Lab, how: str, path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home.upstream.replies[path] = stream(lines({"status": "success"}))
+    home.upstream.replies[path] = whole({"status": "success"})
     wrong = "a-wrong-token"
-    given = [None, "", f"Bearer {wrong}", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"]
+    credentials = [None, "", f"Bearer {wrong}", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"]
 
     refused = [
-        home.ask(path, b"{}", {"Authorization": one} if one is not None else {}, how=how).status
-        for one in given
+        home.ask(path, b"{}", {"Authorization": it} if it is not None else {}, how=how).status
+        for it in credentials
     ]
-    assert refused == [401] * len(given)
+    assert refused == [401] * len(credentials)
     assert home.upstream.got(path) == []
     assert home.ask(path, b"{}", {"Authorization": f"Bearer {TOKEN}"}, how=how).status == 200
 
-    assert home.outcomes() == {"refused": len(given), "ok": 1}
+    assert home.outcomes() == {"refused": len(credentials), "ok": 1}
     [passed] = home.upstream.got(path)
     assert passed.body == b"{}"
     assert b"uthorization" not in passed.head
@@ -364,10 +364,10 @@ def test_only_the_token_manages_models(
     assert TOKEN not in printed
 
 
-def test_without_a_token_of_its_own_it_lets_nobody_manage() -> None:
+def test_without_a_configured_token_nobody_manages_models() -> None:
     with lab(manage_token="") as home:
-        for given in ("Bearer ", "Bearer", "Bearer x"):
-            headers = {"Authorization": given}
+        for credential in ("Bearer ", "Bearer", "Bearer x"):
+            headers = {"Authorization": credential}
             assert home.ask("/api/pull", b"{}", headers).status == 403
         assert home.ask("/api/chat", CHAT, how="DELETE").status == 405
         assert home.outcomes() == {"refused": 4}
@@ -391,41 +391,41 @@ def test_bodies_are_bounded() -> None:
 # What is measured
 
 
-def tokens(one: Lab) -> dict[str, int]:
-    """Sum the tokens by type, when all requests are counted."""
-    one.outcomes()
-    points = one.metric("gen_ai.client.token.usage")
+def tokens(home: Lab) -> dict[str, int]:
+    """Return the sum of tokens by type, once all requests are counted."""
+    home.outcomes()
+    points = home.metric("gen_ai.client.token.usage")
     return {point.labels["gen_ai.token.type"]: point.value.sum for point in points}
 
 
-def sums(one: Lab, name: str) -> list[float]:
-    return [round(point.value.sum, 6) for point in one.metric(name)]
+def sums(home: Lab, name: str) -> list[float]:
+    return [round(point.value.sum, 6) for point in home.metric(name)]
 
 
 @pytest.mark.parametrize("raw", [lines(*RECORDED), sse(*RECORDED_SSE)], ids=["native", "v1"])
-def test_lines_are_understood_wherever_they_are_split(raw: bytes) -> None:
+def test_lines_are_parsed_wherever_they_are_split(raw: bytes) -> None:
     wrong = []
     for cut in range(len(raw) + 1):
-        tee = Tee(10_000)
-        tee.feed(raw[:cut])
-        tee.feed(raw[cut:])
-        tee.end()
-        counts = tee.final.get("eval_count") or tee.usage.get("completion_tokens")
-        if tee.first is None or tee.error or counts != 40:
+        parser = StreamParser(10_000)
+        parser.feed(raw[:cut])
+        parser.feed(raw[cut:])
+        parser.end()
+        counts = parser.final.get("eval_count") or parser.usage.get("completion_tokens")
+        if parser.first is None or parser.error or counts != 40:
             wrong.append(cut)
     assert wrong == []
 
 
-def test_of_a_line_too_long_the_end_is_read_and_then_the_next() -> None:
-    tee = Tee(5000)
-    tee.feed(b'{"embeddings":[[')
+def test_of_a_long_line_only_the_end_is_parsed() -> None:
+    parser = StreamParser(5000)
+    parser.feed(b'{"embeddings":[[')
     for _ in range(1000):
-        tee.feed(b"0.125," * 100)
-        assert len(tee.part) <= 5000
-    tee.feed(b'0]],"total_duration":9,"prompt_eval_count":7}\n')
-    assert tee.final == {"total_duration": 9, "prompt_eval_count": 7}
-    tee.feed(lines(FINAL))
-    assert tee.final["eval_count"] == 40
+        parser.feed(b"0.125," * 100)
+        assert len(parser.part) <= 5000
+    parser.feed(b'0]],"total_duration":9,"prompt_eval_count":7}\n')
+    assert parser.final == {"total_duration": 9, "prompt_eval_count": 7}
+    parser.feed(lines(FINAL))
+    assert parser.final["eval_count"] == 40
 
 
 def test_an_answer_is_measured(home: Lab) -> None:
@@ -460,8 +460,8 @@ def test_an_answer_is_measured(home: Lab) -> None:
     assert sum(1 / 60 <= bound <= 1 / 5 for bound in bounds) >= 10
 
 
-def test_v1_is_measured_from_outside(home: Lab) -> None:
-    pieces = [sse(one) for one in RECORDED_SSE]
+def test_a_v1_response_is_measured_by_the_clock(home: Lab) -> None:
+    pieces = [sse(it) for it in RECORDED_SSE]
     answer = stream(*pieces, pause=0.05)
 
     def later(to: Connection) -> None:
@@ -491,7 +491,7 @@ SPOKEN = {
 
 
 @pytest.mark.parametrize("path", SPOKEN)
-def test_of_a_stopped_answer_what_was_seen_is_counted(home: Lab, path: str) -> None:
+def test_a_cancelled_response_counts_its_lines_with_output(home: Lab, path: str) -> None:
     def reply(to: Connection) -> None:
         to.send(head() + b"".join(map(chunk, SPOKEN[path])))
         to.wait_closed()
@@ -506,7 +506,7 @@ def test_of_a_stopped_answer_what_was_seen_is_counted(home: Lab, path: str) -> N
     assert tokens(home) == {"output": 3}
 
 
-def test_of_an_answer_without_counts_what_was_seen_is_counted(home: Lab) -> None:
+def test_a_response_without_counts_counts_its_lines_with_output(home: Lab) -> None:
     end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     pieces = [*SPOKEN["/v1/chat/completions"], sse(end, "[DONE]")]
     home.upstream.replies["/v1/chat/completions"] = stream(*pieces)
@@ -537,7 +537,7 @@ def test_tokens_of_a_long_answer_are_counted(home: Lab, path: str) -> None:
         ("/api/embed", {}, False),
     ],
 )
-def test_an_absent_stream_means_what_the_route_means(
+def test_a_missing_stream_key_is_the_default_of_the_route(
     home: Lab, path: str, body: dict[str, Any], streams: bool
 ) -> None:
     home.upstream.replies[path] = stream(lines(*RECORDED))
@@ -560,7 +560,7 @@ def test_an_absent_stream_means_what_the_route_means(
         ({"prompt_eval_duration": 0}, [3.0], []),
     ],
 )
-def test_only_what_happened_is_measured(
+def test_phases_without_a_duration_are_not_recorded(
     home: Lab, changes: dict[str, Any], loads: list[float], prefill: list[float]
 ) -> None:
     final = {key: value for key, value in (FINAL | changes).items() if value is not None}
@@ -584,7 +584,7 @@ def test_only_known_models_become_labels(home: Lab) -> None:
 
     assert home.outcomes() == {"ok": 9}
     points = home.metric("ollama.requests")
-    assert {one.labels["gen_ai.request.model"]: one.value for one in points} == {
+    assert {it.labels["gen_ai.request.model"]: it.value for it in points} == {
         MODEL: 2,
         "codellama:latest": 2,
         "other": 5,
@@ -603,7 +603,7 @@ def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
 
     def flying() -> dict[str, int]:
         points = home.metric("ollama.requests.in_flight")
-        return {one.labels["ollama.phase"]: one.value for one in points if one.value}
+        return {it.labels["ollama.phase"]: it.value for it in points if it.value}
 
     home.upstream.replies["/api/chat"] = reply
     with closing(home.connect(CHAT)) as client:
@@ -615,7 +615,7 @@ def test_requests_in_flight_wait_and_then_answer(home: Lab) -> None:
         assert eventually(lambda: flying() == {})
 
 
-def test_a_model_is_silent_while_it_is_asked_and_answers_nothing(home: Lab) -> None:
+def test_silence_is_the_time_since_a_requested_model_had_output(home: Lab) -> None:
     """What a full queue answers is no word of the model's."""
     go = threading.Event()
 
@@ -625,7 +625,7 @@ def test_a_model_is_silent_while_it_is_asked_and_answers_nothing(home: Lab) -> N
         to.wait_closed()
 
     def silence() -> float:
-        return max((float(one.value) for one in home.metric("ollama.model.silence")), default=0)
+        return max((float(it.value) for it in home.metric("ollama.model.silence")), default=0)
 
     def heard_after(moment: float) -> bool:
         return time.monotonic() - silence() > moment and silence() > 0
@@ -643,7 +643,7 @@ def test_a_model_is_silent_while_it_is_asked_and_answers_nothing(home: Lab) -> N
     assert eventually(lambda: silence() == 0)
 
 
-def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
+def test_the_poller_reports_models_and_drops_them_when_ollama_is_down(home: Lab) -> None:
     def value(name: str) -> float:
         [point] = home.metric(name)
         return float(point.value)
@@ -656,15 +656,15 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
     [version] = home.metric("ollama.version.info")
     assert version.labels == {"ollama.version": "0.33.3"}
     ceilings = home.metric("ollama.ceiling.tokens")
-    assert {one.value for one in ceilings} == {BANDWIDTH / SIZE}
+    assert {it.value for it in ceilings} == {BANDWIDTH / SIZE}
 
     home.upstream.close()
     assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 0.0})
-    gone = [one.value for one in home.metric("ollama.model.loaded.size")]
-    assert [struct.pack("<d", one) for one in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
+    gone = [it.value for it in home.metric("ollama.model.loaded.size")]
+    assert [struct.pack("<d", it) for it in gone] == [struct.pack("<Q", 0x7FF0000000000002)]
     # Once more until a push has arrived.
     assert len(home.metric("ollama.model.loaded.size")) == 1
-    home.gateway.poller.pushed()
+    home.gateway.poller.mark_pushed()
     assert home.metric("ollama.model.loaded.size") == []
     assert home.gateway.poller.known  # a label does not change because Ollama is away
 
@@ -672,7 +672,7 @@ def test_the_poller_tells_what_ollama_holds_and_forgets_it(home: Lab) -> None:
 def test_a_mixture_of_experts_reads_less_than_its_file() -> None:
     with lab(read_bytes="codellama=1e9") as home:
         points = home.metric("ollama.ceiling.tokens")
-        assert {one.labels["gen_ai.request.model"]: one.value for one in points} == {
+        assert {it.labels["gen_ai.request.model"]: it.value for it in points} == {
             MODEL: 40,
             "codellama:latest": 80,
         }
@@ -693,14 +693,14 @@ def test_users_have_pseudonyms_and_a_cap() -> None:
         home.outcomes()
 
         points = home.metric("gen_ai.client.token.usage")
-        output = [one for one in points if one.labels["gen_ai.token.type"] == "output"]
-        counts = {one.labels["ollama.user"]: one.value.sum for one in output}
+        output = [it for it in points if it.labels["gen_ai.token.type"] == "output"]
+        counts = {it.labels["ollama.user"]: it.value.sum for it in output}
         assert sorted(counts.values()) == [40, 40, 80, 80]
         assert (counts.pop("other"), counts.pop("none")) == (80, 40)
         assert [who for who in counts if not re.fullmatch("[0-9a-f]{8}", who)] == []
 
 
-def test_users_leave_no_trace_by_default(home: Lab) -> None:
+def test_no_user_is_recorded_by_default(home: Lab) -> None:
     home.upstream.replies["/api/chat"] = whole(FINAL)
     home.ask("/api/chat", CHAT, {"X-OpenWebUI-User-Id": "anna"})
     home.outcomes()
@@ -722,7 +722,7 @@ def test_users_leave_no_trace_by_default(home: Lab) -> None:
         ("GATEWAY_READ_BYTES", "a=b"),
     ],
 )
-def test_a_wrong_setting_is_named(variable: str, text: str) -> None:
+def test_an_invalid_setting_is_named(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=r"GATEWAY_\w+: "):
         Settings.parse({variable: text})
 
@@ -811,20 +811,20 @@ class Push(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def test_the_last_push_has_all_and_ends_what_the_next_gateway_may_not_know_of() -> None:
+def test_the_last_push_is_complete_and_marks_the_gauges_as_stale() -> None:
     upstream, receiver = Upstream(), Receiver()
     upstream.replies["/api/chat"] = stream(lines(*RECORDED))
     url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
     with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, port):
         assert eventually(lambda: receiver.gauge("ollama.model.loaded.size") != [])
-        assert struct.pack("<d", GONE) not in receiver.gauge("ollama.model.loaded.size")
+        assert struct.pack("<d", STALE) not in receiver.gauge("ollama.model.loaded.size")
         ask(port, "/api/chat", CHAT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", GONE)]
+    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", STALE)]
     assert [point.as_int for point in receiver.points("ollama.requests")] == [1]
     attributes = receiver.pushed[-1].resource_metrics[0].resource.attributes
-    named = {one.key: one.value.string_value for one in attributes}
+    named = {it.key: it.value.string_value for it in attributes}
     assert named["service.name"] == "ollama-gateway"
     assert named["service.instance.id"] == "ollama"
     receiver.shutdown()
@@ -832,7 +832,7 @@ def test_the_last_push_has_all_and_ends_what_the_next_gateway_may_not_know_of() 
     upstream.close()
 
 
-def test_a_receiver_that_hangs_or_is_away_slows_nobody() -> None:
+def test_a_receiver_that_hangs_or_is_down_delays_no_request() -> None:
     upstream = Upstream()
     upstream.replies["/api/chat"] = stream(lines(*RECORDED))
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, never answers

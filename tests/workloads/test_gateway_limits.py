@@ -1,4 +1,4 @@
-"""The gateway under attack: each thing that a client can make it hold ends at a limit."""
+"""The gateway under attack: each input that takes memory or time has a limit."""
 
 import asyncio
 import gc
@@ -33,20 +33,20 @@ CHUNKED = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode()
 
 @pytest.fixture
 def home() -> Iterator[Lab]:
-    with lab() as one:
-        one.upstream.replies |= dict.fromkeys(["/api/chat", "/api/show"], whole({"done": True}))
-        yield one
+    with lab() as home:
+        home.upstream.replies |= dict.fromkeys(["/api/chat", "/api/show"], whole({"done": True}))
+        yield home
 
 
 @pytest.fixture
 def hurried() -> Iterator[Lab]:
-    """A gateway that waits for no client."""
-    with lab(client_seconds=0.5, idle_seconds=0.5) as one:
-        yield one
+    """A gateway with short timeouts."""
+    with lab(client_seconds=0.5, idle_seconds=0.5) as home:
+        yield home
 
 
 def answered(sock: socket.socket) -> bytes:
-    """Read until the gateway closes, which it must."""
+    """Return the response until the gateway closes, which it must."""
     sock.settimeout(30)
     got = b""
     with suppress(ConnectionResetError):
@@ -56,13 +56,13 @@ def answered(sock: socket.socket) -> bytes:
 
 
 def opened(home: Lab, start: bytes) -> socket.socket:
-    """Open a connection and send the beginning of something."""
+    """Return a connection with the beginning of a request."""
     sock = socket.create_connection(("127.0.0.1", home.port), 10)
     sock.sendall(start)
     return sock
 
 
-# What does not come to an end
+# Incomplete requests
 
 LATE = {
     "no body": (f"{POST}Content-Length: 9\r\n\r\n".encode(), b""),
@@ -108,7 +108,7 @@ def test_a_model_file_that_does_not_end_is_refused(hurried: Lab) -> None:
     assert limits(hurried) == {"silence": 1}
 
 
-def test_a_client_that_takes_nothing_is_cut(hurried: Lab) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(hurried: Lab) -> None:
     ended: list[bool] = []
 
     def endless(to: Connection) -> None:
@@ -126,7 +126,7 @@ def test_a_client_that_takes_nothing_is_cut(hurried: Lab) -> None:
     assert hurried.outcomes() == {"client_cancel": 1}
 
 
-def test_the_end_of_an_answer_that_is_not_taken_is_cut_too(hurried: Lab) -> None:
+def test_a_client_that_does_not_read_the_last_bytes_is_disconnected(hurried: Lab) -> None:
     """Shorter than what the kernels of both sides hold, and a little more."""
     sizes = iter(range(1_000_000, 9_000_000, 250_000))
     hurried.upstream.replies["/api/chat"] = lambda to: whole(b"x" * next(sizes))(to)
@@ -137,7 +137,7 @@ def test_the_end_of_an_answer_that_is_not_taken_is_cut_too(hurried: Lab) -> None
     hurried.outcomes()
 
 
-# What is too much
+# Too large
 
 
 def wide(headers: int, size: int) -> bytes:
@@ -164,7 +164,7 @@ def test_a_head_too_large_is_refused_before_it_ends(home: Lab, attempt: bytes) -
     assert home.outcomes() == {"bad_request": 1}
 
 
-def test_a_head_of_the_largest_kind_passes(home: Lab) -> None:
+def test_the_largest_allowed_head_is_accepted(home: Lab) -> None:
     fields = {f"X-{n}": "a" * 4000 for n in range(20)}
     assert home.ask("/", headers=fields).status == 200
 
@@ -209,7 +209,7 @@ def test_bodies_together_are_bounded_and_small_ones_always_pass() -> None:
 
 
 def views(size: int) -> list[memoryview]:
-    """The views of so many bytes or more that anything holds."""
+    """Return all memory views of `size` bytes or more."""
     return [o for o in gc.get_objects() if isinstance(o, memoryview) and o.nbytes >= size]
 
 
@@ -258,24 +258,22 @@ def test_pipelined_requests_are_not_read_into_memory(home: Lab) -> None:
     assert home.outcomes() == {"ok": 1, "refused": 1}
 
 
-def test_a_flood_of_refusals_is_a_line_a_second(
-    home: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refusals_are_logged_once_a_second(home: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     begin = time.monotonic()
     for n in range(200):
         assert home.ask(f"/{n}" + "x" * 3000).status == 404
     took = time.monotonic() - begin
 
-    said = [line for line in capsys.readouterr().out.splitlines() if "refused with" in line]
-    assert 1 <= len(said) <= 2 + took
-    assert max(map(len, said)) < 300
+    logged = [line for line in capsys.readouterr().out.splitlines() if "refused with" in line]
+    assert 1 <= len(logged) <= 2 + took
+    assert max(map(len, logged)) < 300
     assert home.outcomes() == {"refused": 200}
 
 
-# What holds up the end
+# Shutdown
 
 
-def test_a_body_on_its_way_does_not_hold_up_the_end() -> None:
+def test_an_incomplete_body_does_not_delay_the_shutdown() -> None:
     upstream = Upstream()
     with (
         program(upstream, GATEWAY_GRACE_SECONDS="600", GATEWAY_CLIENT_SECONDS="600") as (own, port),
@@ -290,7 +288,7 @@ def test_a_body_on_its_way_does_not_hold_up_the_end() -> None:
     upstream.close()
 
 
-def test_a_body_that_times_out_just_then_does_not_hold_up_the_end() -> None:
+def test_a_body_that_times_out_at_the_shutdown_does_not_fail_it() -> None:
     with lab() as home, closing(opened(home, LATE["no body"][0])) as body:
         home.sent += 1
         assert eventually(lambda: home.gateway.reading)
@@ -306,7 +304,7 @@ def test_a_body_that_times_out_just_then_does_not_hold_up_the_end() -> None:
         assert answered(body)[:13] in (b"HTTP/1.1 408 ", b"")
 
 
-# What is no HTTP, or another
+# Invalid HTTP
 
 
 @pytest.mark.parametrize("version", ["0.9", "2.0", "1.2"])
@@ -317,17 +315,17 @@ def test_other_versions_are_refused(home: Lab, version: str) -> None:
     assert home.outcomes() == {"bad_request": 1}
 
 
-def test_what_comes_behind_an_upgrade_is_not_left_hanging(home: Lab) -> None:
-    one = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-    assert home.raw(one * 2).count(b"Ollama is running") >= 1
+def test_a_request_pipelined_after_an_upgrade_does_not_hang(home: Lab) -> None:
+    it = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert home.raw(it * 2).count(b"Ollama is running") >= 1
 
 
-def test_no_version_of_a_program_is_told(home: Lab) -> None:
+def test_the_server_header_has_no_version(home: Lab) -> None:
     assert home.ask("/").headers["Server"] == home.ask("/x").headers["Server"] == "gateway"
 
 
 @pytest.mark.parametrize("status", ["101 Odd", "600 Odd"])
-def test_an_odd_status_is_no_success(home: Lab, status: str) -> None:
+def test_an_invalid_status_counts_as_upstream_error(home: Lab, status: str) -> None:
     home.upstream.replies["/api/chat"] = whole({"done": True}, status)
     home.ask("/api/chat", {"model": MODEL})
     assert home.outcomes() == {"upstream_error": 1}

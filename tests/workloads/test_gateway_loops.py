@@ -1,4 +1,4 @@
-"""The gateway's two loops, the poll and the push: no answer stops them, each is said once."""
+"""The gateway's poll and push: no response stops them, and each result is logged once."""
 
 import json
 import threading
@@ -43,13 +43,13 @@ ROUTES = ("/api/tags", "/api/ps", "/api/version")
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Lab]:
-    with lab(poll_seconds=0.02) as one:
-        yield one
+    with lab(poll_seconds=0.02) as home:
+        yield home
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-def test_no_answer_stops_the_poll_and_each_is_said_once(
+def test_no_response_stops_the_poll_and_each_result_is_logged_once(
     home: Lab, odd: Reply, route: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream, right = home.upstream, home.upstream.replies[route]
@@ -66,9 +66,9 @@ def test_no_answer_stops_the_poll_and_each_is_said_once(
     assert eventually(lambda: home.gateway.poller.values["ollama.models.loaded"] == {"": 1})
     assert eventually(lambda: home.gateway.poller.values["ollama.models.available"] == {"": 2})
     assert home.metric("ollama.up")
-    said = [line for line in capsys.readouterr().out.splitlines() if f"poll of {route}" in line]
-    assert len([line for line in said if "success" not in line]) <= 1
-    assert max(map(len, said), default=0) < 100
+    logged = [line for line in capsys.readouterr().out.splitlines() if f"poll of {route}" in line]
+    assert len([line for line in logged if "success" not in line]) <= 1
+    assert max(map(len, logged), default=0) < 100
 
 
 @given(
@@ -82,7 +82,7 @@ def test_no_answer_stops_the_poll_and_each_is_said_once(
     )
 )
 @settings(max_examples=25, deadline=None)
-def test_any_json_is_survived(home: Lab, value: Any) -> None:
+def test_the_poller_survives_any_json(home: Lab, value: Any) -> None:
     right = dict(home.upstream.replies)
     home.upstream.replies |= dict.fromkeys(ROUTES, whole(value))
     home.run(home.gateway.poller.poll())
@@ -95,7 +95,7 @@ def test_any_json_is_survived(home: Lab, value: Any) -> None:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers each push with the next of these bytes, and then as it should."""
+    """An OTLP receiver that responds to pushes with these bytes in turn, and then with success."""
 
     daemon_threads = True
 
@@ -106,15 +106,15 @@ class Receiver(ThreadingHTTPServer):
 
 
 class Push(BaseHTTPRequestHandler):
-    """One push."""
+    """Handle a push."""
 
     server: Receiver
 
     def log_message(self, *_args: object) -> None:
-        """Keep the test's output clean."""
+        """Log nothing."""
 
     def do_POST(self) -> None:
-        """Answer as it is the turn of."""
+        """Send the next response."""
         self.server.pushes.append(self.rfile.read(int(self.headers["Content-Length"])))
         odd = self.server.odd.pop(0) if self.server.odd else b"HTTP/1.1 200 OK\r\n\r\n"
         with suppress(OSError):
@@ -133,7 +133,7 @@ ANSWERS = {
 }
 
 
-def test_no_answer_stops_the_push_and_each_is_said_once() -> None:
+def test_no_response_stops_the_push_and_each_result_is_logged_once() -> None:
     upstream = Upstream()
     receiver = Receiver(*(answer for answer in ANSWERS.values() for _ in range(3)))
     url = f"http://127.0.0.1:{receiver.server_port}/"
@@ -141,18 +141,18 @@ def test_no_answer_stops_the_push_and_each_is_said_once() -> None:
         assert eventually(lambda: len(receiver.pushes) > 3 * len(ANSWERS) + 3)
         process.terminate()
         assert process.stdout
-        said = [line for line in process.stdout if line.startswith("push of metrics: ")]
+        logged = [line for line in process.stdout if line.startswith("push of metrics: ")]
     # Some of the odd ones are success: only the status is read.
-    assert said[-1] == "push of metrics: success\n"
-    assert len(said) <= 2 * len(ANSWERS)
-    assert [a for a, b in pairwise(said) if a == b] == []
+    assert logged[-1] == "push of metrics: success\n"
+    assert len(logged) <= 2 * len(ANSWERS)
+    assert [a for a, b in pairwise(logged) if a == b] == []
     receiver.shutdown()
     receiver.server_close()
     upstream.close()
 
 
-def test_a_receiver_that_answers_byte_by_byte_is_given_up() -> None:
-    """Each byte is in time, the whole never is."""
+def test_a_push_to_a_receiver_that_sends_byte_by_byte_times_out() -> None:
+    """Each byte is in time, the response is not."""
     upstream, stop = Upstream(), threading.Event()
 
     def drip(to: Connection) -> None:
@@ -171,7 +171,7 @@ def test_a_receiver_that_answers_byte_by_byte_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("count", [HUGE, 10**30, 2**63, -1])
-def test_no_number_of_an_answer_spoils_the_sums(count: int) -> None:
+def test_huge_counts_are_clamped(count: int) -> None:
     with lab() as home:
         final = {"done": True, "eval_count": count, "eval_duration": count, "prompt_eval_count": 1}
         home.upstream.replies["/api/chat"] = whole(final)

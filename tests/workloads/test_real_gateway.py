@@ -1,6 +1,6 @@
-"""The gateway before the real Ollama: nobody makes it leave the plan, and it refuses none of ours.
+"""The gateway before the real Ollama: no request exceeds the plan or ends a process.
 
-`OLLAMA_CONTEXT_LENGTH` and `OLLAMA_KEEP_ALIVE` stand for the plan; `/api/ps` says whether it holds.
+The plan is `OLLAMA_CONTEXT_LENGTH` and `OLLAMA_KEEP_ALIVE`; `/api/ps` has the actual values.
 """
 
 import json
@@ -34,23 +34,23 @@ class Gateways(NamedTuple):
     port: int
 
     def ask(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
-        """Ask through the gateway."""
+        """Return the gateway's response."""
         return ask(self.port, path, body, headers)
 
     def loaded(self) -> dict[str, Any]:
-        """What `/api/ps` says of the one model in memory, and the runner's process."""
+        """Return the loaded model's entry of `/api/ps`, and the runners' process IDs."""
         [model] = self.ollama.ask("/api/ps")["models"]
         return dict(model) | {"runners": runners(self.ollama)}
 
 
 def runners(ollama: Ollama) -> list[int]:
-    """Return the processes that Ollama started, each for a model that was loaded."""
-    found = []
+    """Return the IDs of Ollama's child processes, one for each loaded model."""
+    children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # another program ended meanwhile
             if path.read_text().rpartition(")")[2].split()[1] == str(ollama.process.pid):
-                found.append(int(path.parent.name))
-    return found
+                children.append(int(path.parent.name))
+    return children
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def server(
 
 
 def cased(name: str) -> st.SearchStrategy[str]:
-    """Write a name in any case, also with the two letters that only Go takes for k and s."""
+    """Return a name in any case, also with the two letters that only Go folds to k and s."""
     odd = {"k": "\u212a", "s": "\u017f"}
     letters = (st.sampled_from(x + x.upper() + odd.get(x, "")) for x in name)
     folded = "".join(odd.get(x, x) for x in name)  # lower case to all but Go
@@ -118,7 +118,7 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 def written(pairs: list[tuple[str, Any]], escaped: bool, spaced: bool) -> bytes:
-    """Write JSON with keys as often as they are there."""
+    """Return JSON with duplicate keys."""
     members = (
         f"{json.dumps(key, ensure_ascii=escaped)}:{json.dumps(value, ensure_ascii=escaped)}"
         for key, value in pairs
@@ -134,7 +134,7 @@ def written(pairs: list[tuple[str, Any]], escaped: bool, spaced: bool) -> bytes:
     spaced=st.booleans(),
 )
 @settings(max_examples=300, deadline=None, phases=[Phase.generate])  # it shrinks for minutes
-def test_nobody_makes_it_leave_the_plan(
+def test_no_request_exceeds_the_plan(
     server: Gateways, path: str, pairs: list[Any], where: int, escaped: bool, spaced: bool
 ) -> None:
     server.ollama.ask("/api/generate", {"model": MODEL})
@@ -172,7 +172,7 @@ PART = st.fixed_dictionaries(
 
 
 def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Write a schema out of others."""
+    """Return schemas composed of others."""
     named = st.dictionaries(st.sampled_from(["a", "b", "pattern", 'é"\\', ""]), part, max_size=4)
     some = st.lists(part, max_size=3)
     return st.fixed_dictionaries(
@@ -196,7 +196,7 @@ def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 @given(schema=st.recursive(PART, larger, max_leaves=12))
 @settings(max_examples=300, deadline=None, phases=[Phase.generate])
-def test_no_schema_that_passes_ends_a_process(server: Gateways, schema: Any) -> None:
+def test_no_accepted_schema_ends_a_process(server: Gateways, schema: Any) -> None:
     """Some are refused by the gateway, and some by Ollama."""
     body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
     server.ollama.ask("/api/generate", {"model": MODEL})
@@ -209,8 +209,7 @@ def test_no_schema_that_passes_ends_a_process(server: Gateways, schema: Any) -> 
 
 
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
-def test_ollama_itself_would_do_it(server: Gateways, key: str) -> None:
-    """What the gateway drops is no invention: without it, each of these unloads the model."""
+def test_without_the_gateway_each_dropped_key_unloads_the_model(server: Gateways, key: str) -> None:
     server.ollama.ask("/api/generate", {"model": MODEL})
     body = b'{"model":"%s","%s":0}' % (MODEL.encode(), key.encode())
 
@@ -220,7 +219,7 @@ def test_ollama_itself_would_do_it(server: Gateways, key: str) -> None:
     assert eventually(lambda: server.ollama.ask("/api/ps")["models"] == [])
 
 
-def test_who_has_the_token_may_choose(server: Gateways) -> None:
+def test_requests_with_the_token_keep_their_options(server: Gateways) -> None:
     body = {"model": MODEL, "options": {"num_ctx": 512} | SMALL, "keep_alive": -1, "stream": False}
     assert server.ask("/api/generate", body, MANAGES).status == 200
     loaded = server.loaded()
@@ -229,26 +228,26 @@ def test_who_has_the_token_may_choose(server: Gateways) -> None:
     assert server.ask("/api/generate", {"model": MODEL, "keep_alive": 0}, MANAGES).status == 200
 
 
-def test_of_a_process_that_hangs_the_gateway_tells_although_ollama_answers(
+def test_a_hanging_process_is_reported_although_ollama_answers(
     server: Gateways,
 ) -> None:
     server.ollama.ask("/api/generate", {"model": MODEL})
     runner = server.loaded()["runners"][-1]
 
-    def silence(one: Lab) -> float:
-        return max((float(point.value) for point in one.metric("ollama.model.silence")), default=0)
+    def silence(home: Lab) -> float:
+        return max((float(point.value) for point in home.metric("ollama.model.silence")), default=0)
 
-    with lab(upstream=f"http://{server.ollama.host}") as one:
+    with lab(upstream=f"http://{server.ollama.host}") as home:
         os.kill(runner, signal.SIGSTOP)
         try:
             body = {"model": MODEL, "prompt": "Hello", "options": SMALL}
-            with closing(one.connect(body, "/api/generate")):
-                assert eventually(lambda: silence(one) > 2)
-                assert one.ask("/api/version").status == 200
+            with closing(home.connect(body, "/api/generate")):
+                assert eventually(lambda: silence(home) > 2)
+                assert home.ask("/api/version").status == 200
                 assert server.loaded()["name"] == MODEL
         finally:
             os.kill(runner, signal.SIGCONT)
-        assert eventually(lambda: silence(one) == 0)
+        assert eventually(lambda: silence(home) == 0)
 
 
 def peak(process: int) -> int:
@@ -257,7 +256,7 @@ def peak(process: int) -> int:
     return int(text.partition("VmHWM:")[2].split()[0]) // 1000
 
 
-def test_what_fills_the_memory_is_dropped(server: Gateways) -> None:
+def test_an_option_that_fills_the_memory_is_dropped(server: Gateways) -> None:
     server.ollama.ask("/api/generate", {"model": MODEL})
     [runner] = runners(server.ollama)
     before = peak(runner)

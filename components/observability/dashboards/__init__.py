@@ -1,4 +1,4 @@
-"""Grafana dashboards, made with Grafana's own typed builders."""
+"""Grafana dashboards."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from components.observability.promql import any_of
 
 
 def boards(disks: str, backup_hours: int | None) -> list[Board]:
-    """Every dashboard there is; `disks` is a PromQL regular expression of mount points."""
+    """Return all dashboards; `disks` is a PromQL regular expression of mount points."""
     return [ai.BOARD, usage.BOARD, server.board(disks, backup_hours)]
 
 
 def dashboards(
     disks: Iterable[str], runbook: str, backup_hours: int | None = None
 ) -> dict[str, str]:
-    """The dashboards as JSON text, by name.
+    """Return all dashboards as JSON, by name.
 
-    They watch the mount points `disks`, and backups every `backup_hours` if there are any, and
-    send people to the page `runbook`.
+    `disks` are mount points, `backup_hours` is the interval of backups, and `runbook` is the URL of
+    a page with a section for each panel's alert.
     """
-    made = boards(any_of(sorted(set(disks))), backup_hours)
-    return {board.name: encoded(board, runbook) for board in made}
+    disks = any_of(sorted(set(disks)))
+    return {board.name: encoded(board, runbook) for board in boards(disks, backup_hours)}

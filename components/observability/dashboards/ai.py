@@ -1,4 +1,4 @@
-"""AI performance: how fast the models answer, and what holds them up."""
+"""Dashboard of AI performance: speed, load and memory of the models."""
 
 from components.observability.dashboards.panels import Board, Panel, high, low
 from components.observability.dashboards.queries import (
@@ -14,7 +14,7 @@ from components.observability.dashboards.queries import (
     p90,
 )
 
-# Watchdog fires always, to show that alerts work at all; InfoInhibitor only silences others.
+# Watchdog always fires, as a test of alerting; InfoInhibitor only inhibits other alerts.
 FIRING = 'ALERTS{alertstate="firing", alertname!~"Watchdog|InfoInhibitor"}'
 WELL = (
     Panel(

@@ -1,4 +1,4 @@
-"""What a panel says, and how it becomes Grafana's JSON."""
+"""Panels and dashboards, and their encoding as Grafana's JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,59 +30,59 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
-"""The data source that the chart makes."""
+"""The chart's data source."""
 
 Builder = stat.Panel | timeseries.Panel | bargauge.Panel
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture: what it asks Prometheus, and how to read the answer."""
+    """A panel: its queries, and how to read them."""
 
     title: str
     unit: str
-    """One of Grafana's units, or `suffix:` and a text."""
+    """A unit of Grafana's, or `suffix:` and a text."""
     about: str
-    """What it shows and what is normal, for a person at home."""
+    """Description: what it shows, and what is normal."""
     alert: str
-    """The section of the runbook that helps when it looks wrong."""
+    """Alert whose runbook section helps."""
     queries: Mapping[str, str]
     """PromQL by legend."""
     limits: tuple[tuple[str, float], ...] = ()
-    """Colours, and the value from which each is right. None: nothing to judge."""
+    """Thresholds: a colour, and the value from which it applies."""
     below: str = "green"
-    """The colour below all limits."""
+    """Colour below all limits."""
     shape: Literal["stat", "lines", "bars"] = "lines"
     zero: str = ""
-    """What to write instead of 0, where 0 means that there is nothing to tell."""
+    """Text instead of 0, if 0 means that there is no data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One dashboard: titled rows of panels, each row as wide as the screen."""
+    """A dashboard of rows of panels, by title; a row's panels share its width."""
 
     name: str
     title: str
     rows: Mapping[str, Sequence[Panel]]
     time: str
-    """How far it looks back, such as `6h`."""
+    """Time range, such as `6h`."""
     by_model: bool = False
-    """Whether it can be narrowed to some servers and models, `$server` and `$model` in queries."""
+    """Whether it has the variables `$server` and `$model`."""
 
 
 def high(orange: float, red: float) -> tuple[tuple[str, float], ...]:
-    """Limits of what is bad when it is high."""
+    """Return limits of a value that is bad if high."""
     return (("orange", orange), ("red", red))
 
 
 def low(orange: float, green: float) -> tuple[tuple[str, float], ...]:
-    """Limits of what is bad when it is low; goes with `below="red"`."""
+    """Return limits of a value that is bad if low, with `below="red"`."""
     return (("orange", orange), ("green", green))
 
 
 def encoded(board: Board, runbook: str) -> str:
-    """Give the dashboard as JSON whose panels name their section of the page `runbook`."""
-    made = (
+    """Return the dashboard as JSON; its panels link to sections of the page `runbook`."""
+    dashboard = (
         Dashboard(board.title)
         .uid(f"homelab-{board.name}")
         .tags(["homelab"])
@@ -97,7 +97,7 @@ def encoded(board: Board, runbook: str) -> str:
         ("model", f"{size}, gen_ai_request_model"),
     ):
         if board.by_model:
-            made.with_variable(
+            dashboard.with_variable(
                 QueryVariable(name)
                 .label(name.title())
                 .datasource(PROMETHEUS)
@@ -105,22 +105,22 @@ def encoded(board: Board, runbook: str) -> str:
                 .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
                 .multi(True)
                 .include_all(True)
-                # Also what was asked for and is not on the disk.
+                # Not only models on the disk: requests may be for others.
                 .all_value(".*")
             )
     number = 0
     for title, panels in board.rows.items():
-        made.with_row(Row(title).id(number := number + 1))
+        dashboard.with_row(Row(title).id(number := number + 1))
         for panel in panels:
             width = 24 // len(panels)
-            made.with_panel(_panel(panel, runbook).id(number := number + 1).span(width))
-    return JSONEncoder(sort_keys=True).encode(made.build())
+            dashboard.with_panel(_panel(panel, runbook).id(number := number + 1).span(width))
+    return JSONEncoder(sort_keys=True).encode(dashboard.build())
 
 
 def _panel(panel: Panel, runbook: str) -> Builder:
     colours = [Threshold(color=panel.below if panel.limits else "blue")]
     colours += [Threshold(color=colour, value=value) for colour, value in panel.limits]
-    made = (
+    builder = (
         _shape(panel)
         .title(panel.title)
         .description(f"{panel.about}\n\nRunbook: {runbook}#{panel.alert.lower()}")
@@ -128,16 +128,16 @@ def _panel(panel: Panel, runbook: str) -> Builder:
         .unit(panel.unit)
         .min(0)
         .thresholds(ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(colours))
-        # The pushes come every 10 s, and a chat is rarer than that.
+        # Longer than the 10 s between pushes, because chats are rarer.
         .interval("1m")
     )
     if panel.zero:
         instead = ValueMappingResult(text=panel.zero, color="text")
-        made.mappings([ValueMap(options={"0": instead})])
+        builder.mappings([ValueMap(options={"0": instead})])
     for letter, (legend, query) in zip("ABCDEF", panel.queries.items(), strict=False):
         target = Dataquery().ref_id(letter).expr(query).legend_format(legend)
-        made.with_target(target if panel.shape == "lines" else target.instant())
-    return made
+        builder.with_target(target if panel.shape == "lines" else target.instant())
+    return builder
 
 
 def _shape(panel: Panel) -> Builder:

@@ -1,4 +1,4 @@
-"""Server: the data disk, the memory, the pods, and Prometheus itself."""
+"""Dashboard of the server: data disk, memory, pods, and Prometheus itself."""
 
 from components.observability.dashboards.panels import Board, Panel, high, low
 
@@ -15,9 +15,9 @@ TSDB = (
 
 
 def planned(kind: str) -> str:
-    """Give the memory that running containers request, or are limited to, by container.
+    """Return a query for the memory of running containers, by container.
 
-    Ollama's is an init container that stays: its pod's others count as ended once they are.
+    `kind` is `requests` or `limits`. Ollama is a sidecar, which counts as an init container.
     """
     running = 'and on (namespace, pod) kube_pod_status_phase{phase="Running"} == 1'
     memory = f'{kind}{{resource="memory"}}'
@@ -29,7 +29,7 @@ def planned(kind: str) -> str:
 
 
 def last_backup(hours: int) -> Panel:
-    """The age of the last good backup, where there is to be one every so many hours."""
+    """Return the panel of the last backup's age, for backups every `hours`."""
     good = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
     return Panel(
         "Last good backup",
@@ -43,7 +43,7 @@ def last_backup(hours: int) -> Panel:
 
 
 def board(disks: str, backup_hours: int | None) -> Board:
-    """The dashboard; `disks` is a PromQL regular expression of mount points."""
+    """Return the dashboard; `disks` is a PromQL regular expression of mount points."""
     on_disk = f'mountpoint=~"{disks}"'
     well = (
         Panel(

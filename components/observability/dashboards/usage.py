@@ -1,9 +1,9 @@
-"""Usage: who asks how much of which model, and how the chat page fares."""
+"""Dashboard of usage: requests and tokens by model and user, and the chat page."""
 
 from components.observability.dashboards.panels import Board, Panel, high
 from components.observability.dashboards.queries import MODEL, NAME, or_zero
 
-# The kubelet asks these all day.
+# Without the kubelet's probes.
 PEOPLE = 'http_route!~"/health.*|/ready"'
 FAULTS = f'{PEOPLE}, http_status_code=~"5.."'
 REFUSED = 'http_route="/api/v1/auths/signin", http_status_code=~"4.."'
@@ -12,7 +12,7 @@ REQUESTS = f'ollama_requests_total{{{MODEL}, gen_ai_request_model!=""}}'
 
 
 def requests(labels: str) -> str:
-    """Give how many requests the chat page answered in the chosen time."""
+    """Return a query for the chat page's requests in the time range."""
     return f"sum(increase(http_server_requests_total{{{labels}}}[$__range]))"
 
 

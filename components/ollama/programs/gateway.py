@@ -1,4 +1,4 @@
-"""Stand between Ollama and its users: pass every byte on, keep to the policy, and measure.
+"""Reverse proxy before Ollama: authorizes, limits and measures requests.
 
 Every setting is an environment variable: `GATEWAY_` and the name of a field of `Settings`.
 """
@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Iterable
 import aiohttp
 from aiohttp import hdrs, web
 from gateway_bodies import Body, Budget, Pieces
-from gateway_connections import Server, refused
+from gateway_connections import Server, error_response
 from gateway_meters import Call, Meters
 from gateway_poller import Poller
 from gateway_push import Exporter
-from gateway_rules import BLOBS, PATTERNS, ROUTES, RefusalError, Settings, passed_on
+from gateway_rules import BLOBS, PATTERNS, ROUTES, RefusalError, Settings, end_to_end
 from multidict import CIMultiDict
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
@@ -27,16 +27,16 @@ from yarl import URL
 
 
 class BrokenAnswerError(ConnectionError):
-    """Ollama ended in the middle of an answer; the client must not take it for whole."""
+    """Ollama closed the connection before the response was complete."""
 
 
 class Gateway:
-    """The server, the client and the poller."""
+    """The proxy: a server for clients, a client of Ollama, a poller and a meter provider."""
 
     def __init__(self, settings: Settings, readers: Iterable[MetricReader] = ()) -> None:
         self.settings, self.stopping, self.ending = settings, False, False
         self.session = aiohttp.ClientSession(
-            # Ollama ends no idle connection by itself; a new one for each request costs 0.3 ms.
+            # Ollama keeps idle connections open, and a new one for each request costs 0.3 ms.
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
             auto_decompress=False,
@@ -45,11 +45,11 @@ class Gateway:
         )
         self.poller = Poller(settings, self.session)
         if settings.otlp_url:
-            exporter = Exporter(settings.otlp_url, self.session, self.poller.pushed)
+            exporter = Exporter(settings.otlp_url, self.session, self.poller.mark_pushed)
             millis = settings.push_seconds * 1000
             readers = [*readers, PeriodicExportingMetricReader(exporter, millis)]
-        named = {"service.name": "ollama-gateway", "service.instance.id": "ollama"}
-        resource = Resource(named).merge(OTELResourceDetector().detect())
+        attributes = {"service.name": "ollama-gateway", "service.instance.id": "ollama"}
+        resource = Resource(attributes).merge(OTELResourceDetector().detect())
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
         self.budget, self.reading = Budget(settings.bodies_bytes), set[asyncio.Timeout]()
@@ -65,32 +65,32 @@ class Gateway:
         return int(self.runner.addresses[0][1])
 
     async def stop(self) -> None:
-        """Accept nothing more, let running answers finish within the grace period, then end."""
+        """Drain: accept no requests, and let responses finish within the grace period."""
         self.stopping, loop = True, asyncio.get_running_loop()
         cut = loop.call_later(self.settings.grace_seconds, self.give_up)
         for timeout in self.reading:  # aiohttp drops the rest of these bodies
             if not timeout.expired():  # an expired one cannot be rescheduled
                 timeout.reschedule(loop.time())
-        # aiohttp would wait for a connection accepted in the turn of the loop in which it closes.
+        # Again, for a connection accepted while the server closes, which aiohttp would wait for.
         loop.call_later(0.1, self.server.pre_shutdown)
         await self.runner.cleanup()
         cut.cancel()
         for task in self.tasks:
             task.cancel()
-        # The last push ends its gauges: whoever starts next may never know of these models.
+        # The last push marks all gauges as stale: the next process may not have these models.
         self.poller.values = {}
         await asyncio.to_thread(self.provider.shutdown, 5000)
         await self.session.close()
 
     def give_up(self) -> None:
-        """Cut what still runs; from now on it is not the client who ends an answer."""
+        """Abort all connections; their requests count as `shutdown`, not as `client_cancel`."""
         self.ending = True
         for connection in self.server.connections:
             if connection.transport:
                 connection.transport.abort()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request and count it exactly once."""
+        """Respond to a request, and count it exactly once."""
         call, outcome, limit = self.server.call(), "client_cancel", ""
         body = Body(self.budget)
         try:
@@ -100,14 +100,14 @@ class Gateway:
                 outcome, limit = refusal.outcome, refusal.limit
                 path = request.raw_path.partition("?")[0][:100]
                 self.server.log(f"refused with {refusal.status}: {request.method} {path!r}")
-                response = refused(call.path, refusal.status, refusal.why)
+                response = error_response(call.path, refusal.status, refusal.reason)
             await response.prepare(request)
             async with asyncio.timeout(self.settings.client_seconds):
                 await response.write_eof()
         except BrokenAnswerError:
             outcome = "upstream_error"
             raise
-        except TimeoutError:  # of a client that takes nothing
+        except TimeoutError:  # the client does not read the response
             outcome, limit = "client_cancel", "silence"
             assert request.transport
             request.transport.abort()
@@ -124,8 +124,8 @@ class Gateway:
         return response
 
     def admit(self, request: web.BaseRequest, call: Call) -> bool:
-        """Return whether the request has the token; raises RefusalError if it may not pass."""
-        # The path as it was written, not as somebody may decode or clean it.
+        """Return whether the request has the token; raises RefusalError if it is not allowed."""
+        # Not decoded or normalized, because Ollama may do that in another way.
         path = request.raw_path.partition("?")[0]
         for pattern, name in PATTERNS.items():
             path = name if pattern.fullmatch(path) and ".." not in path else path
@@ -137,15 +137,15 @@ class Gateway:
             raise RefusalError(405, "the gateway does not know this method here")
         if route.manages and not self.settings.manage_token:
             raise RefusalError(403, "models are not managed through this gateway")
-        given = request.headers.get(hdrs.AUTHORIZATION, "").encode(errors="surrogateescape")
-        wanted = f"Bearer {self.settings.manage_token}".encode()
-        trusted = bool(self.settings.manage_token) and hmac.compare_digest(given, wanted)
+        actual = request.headers.get(hdrs.AUTHORIZATION, "").encode(errors="surrogateescape")
+        expected = f"Bearer {self.settings.manage_token}".encode()
+        trusted = bool(self.settings.manage_token) and hmac.compare_digest(actual, expected)
         if route.manages and not trusted:
             raise RefusalError(401, "managing models needs the token")
-        old = request.version == aiohttp.HttpVersion10
-        if not (old or request.version == aiohttp.HttpVersion11):
+        is_old = request.version == aiohttp.HttpVersion10
+        if not (is_old or request.version == aiohttp.HttpVersion11):
             raise RefusalError(400, "not HTTP/1.0 or 1.1", "http")
-        if old and hdrs.TRANSFER_ENCODING in request.headers:
+        if is_old and hdrs.TRANSFER_ENCODING in request.headers:
             raise RefusalError(400, "bad request", "http")
         if not request.raw_path.isascii() or "#" in request.raw_path:
             raise RefusalError(400, "bad request", "http")
@@ -154,7 +154,7 @@ class Gateway:
     async def answer(
         self, request: web.BaseRequest, call: Call, body: Body
     ) -> tuple[web.StreamResponse, str]:
-        """Return the answer and the outcome; raises RefusalError if the request may not pass."""
+        """Return the response and the outcome; raises RefusalError if it is not allowed."""
         trusted = self.admit(request, call)
         limit = self.settings.blob_bytes if call.path == BLOBS else self.settings.body_bytes
         if (request.content_length or 0) > limit:
@@ -163,19 +163,19 @@ class Gateway:
         if expects and request.version == aiohttp.HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        headers = passed_on(request.headers)
-        headers.popall(hdrs.CONTENT_LENGTH, None)  # written anew from the body as it was read
+        headers = end_to_end(request.headers)
+        headers.popall(hdrs.CONTENT_LENGTH, None)  # of the body as it is sent
         if trusted:
-            headers.popall(hdrs.AUTHORIZATION, None)  # was for us
+            headers.popall(hdrs.AUTHORIZATION, None)  # the gateway's own token
         data: AsyncIterator[bytes | memoryview] | None = None
         if call.path == BLOBS and request.body_exists:
             data = self.blob(request, call)
         elif request.body_exists:
             await self.read(request, body, limit)
-            pieces = self.understand(request, call, body, trusted)
+            pieces = self.parse_body(request, call, body, trusted)
             headers[hdrs.CONTENT_LENGTH] = str(sum(map(len, pieces)))
             data = body.sent(pieces)
-            # Or the body would be held until the answer has ended.
+            # Otherwise this frame would hold the body until the response has ended.
             del pieces
         elif call.route and call.route.operation and not trusted:
             raise RefusalError(400, "no body", "json")
@@ -183,7 +183,7 @@ class Gateway:
         return await self.forward(request, call, headers, data)
 
     async def read(self, request: web.BaseRequest, body: Body, limit: int) -> None:
-        """Read the body as long as the client has time for it."""
+        """Read the body; raises RefusalError after `client_seconds`."""
         timeout = asyncio.timeout(0 if self.stopping else self.settings.client_seconds)
         self.reading.add(timeout)
         try:
@@ -196,29 +196,29 @@ class Gateway:
         finally:
             self.reading.discard(timeout)
 
-    def understand(self, request: web.BaseRequest, call: Call, body: Body, trusted: bool) -> Pieces:
-        """Return what Ollama gets, and read from it what the labels need."""
+    def parse_body(self, request: web.BaseRequest, call: Call, body: Body, trusted: bool) -> Pieces:
+        """Return the body for Ollama, and set the labels of the call from it."""
         assert call.route
         if not call.route.operation:
             return [memoryview(body.raw)]
         call.stream, call.user = call.route.streams, self.meters.user(request.headers)
         call.model = "other"
         try:
-            asked = body.parse()
+            parsed = body.parse()
         except RefusalError:
             if trusted:
                 return [memoryview(body.raw)]
             raise
-        stream = asked.value.get("stream")
+        stream = parsed.value.get("stream")
         call.stream = stream if isinstance(stream, bool) else call.route.streams
-        call.model = self.poller.label(asked.value.get("model"))
-        if trusted:  # it loads models, for as long as it wants
+        call.model = self.poller.label(parsed.value.get("model"))
+        if trusted:  # the model Job may load models with any options
             return [memoryview(body.raw)]
-        self.meters.drop(asked.dropped)
-        return asked.pieces
+        self.meters.drop(parsed.dropped)
+        return parsed.pieces
 
     async def blob(self, request: web.BaseRequest, call: Call) -> AsyncIterator[bytes]:
-        """Pass a model file on piece by piece."""
+        """Yield a model file in chunks; raises RefusalError."""
         size = 0
         while True:
             try:
@@ -242,7 +242,7 @@ class Gateway:
         headers: CIMultiDict[str],
         data: AsyncIterator[bytes | memoryview] | None,
     ) -> tuple[web.StreamResponse, str]:
-        """Ask Ollama and pass its answer on while it comes."""
+        """Send the request to Ollama, and relay the response."""
         try:
             answer = await self.session.request(
                 request.method,
@@ -254,24 +254,24 @@ class Gateway:
         except (aiohttp.ClientError, OSError):
             if call.refusal:
                 raise call.refusal from None
-            return refused(call.path, 502, "Ollama does not answer"), "upstream_error"
+            return error_response(call.path, 502, "Ollama does not answer"), "upstream_error"
         try:
             return await self.relay(request, call, answer)
         finally:
-            answer.close()  # whoever is gone, Ollama stops working
+            answer.close()  # Ollama then stops generating, if the client has disconnected
 
     async def relay(
         self, request: web.BaseRequest, call: Call, answer: aiohttp.ClientResponse
     ) -> tuple[web.StreamResponse, str]:
-        """Pass an answer on, each piece as soon as it is here."""
+        """Relay a response, each chunk as soon as it arrives."""
         response = web.StreamResponse(
-            status=answer.status, reason=answer.reason, headers=passed_on(answer.headers)
+            status=answer.status, reason=answer.reason, headers=end_to_end(answer.headers)
         )
-        response.headers.setdefault(hdrs.SERVER, "gateway")  # aiohttp's own tells versions
+        response.headers.setdefault(hdrs.SERVER, "gateway")  # aiohttp's default has its version
         if hdrs.UPGRADE in request.headers:
-            response.force_close()  # aiohttp holds back what came behind it
+            response.force_close()  # aiohttp would never answer pipelined requests
         await response.prepare(request)
-        listens = call.route is not None and (call.route.operation or call.route.streams)
+        parses = call.route is not None and (call.route.operation or call.route.streams)
         while True:
             try:
                 piece = await answer.content.readany()
@@ -283,30 +283,30 @@ class Gateway:
                 await response.write(piece)
             if call.phase == "waiting":
                 self.meters.move(call, "answering")
-            if call.model and answer.status < 400:  # a queue that is full answers, too
-                self.meters.hear(call)
-            if listens:
-                call.tee.feed(piece)
-        call.tee.end()
+            if call.model and answer.status < 400:  # an error, as of a full queue, is no output
+                self.meters.note_output(call)
+            if parses:
+                call.parser.feed(piece)
+        call.parser.end()
         if call.route and call.route.manages:
             self.poller.wake.set()
         if 200 <= answer.status < 400:
-            return response, "in_stream_error" if call.tee.error else "ok"
-        named = {404: "not_found", 503: "busy"}
-        otherwise = "bad_request" if 400 <= answer.status < 500 else "upstream_error"
-        return response, named.get(answer.status, otherwise)
+            return response, "in_stream_error" if call.parser.error else "ok"
+        outcomes = {404: "not_found", 503: "busy"}
+        default = "bad_request" if 400 <= answer.status < 500 else "upstream_error"
+        return response, outcomes.get(answer.status, default)
 
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `Exporter` says it
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # `Exporter` logs failures
     gateway, stop = Gateway(settings), asyncio.Event()
-    for number_ in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number_, stop.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     port = await gateway.start()
-    print(f"port {port} leads to {settings.upstream}")
+    print(f"port {port} is open, upstream {settings.upstream}")
     await stop.wait()
-    print(f"stopping, running answers have {settings.grace_seconds:g} s")
+    print(f"stopping: {settings.grace_seconds:g} s for running responses")
     await gateway.stop()
     print("stopped")
 

@@ -1,4 +1,4 @@
-"""Bodies of requests: read within a budget, and written anew as Ollama gets them."""
+"""Bodies of requests: read within a memory budget, parsed, filtered and serialized again."""
 
 import json
 import re
@@ -11,57 +11,57 @@ from aiohttp import StreamReader
 from gateway_rules import RefusalError
 from gateway_schema import check
 
-# Matches wherever it begins and never turns back: the largest body is scanned in 20 ms, in 250 if
-# it is all escaped quotes, and in 5 if it has too many tokens, for then the scan ends early.
+# Possessive, so it never backtracks: the largest body is scanned in 20 ms, in 250 ms if all quotes
+# are escaped, and in 5 ms if it has too many tokens, which ends the scan early.
 TOKEN = re.compile(
     rb'[^",\[{]{1,300}+|"[^"]*+(?<!\\)"|"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL
 )
-MOST_TOKENS = 30_000  # a message is a dozen; all others wait while these are parsed, 1 ms
-LONG_STRING = 300  # no name of a model; so 9 MB at most are left to parse, 36 MB once decoded
-SMALL_BODY = 2**16  # free of the budget, so that chats go on while others fill it
+MOST_TOKENS = 30_000  # a message has a dozen; parsing blocks the event loop, here for 1 ms
+LONG_STRING = 300  # longer than a model's name; leaves at most 9 MB to parse, 36 MB decoded
+SMALL_BODY = 2**16  # bytes not charged, so that chats continue while large bodies fill the budget
 
-# Ollama's `Options` (api/types.go) without its `Runner`, a change of which loads the model anew.
+# Ollama's `Options` (api/types.go) without `Runner`, whose changes reload the model.
 SAMPLING = {
     *("num_keep", "seed", "num_predict", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n"),
     *("temperature", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop"),
 }
 RUNNER = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"}
-# A template that calls itself fills any memory; no client of ours writes one.
+# A recursive template fills any memory; no known client sends one.
 PLANNED = {"keep_alive", "template"}
-MOST_REPEATED = 2**16  # tokens; the sampler allocates as many as `repeat_last_n` says
+MOST_REPEATED = 2**16  # tokens; the sampler allocates `repeat_last_n` of them
 
-# Stands for the long string of that number; nobody outside knows it, so nobody can write it.
+# Prefix of a placeholder for a long string; random, so that no client can forge one.
 NAME = secrets.token_hex(16)
 NAMED = re.compile(rb'"%s(\d+)"' % NAME.encode())
 
 Pieces = Sequence[bytes | memoryview]
 
 
-class Asked(NamedTuple):
-    """A request as it was read."""
+class Parsed(NamedTuple):
+    """A parsed request."""
 
     value: dict[str, Any]
     dropped: list[str]
-    """What was left out, as it may be counted: Ollama's own names, `case` and `other`."""
+    """Labels of the dropped keys: Ollama's own names, `case` and `other`."""
     pieces: Pieces
-    """The body to send."""
+    """The body for Ollama."""
 
 
 class Budget:
-    """Bytes that the bodies under way hold together, and may hold."""
+    """Bytes of all bodies in memory, and their limit."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
 
 
 class Body:
-    """The body of one request, which is charged to the budget until `charge(0)`."""
+    """The body of a request, charged to the budget until `charge(0)`."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget, self.charged, self.raw = budget, 0, bytearray()
 
     def charge(self, size: int) -> None:
-        """Hold `size` bytes from now on; raises RefusalError when all bodies would be too many."""
+        """Charge `size` bytes instead of those before; raises RefusalError beyond the limit."""
         more = max(0, size - SMALL_BODY) - self.charged
         if more > 0 and self.budget.held + more > self.budget.limit:
             raise RefusalError(503, "busy: too many large requests", "bodies")
@@ -69,7 +69,7 @@ class Body:
         self.charged += more
 
     async def read(self, content: StreamReader, limit: int) -> None:
-        """Read all of it; raises RefusalError beyond `limit` bytes."""
+        """Read the body; raises RefusalError beyond `limit` bytes."""
         while piece := await content.readany():
             size = len(self.raw) + len(piece)
             if size > limit:
@@ -77,11 +77,11 @@ class Body:
             self.charge(size)
             self.raw += piece
 
-    def parse(self) -> Asked:
-        """Read it as JSON; raises RefusalError if it is no object, or wider or deeper than any."""
-        outline, strings = outlined(self.raw)
+    def parse(self) -> Parsed:
+        """Parse and filter a JSON object; raises RefusalError if it is invalid or too complex."""
+        outline, strings = without_long_strings(self.raw)
         try:
-            value = json.loads(outline.decode(errors="replace"))  # as Go reads what is no UTF-8
+            value = json.loads(outline.decode(errors="replace"))  # as Go decodes invalid UTF-8
             if not isinstance(value, dict):
                 raise RefusalError(400, "not a JSON object", "json")
             check(value)
@@ -94,47 +94,47 @@ class Body:
         self.charge(len(self.raw) + len(text))
         parts = NAMED.split(text)
         pieces = [strings[int(part)] if n % 2 else part for n, part in enumerate(parts)]
-        return Asked(value, dropped, pieces)
+        return Parsed(value, dropped, pieces)
 
     async def sent(self, pieces: Pieces) -> AsyncIterator[bytes | memoryview]:
-        """Yield the pieces; when the last one is sent, nothing is held any more."""
+        """Yield the pieces, and release the body after the last one."""
         for piece in pieces:
             yield piece
         self.raw = bytearray()
         self.charge(0)
 
 
-def outlined(body: bytes | bytearray) -> tuple[bytes, list[memoryview]]:
-    """Return JSON with its long strings replaced by names, and these strings as they stand there.
+def without_long_strings(body: bytes | bytearray) -> tuple[bytes, list[memoryview]]:
+    """Return JSON with placeholders for its long strings, and these strings as they are written.
 
-    Raises RefusalError when it has too many tokens to read.
+    Raises RefusalError if it has too many tokens.
     """
     view, strings, short = memoryview(body), list[memoryview](), list[bytes]()
-    for one in islice(TOKEN.finditer(body), MOST_TOKENS + 1):
-        if one.end() - one.start() > LONG_STRING:
+    for token in islice(TOKEN.finditer(body), MOST_TOKENS + 1):
+        if token.end() - token.start() > LONG_STRING:
             short.append(b'"%s%d"' % (NAME.encode(), len(strings)))
-            strings.append(view[one.start() : one.end()])
+            strings.append(view[token.start() : token.end()])
         else:
-            short.append(one[0])
+            short.append(token[0])
     if len(short) > MOST_TOKENS:
         raise RefusalError(413, f"more than {MOST_TOKENS} JSON tokens", "tokens")
     return b"".join(short), strings
 
 
-def drop(asked: dict[str, Any]) -> list[str]:
-    """Take out of a request all by which Ollama would leave the plan, and return the names."""
+def drop(request: dict[str, Any]) -> list[str]:
+    """Drop the keys that would reload a model or exceed the plan, and return their labels."""
     dropped = []
-    for key in list(asked):
-        # Ollama's names are in lower case, and Go takes a key in any case for one of them.
+    for key in list(request):
+        # Go matches keys in any case with Ollama's names, which are in lower case.
         if key in PLANNED or key != key.casefold():
             dropped.append(key if key in PLANNED else "case")
-            del asked[key]
-    options = asked.get("options")
+            del request[key]
+    options = request.get("options")
     if not isinstance(options, dict):
         return dropped
     for key, value in list(options.items()):
-        huge = isinstance(value, int | float) and value > MOST_REPEATED
-        if key not in SAMPLING or (key == "repeat_last_n" and huge):
+        is_huge = isinstance(value, int | float) and value > MOST_REPEATED
+        if key not in SAMPLING or (key == "repeat_last_n" and is_huge):
             dropped.append(key if key in SAMPLING | RUNNER else "other")
             del options[key]
     return dropped

@@ -1,4 +1,4 @@
-"""Connections of clients: how many there are, what each may hold, and what is no request."""
+"""Server of the gateway: limits of connections, and responses to invalid requests."""
 
 import asyncio
 import time
@@ -9,9 +9,9 @@ from aiohttp import hdrs, web, web_protocol
 from aiohttp.http_exceptions import LineTooLong
 from gateway_meters import Call, Meters
 from gateway_rules import Settings
-from gateway_tee import Tee
+from gateway_stream import StreamParser
 
-# Requests that a connection may send ahead, each with a head in memory; no client of ours does.
+# Pipelined requests of a connection, each with a head in memory; no known client pipelines.
 web_protocol.MAX_MSG_QUEUE_SIZE = 1
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -20,32 +20,32 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Log:
-    """Prints at most one line a second of this kind, with a count of those left out."""
+    """Prints at most one line a second, with the number of omitted lines."""
 
     def __init__(self) -> None:
-        self.next, self.left_out = 0.0, 0
+        self.next, self.omitted = 0.0, 0
 
     def __call__(self, text: str) -> None:
-        """Print, or count."""
+        """Print a line, or count it as omitted."""
         if (now := time.monotonic()) < self.next:
-            self.left_out += 1
+            self.omitted += 1
             return
-        more = f" ({self.left_out} more before)" if self.left_out else ""
+        more = f" ({self.omitted} omitted before)" if self.omitted else ""
         print(text[:200] + more)
-        self.next, self.left_out = now + 1, 0
+        self.next, self.omitted = now + 1, 0
 
 
 class Handler(web.RequestHandler):
-    """A connection of a client that also counts what is not even a request."""
+    """A connection of a client, which also counts invalid requests."""
 
     __slots__ = ("server",)
     server: "Server"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many."""
+        """Accept the connection, or respond 503 if there are too many."""
         super().connection_made(transport)
-        transport = cast(asyncio.Transport, transport)  # uvloop's is registered as none
-        # Nothing waits in memory unseen: a write is done when the kernel has all of it.
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        # A write then completes when the kernel has all of it, so nothing is buffered here.
         transport.set_write_buffer_limits(0)
         if len(self.server.connections) > self.server.settings.connections:
             self.server.meters.finish(self.server.call(), "busy", "connections")
@@ -60,25 +60,27 @@ class Handler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer a request that cannot be read, without repeating any of it in words or logs."""
+        """Return the response to an invalid request, and log no part of it."""
         if request.writer.output_size > 0:
             raise ConnectionResetError
-        if message is not None:  # of the parser; what `Gateway.handle` raises is counted there
-            many = message.startswith("Too many headers") or isinstance(exc, LineTooLong)
-            status = 431 if many else status
-            self.server.meters.finish(self.server.call(), "bad_request", "head" if many else "http")
+        if message is not None:  # from the parser; `Gateway.handle` counts its own exceptions
+            is_large = message.startswith("Too many headers") or isinstance(exc, LineTooLong)
+            status = 431 if is_large else status
+            self.server.meters.finish(
+                self.server.call(), "bad_request", "head" if is_large else "http"
+            )
         self.server.log(f"refused with {status}: {type(exc).__name__}")
-        return refused("/", status, "bad request" if status < 500 else "the gateway failed")
+        return error_response("/", status, "bad request" if status < 500 else "the gateway failed")
 
 
 class Server(web.Server):
-    """What listens; its connections count with `meters`."""
+    """The HTTP server; its connections use `meters`."""
 
     settings: Settings
     meters: Meters
 
     def __call__(self) -> web.RequestHandler:
-        """Make a connection."""
+        """Return the protocol of a new connection."""
         handler = Handler(self, loop=self._loop, **self._kwargs)
         handler.server = self
         return handler
@@ -93,19 +95,19 @@ class Server(web.Server):
             max_line_size=settings.header_bytes,
             max_field_size=settings.header_bytes,
             max_headers=settings.headers,
-            keepalive_timeout=settings.idle_seconds,  # also until the first head is whole
+            keepalive_timeout=settings.idle_seconds,  # also until the first head is complete
             lingering_time=2,
         )
 
     def call(self) -> Call:
-        """Begin to count a request."""
-        return Call(tee=Tee(self.settings.line_bytes), start=time.monotonic())
+        """Return the record of a request that begins now."""
+        return Call(parser=StreamParser(self.settings.line_bytes), start=time.monotonic())
 
 
-def refused(path: str, status: int, why: str) -> web.Response:
-    """Return an error as Ollama writes it on this kind of path; it ends the connection."""
-    wrapped = {"message": why, "type": "api_error", "param": None, "code": None}
-    body = {"error": wrapped if path.startswith("/v1/") else why}
+def error_response(path: str, status: int, reason: str) -> web.Response:
+    """Return an error in the format of Ollama's API at `path`; it closes the connection."""
+    wrapped = {"message": reason, "type": "api_error", "param": None, "code": None}
+    body = {"error": wrapped if path.startswith("/v1/") else reason}
     response = web.json_response(body, status=status, headers={hdrs.SERVER: "gateway"})
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"

@@ -1,4 +1,4 @@
-"""What the gateway measures of requests and their answers."""
+"""Metrics of requests and their responses."""
 
 import hashlib
 import hmac
@@ -10,15 +10,15 @@ from typing import Any
 
 from gateway_poller import GAUGES, Poller
 from gateway_rules import MODEL, RefusalError, Route, Settings
-from gateway_tee import Tee
+from gateway_stream import StreamParser
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One request on its way."""
+    """A request in flight."""
 
-    tee: Tee
+    parser: StreamParser
     start: float
     path: str = "unknown"
     route: Route | None = None
@@ -26,28 +26,28 @@ class Call:
     user: str = ""
     stream: bool = False
     phase: str = ""
-    refusal: RefusalError | None = None  # of a body that is passed on while it is read
+    refusal: RefusalError | None = None  # raised while a streamed body is sent
 
     def attributes(self, **more: str) -> dict[str, str]:
-        """Give the attributes of the GenAI conventions."""
+        """Return the attributes of the GenAI semantic conventions."""
         assert self.route
-        who = {"gen_ai.operation.name": self.route.operation, "gen_ai.provider.name": "ollama"}
-        return who | {MODEL: self.model} | more
+        base = {"gen_ai.operation.name": self.route.operation, "gen_ai.provider.name": "ollama"}
+        return base | {MODEL: self.model} | more
 
 
 class Meters:
-    """The instruments, and what of a request goes into which."""
+    """The instruments, and the recording of requests."""
 
     def __init__(self, settings: Settings, poller: Poller, meter: Meter) -> None:
         self.settings, self.poller, self.users = settings, poller, set[str]()
-        self.asked, self.heard = Counter[str](), dict[str, float]()
+        self.in_flight_by_model, self.last_output = Counter[str](), dict[str, float]()
 
         def histogram(name: str, unit: str, description: str, *bounds: float) -> Any:
             return meter.create_histogram(
                 name, unit, description, explicit_bucket_boundaries_advisory=bounds
             )
 
-        # The conventions' bounds end at 82 s (request) and 10 s (first token): a CPU needs more.
+        # The conventions' bounds end at 82 s (request) and 10 s (first token), too low for a CPU.
         waits = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
         rates = (60, 50, 40, 30, 25, 20, 15, 12, 10, 8, 6, 5, 4, 2, 1)  # tokens/s, as durations
         self.duration = histogram(
@@ -79,16 +79,16 @@ class Meters:
             "ollama.requests.limited", "{request}", "Refused or ended by a limit of the gateway"
         )
         self.dropped = meter.create_counter(
-            "ollama.keys.dropped", "{key}", "Keys of requests that were not passed on"
+            "ollama.keys.dropped", "{key}", "Keys dropped from requests"
         )
         self.in_flight = meter.create_up_down_counter(
-            "ollama.requests.in_flight", "{request}", "Sent to Ollama and not yet finished"
+            "ollama.requests.in_flight", "{request}", "Sent to Ollama and not finished"
         )
         meter.create_observable_gauge(
             "ollama.model.silence",
             [self.silence],
             "s",
-            "Since a model that is asked has last answered anything; 0: it is not asked",
+            "Since the last output of a model that has requests; 0: no requests",
         )
         for name, gauge in GAUGES.items():
 
@@ -98,12 +98,12 @@ class Meters:
             meter.create_observable_gauge(name, [observe], gauge.unit, gauge.description)
 
     def user(self, headers: Mapping[str, str]) -> str:
-        """Give the pseudonym of the user, or nothing when the label is off."""
+        """Return the pseudonym of the user; empty if the label is off."""
         if self.settings.user_label == "off":
             return ""
-        if not (who := headers.get(self.settings.user_header, "")):
+        if not (user := headers.get(self.settings.user_header, "")):
             return "none"
-        key, text = self.settings.user_key.encode(), who.encode(errors="surrogateescape")
+        key, text = self.settings.user_key.encode(), user.encode(errors="surrogateescape")
         pseudonym = hmac.new(key, text, hashlib.sha256).hexdigest()[:8]
         if pseudonym not in self.users and len(self.users) >= self.settings.user_cap:
             return "other"
@@ -111,11 +111,11 @@ class Meters:
         return pseudonym
 
     def move(self, call: Call, phase: str) -> None:
-        """Put a request in flight, from `waiting` to `answering`, and out again with ``."""
+        """Set the phase of a request: `waiting`, `answering`, or empty when it has ended."""
         if call.model and bool(call.phase) != bool(phase):
-            if phase and not self.asked[call.model]:
-                self.hear(call)
-            self.asked[call.model] += 1 if phase else -1
+            if phase and not self.in_flight_by_model[call.model]:
+                self.note_output(call)
+            self.in_flight_by_model[call.model] += 1 if phase else -1
         labels = {"http.route": call.path} | ({MODEL: call.model} if call.model else {})
         if call.phase:
             self.in_flight.add(-1, labels | {"ollama.phase": call.phase})
@@ -123,47 +123,47 @@ class Meters:
             self.in_flight.add(1, labels | {"ollama.phase": phase})
         call.phase = phase
 
-    def hear(self, call: Call) -> None:
-        """Note that the model of this request has answered something."""
-        self.heard[call.model] = time.monotonic()
+    def note_output(self, call: Call) -> None:
+        """Record that the model of this request has output now."""
+        self.last_output[call.model] = time.monotonic()
 
     def silence(self, _: CallbackOptions) -> Iterable[Observation]:
-        """Give for each model how long it has been asked, and answered nothing to anybody."""
+        """Yield for each model with requests the seconds since its last output."""
         now = time.monotonic()
-        for model, moment in list(self.heard.items()):  # another thread adds to it
-            yield Observation(now - moment if self.asked[model] else 0, {MODEL: model})
+        for model, moment in list(self.last_output.items()):  # the event loop adds to it
+            yield Observation(now - moment if self.in_flight_by_model[model] else 0, {MODEL: model})
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Count keys that were not passed on."""
+        """Count dropped keys."""
         for key, count in Counter(keys).items():
             self.dropped.add(count, {"ollama.key": key})
 
     def finish(self, call: Call, outcome: str, limit: str = "") -> None:
-        """Count a request, whatever became of it, and the limit that ended it."""
+        """Count a request by outcome, and by the limit that ended it."""
         self.move(call, "")
         if limit:
             self.limited.add(1, {"ollama.limit": limit})
         labels = {"http.route": call.path, "ollama.outcome": outcome}
         labels |= {MODEL: call.model} if call.model else {}
-        who = {"ollama.user": call.user} if call.user else {}
-        self.requests.add(1, labels | who)
+        user = {"ollama.user": call.user} if call.user else {}
+        self.requests.add(1, labels | user)
         if not (call.route and call.route.operation and call.model):
             return
-        why = {} if outcome == "ok" else {"error.type": outcome}
+        error = {} if outcome == "ok" else {"error.type": outcome}
         end = time.monotonic()
-        self.duration.record(end - call.start, call.attributes(**why))
-        if call.tee.first and call.stream:
-            self.first.record(call.tee.first - call.start, call.attributes())
-        tokens = self.count(call, who)
+        self.duration.record(end - call.start, call.attributes(**error))
+        if call.parser.first and call.stream:
+            self.first.record(call.parser.first - call.start, call.attributes())
+        tokens = self.count(call, user)
         if outcome == "ok":
             self.speeds(call, end, tokens)
 
-    def count(self, call: Call, who: dict[str, str]) -> dict[str, int]:
+    def count(self, call: Call, user: dict[str, str]) -> dict[str, int]:
         """Record the tokens, and return them by type.
 
-        Of an answer without counts, stopped or of `/v1`, what was seen to stream is counted.
+        A response without counts, cancelled or of `/v1`, counts by its lines with output.
         """
-        final, usage, attributes = call.tee.final, call.tee.usage, call.attributes()
+        final, usage, attributes = call.parser.final, call.parser.usage, call.attributes()
         tokens = {
             kind: final.get(own, 0) or next((usage[key] for key in others if key in usage), 0)
             for kind, own, *others in (
@@ -172,44 +172,46 @@ class Meters:
             )
         }
         if call.stream and not (final or usage):
-            tokens["output"] = call.tee.spoken
+            tokens["output"] = call.parser.output_lines
         for kind, count in tokens.items():
             if count:
-                self.tokens.record(count, attributes | who | {"gen_ai.token.type": kind})
+                self.tokens.record(count, attributes | user | {"gen_ai.token.type": kind})
         return tokens
 
     def speeds(self, call: Call, end: float, tokens: dict[str, int]) -> None:
-        """Record what the last lines of a good answer say of its time."""
-        final, attributes = call.tee.final, call.attributes()
+        """Record the speeds of a successful response."""
+        final, attributes = call.parser.final, call.attributes()
 
-        def took(what: str) -> float:
-            return float(final.get(f"{what}_duration", 0)) / 1e9
+        def seconds(part: str) -> float:
+            return float(final.get(f"{part}_duration", 0)) / 1e9
 
         written = tokens["output"]
-        if took("eval") and written:
-            self.per_token.record(took("eval") / written, attributes)
-        elif call.stream and call.tee.first and written > 1 and not final:  # /v1 has no durations
-            self.per_token.record((end - call.tee.first) / (written - 1), attributes)
-        # A request that only loads has no durations: then all of its time was the load.
+        if seconds("eval") and written:
+            self.per_token.record(seconds("eval") / written, attributes)
+        elif (
+            call.stream and call.parser.first and written > 1 and not final
+        ):  # /v1 has no durations
+            self.per_token.record((end - call.parser.first) / (written - 1), attributes)
+        # The response to a mere load has no durations: all of its time was the load.
         only_load = final.get("done_reason") == "load"
-        load = took("load") or (end - call.start if only_load else 0)
+        load = seconds("load") or (end - call.start if only_load else 0)
         if load >= self.settings.load_seconds:
             self.load.record(load, attributes)
-        if took("eval"):
-            # No field has the wait for a slot. It is what remains, with some ms of overhead.
-            rest = took("total") - took("load") - took("prompt_eval") - took("eval")
+        if seconds("eval"):
+            # Ollama does not report the wait for a slot: it is the rest, with some ms of overhead.
+            rest = seconds("total") - seconds("load") - seconds("prompt_eval") - seconds("eval")
             self.queue.record(max(0.0, rest), attributes)
-        self.read_prompt(call, tokens["input"], took("prompt_eval"))
+        self.read_prompt(call, tokens["input"], seconds("prompt_eval"))
 
     def read_prompt(self, call: Call, prompt: int, seconds: float) -> None:
-        """Record how fast the prompt was read, if the answer lets us know."""
-        cached = call.tee.final.get("prompt_eval_cached_count")
+        """Record the prompt's tokens/s, unless the share of the cache is unknown."""
+        cached = call.parser.final.get("prompt_eval_cached_count")
         if not seconds or prompt <= (cached or 0):
             return
         rate = (prompt - (cached or 0)) / seconds
-        # Ollama before 0.33 does not say how much came from its cache, and counts it all. Reading
-        # is at most about 25 times as fast as writing on this kind of memory (measured: 322 and
-        # 13.4 tokens/s): beyond 50 times the ceiling of writing, the cache was at work.
+        # Ollama before 0.33 counts cached tokens too, without their number. A CPU reads at
+        # most 25 times as fast as it writes (measured: 322 and 13.4 tokens/s), so a rate beyond 50
+        # times the ceiling of writing includes cached tokens.
         if cached is None and not rate <= 50 * self.poller.ceilings.get(call.model, 0):
             return
         self.prefill.record(rate, call.attributes())

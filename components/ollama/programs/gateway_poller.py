@@ -1,4 +1,4 @@
-"""Asks Ollama now and then what it holds."""
+"""Poller of Ollama's version and models."""
 
 import asyncio
 import json
@@ -14,13 +14,13 @@ from gateway_rules import MODEL, Settings
 from model_name import canonical
 from opentelemetry.metrics import Observation
 
-# Written once when a series ends: Prometheus' own staleness marker. Without it, what is pushed
-# stays visible for five minutes after it has ceased to be true.
-GONE: float = struct.unpack("<d", bytes.fromhex("020000000000f07f"))[0]
+# Prometheus' staleness marker, written once when a series ends: otherwise a pushed series is
+# returned for five more minutes.
+STALE: float = struct.unpack("<d", bytes.fromhex("020000000000f07f"))[0]
 
 
 class Gauge(NamedTuple):
-    """What the poller finds, one series for each value of the label."""
+    """A gauge of the poller, with one series for each value of the label."""
 
     unit: str
     label: str
@@ -35,32 +35,32 @@ GAUGES = {
     "ollama.models.available": Gauge("{model}", "", "Models on disk"),
     "ollama.model.size": Gauge("By", MODEL, "Size on disk"),
     "ollama.models.loaded": Gauge("{model}", "", "Models in memory"),
-    "ollama.model.loaded.size": Gauge("By", MODEL, "Memory a loaded model takes"),
-    "ollama.model.loaded.gpu.size": Gauge("By", MODEL, "The part of it that is the GPU's"),
-    "ollama.model.expires_in": Gauge("s", MODEL, "Until it is unloaded; a week or more: a week"),
+    "ollama.model.loaded.size": Gauge("By", MODEL, "Memory of a loaded model"),
+    "ollama.model.loaded.gpu.size": Gauge("By", MODEL, "The part of it in the GPU's memory"),
+    "ollama.model.expires_in": Gauge("s", MODEL, "Until it is unloaded, at most a week"),
     "ollama.ceiling.tokens": Gauge("{token}/s", MODEL, "Memory bandwidth / bytes per token"),
 }
 WEEK = 7 * 86400.0
-MOST_READ = 4 * 2**20  # bytes of an answer; a list of 100 models is 50 kB
+MAX_RESPONSE = 4 * 2**20  # bytes; a list of 100 models is 50 kB
 
 
 class Poller:
-    """Asks Ollama what it holds, and forgets it when Ollama does not answer."""
+    """Polls Ollama; a route that fails has no values until it succeeds again."""
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
         self.settings, self.session = settings, session
-        self.read = settings.bytes_read()
+        self.bytes_read = settings.bytes_read()
         self.values: dict[str, dict[str, float]] = {"ollama.up": {"": 0}}
-        self.known: dict[str, str] = {}  # kept when Ollama is away: labels do not change for that
+        self.known: dict[str, str] = {}  # kept while Ollama is down, so that labels do not change
         self.ceilings: dict[str, float] = {}
-        # The series of the last collection, and those that the receiver knows.
-        self.given: dict[str, set[str]] = {}
+        # Series of the last collection, and those that the receiver has.
+        self.collected: dict[str, set[str]] = {}
         self.received: dict[str, set[str]] = {}
         self.failures: dict[str, str] = {}
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Poll, at once again if something may have changed."""
+        """Poll at intervals, and early when `wake` is set."""
         while True:
             await self.poll()
             with suppress(TimeoutError):
@@ -69,79 +69,81 @@ class Poller:
             self.wake.clear()
 
     async def poll(self) -> None:
-        """Ask the three routes, each for itself."""
+        """Request the three routes concurrently, and replace all values."""
         values: dict[str, dict[str, float]] = {name: {} for name in GAUGES}
-        routes = {"version": self.see_version, "tags": self.see_tags, "ps": self.see_ps}
-        await asyncio.gather(*(self.ask(name, see, values) for name, see in routes.items()))
+        routes = {"version": self.read_version, "tags": self.read_tags, "ps": self.read_ps}
+        await asyncio.gather(*(self.request(name, read, values) for name, read in routes.items()))
         up = values["ollama.up"] = {"": float(bool(values["ollama.version.info"]))}
         if up != self.values["ollama.up"]:
             print(f"Ollama {'answers' if up[''] else 'does not answer'}")
         self.values = values
 
-    async def ask(self, name: str, see: Callable[..., None], values: dict[str, Any]) -> None:
-        """Ask one route, and leave no value behind when it fails, whatever the answer is."""
-        start, path, found = time.monotonic(), f"/api/{name}", dict[str, Any]()
+    async def request(self, name: str, read: Callable[..., None], values: dict[str, Any]) -> None:
+        """Add the values of a route; none if it fails or its response is invalid."""
+        start, path, new = time.monotonic(), f"/api/{name}", dict[str, Any]()
         limit, failure = aiohttp.ClientTimeout(total=5), ""
         try:
             async with self.session.get(self.settings.upstream + path, timeout=limit) as response:
                 raw = b""
                 async for piece in response.content.iter_any():
-                    if len(raw := raw + piece) > MOST_READ:
+                    if len(raw := raw + piece) > MAX_RESPONSE:
                         raise OverflowError
                 if response.status != 200:
                     failure = f"HTTP {response.status}"
                 else:
-                    see(json.loads(raw), found)
-                    values |= found
-        except Exception as error:  # without its words, which may be a prompt's
+                    read(json.loads(raw), new)
+                    values |= new
+        except Exception as error:  # without its text, which may have a prompt
             failure = type(error).__name__
         if failure != self.failures.get(path, ""):
             print(f"poll of {path}: {failure or 'success'}")
         self.failures[path] = failure
         values["ollama.poll.duration"][path] = time.monotonic() - start
 
-    def see_version(self, answer: Any, found: dict[str, Any]) -> None:
+    def read_version(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/version`."""
-        found["ollama.version.info"] = {str(answer["version"]): 1.0}
+        values["ollama.version.info"] = {str(response["version"]): 1.0}
 
-    def see_tags(self, answer: Any, found: dict[str, Any]) -> None:
+    def read_tags(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/tags`."""
-        sizes = {str(model["name"]): float(model["size"]) for model in answer["models"]}
+        sizes = {str(model["name"]): float(model["size"]) for model in response["models"]}
         rate = self.settings.bandwidth
-        # Never more than there is: the same name may be a smaller file elsewhere.
-        told = {name: self.read.get(canonical(name), size) for name, size in sizes.items()}
-        reads = {name: min(told[name], size) for name, size in sizes.items()}
+        # At most the model's size, because a model of the same name may be quantized further.
+        reads = {
+            name: min(self.bytes_read.get(canonical(name), size), size)
+            for name, size in sizes.items()
+        }
         self.ceilings = {name: rate / size for name, size in reads.items() if size and rate}
         self.known = {canonical(name): name for name in sizes}
-        found["ollama.models.available"] = {"": float(len(sizes))}
-        found["ollama.model.size"] = sizes
-        found["ollama.ceiling.tokens"] = self.ceilings
+        values["ollama.models.available"] = {"": float(len(sizes))}
+        values["ollama.model.size"] = sizes
+        values["ollama.ceiling.tokens"] = self.ceilings
 
-    def see_ps(self, answer: Any, found: dict[str, Any]) -> None:
+    def read_ps(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/ps`."""
-        models = {str(model["name"]): model for model in answer["models"]}
-        found["ollama.models.loaded"] = {"": float(len(models))}
+        models = {str(model["name"]): model for model in response["models"]}
+        values["ollama.models.loaded"] = {"": float(len(models))}
         for name, key in (("size", "size"), ("gpu.size", "size_vram")):
-            loaded = {model: float(one.get(key, 0)) for model, one in models.items()}
-            found[f"ollama.model.loaded.{name}"] = loaded
-        expiry = {name: seconds_until(one.get("expires_at")) for name, one in models.items()}
-        found["ollama.model.expires_in"] = expiry
+            loaded = {model: float(entry.get(key, 0)) for model, entry in models.items()}
+            values[f"ollama.model.loaded.{name}"] = loaded
+        expiry = {name: seconds_until(it.get("expires_at")) for name, it in models.items()}
+        values["ollama.model.expires_in"] = expiry
 
     def observe(self, name: str) -> Iterable[Observation]:
-        """Give the values of a gauge, and the end of those that are gone."""
+        """Yield the values of a gauge, and a staleness marker for each series that has ended."""
         now, label = dict(self.values.get(name, {})), GAUGES[name].label
-        gone = dict.fromkeys(self.received.get(name, set()) - set(now), GONE)
-        self.given[name] = set(now)
+        ended = dict.fromkeys(self.received.get(name, set()) - set(now), STALE)
+        self.collected[name] = set(now)
         self.received.setdefault(name, set()).update(now)
-        for key, value in (gone | now).items():
+        for key, value in (ended | now).items():
             yield Observation(value, {label: key} if label else {})
 
-    def pushed(self) -> None:
-        """Forget what has ended: the receiver knows it since the last collection arrived."""
-        self.received = {name: set(keys) for name, keys in self.given.items()}
+    def mark_pushed(self) -> None:
+        """Record that the receiver has the last collection, its staleness markers included."""
+        self.received = {name: set(keys) for name, keys in self.collected.items()}
 
     def label(self, model: object) -> str:
-        """Give the label of a model: a name on disk, or `other`."""
+        """Return the label of a model: its name on disk, or `other`."""
         name = self.known.get(canonical(model)) if isinstance(model, str) else None
         if name is None:
             self.wake.set()
@@ -149,7 +151,7 @@ class Poller:
 
 
 def seconds_until(text: object) -> float:
-    """Turn `expires_at` into seconds, also when it lies centuries ahead."""
+    """Return the seconds until `expires_at`, at most a week; a week if it is invalid."""
     try:
         moment = datetime.fromisoformat(str(text))
         return min(max(0.0, (moment - datetime.now(UTC)).total_seconds()), WEEK)

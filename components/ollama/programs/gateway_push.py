@@ -1,4 +1,4 @@
-"""Pushes what is measured to an OTLP receiver."""
+"""Exporter of metrics by OTLP over HTTP."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,38 +8,38 @@ import aiohttp
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 
-SECONDS = 5.0  # for a whole push; the SDK's own exporter limits only the pause between two bytes
+SECONDS = 5.0  # timeout of a push; that of the SDK's exporter restarts with each byte
 
 
 class Exporter(MetricExporter):
-    """Pushes to `url`, and says so only when that begins to fail or to work.
+    """Pushes to `url`, and logs when the result changes.
 
-    No answer ends it: of one only the status is read. `done` is called after each success.
+    It reads only the status of a response, and calls `done` after each success.
     """
 
     def __init__(self, url: str, session: aiohttp.ClientSession, done: Callable[[], None]) -> None:
         super().__init__()
-        self.url, self.session, self.done, self.said = url, session, done, ""
+        self.url, self.session, self.done, self.logged = url, session, done, ""
         self.loop = asyncio.get_running_loop()
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float = SECONDS * 1000, **kwargs: Any
     ) -> MetricExportResult:
-        """Push, in the thread of the reader."""
+        """Push, in the reader's thread."""
         del timeout_millis, kwargs
         try:
             raw = encode_metrics(metrics_data).SerializeToString()
             pushing = asyncio.run_coroutine_threadsafe(self.push(raw), self.loop)
             result = pushing.result()
-        except Exception as error:  # any would end the reader's thread for ever
+        except Exception as error:  # any would end the reader's thread
             result = type(error).__name__
-        if result != self.said:
+        if result != self.logged:
             print(f"push of metrics: {result}")
-        self.said = result
+        self.logged = result
         return MetricExportResult[result.upper() if result == "success" else "FAILURE"]
 
     async def push(self, raw: bytes) -> str:
-        """Push once, and return `success` or the status."""
+        """Push, and return `success` or the status."""
         headers = {"Content-Type": "application/x-protobuf"}
         limit = aiohttp.ClientTimeout(total=SECONDS)
         async with self.session.post(
@@ -51,9 +51,9 @@ class Exporter(MetricExporter):
         return "success"
 
     def force_flush(self, timeout_millis: float = 0) -> bool:
-        """Return at once: nothing is kept."""
+        """Return at once: nothing is buffered."""
         del timeout_millis
         return True
 
     def shutdown(self, timeout_millis: float = 0, **kwargs: Any) -> None:
-        """Do nothing: the session is the gateway's."""
+        """Do nothing: the gateway closes the session."""

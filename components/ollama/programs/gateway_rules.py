@@ -1,4 +1,4 @@
-"""What the gateway is told, and what it lets pass."""
+"""Settings of the gateway, and the routes and headers that it passes on."""
 
 import re
 from collections.abc import Mapping
@@ -12,53 +12,55 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the gateway needs to know; for example `GATEWAY_BANDWIDTH=89.6e9`."""
+    """Settings by environment variable, such as `GATEWAY_BANDWIDTH=89.6e9`."""
 
     listen: str = "0.0.0.0:11434"
     upstream: str = "http://127.0.0.1:11435"
-    otlp_url: str = ""  # the whole URL, nothing is appended; empty: nothing is pushed
+    otlp_url: str = ""  # complete; empty: no push
     push_seconds: float = 10
     poll_seconds: float = 15
-    manage_token: str = field(default="", repr=False)  # empty: nobody changes models
-    bandwidth: float = 0  # of the memory that models run in, bytes/s; 0: no ceiling is given
-    read_bytes: str = ""  # "model=bytes,…" read per token, where that is less than the file (MoE)
-    user_label: str = "off"  # "on": requests and tokens carry a pseudonym of the user
+    manage_token: str = field(default="", repr=False)  # empty: models cannot be changed
+    bandwidth: float = 0  # memory bandwidth in bytes/s; 0: unknown
+    read_bytes: str = ""  # "model=bytes,…" read per token, if less than the file (MoE)
+    user_label: str = "off"  # "on": metrics have a pseudonym of the user
     user_key: str = field(default="", repr=False)
     user_header: str = "X-OpenWebUI-User-Id"
-    user_cap: int = 20  # pseudonyms; all later users are "other"
-    grace_seconds: float = 600  # for running answers after SIGTERM
-    # What clients can make it hold: measured by `make bench`, far below the pod's 512 MiB.
+    user_cap: int = 20  # pseudonyms; further users are "other"
+    grace_seconds: float = 600  # for running responses after SIGTERM
+    # Limits of memory: `make bench` measures that they stay far below the pod's 512 MiB.
     connections: int = 256
-    header_bytes: int = 4096  # one header
+    header_bytes: int = 4096  # of a header
     headers: int = 32
-    body_bytes: int = 64 * 2**20  # one body; pictures travel in it
-    bodies_bytes: int = 96 * 2**20  # all bodies under way
-    blob_bytes: int = 256 * 2**30  # passed on while they come
-    line_bytes: int = 2**16  # of an answer, to read along
-    idle_seconds: float = 20  # until the next head is whole; Open WebUI keeps connections for 15
-    client_seconds: float = 60  # until a body is whole, or more of an answer is taken
-    # Ollama counts some ms of scheduling even for a model in memory; a load starts a process.
+    body_bytes: int = 64 * 2**20  # of a body, which may have pictures
+    bodies_bytes: int = 96 * 2**20  # of all bodies in memory
+    blob_bytes: int = 256 * 2**30  # of a model file, which is streamed
+    line_bytes: int = 2**16  # of a response that is parsed
+    idle_seconds: float = (
+        20  # until the next head is complete; Open WebUI keeps connections for 15 s
+    )
+    client_seconds: float = 60  # until a body is complete, or more of a response is read
+    # Shorter loads are not recorded: a loaded model has some ms of scheduling.
     load_seconds: float = 0.25
 
     @classmethod
     def parse(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read the variables that begin with `GATEWAY_`, or say which one is wrong."""
-        known: dict[str, Any] = {one.name: one.type for one in fields(cls)}
-        given: dict[str, Any] = {}
+        """Parse the variables that begin with `GATEWAY_`; raises ValueError."""
+        known: dict[str, Any] = {field.name: field.type for field in fields(cls)}
+        values: dict[str, Any] = {}
         for variable, text in environment.items():
             if not variable.startswith("GATEWAY_"):
                 continue
             if (name := variable.removeprefix("GATEWAY_").lower()) not in known:
                 raise ValueError(f"{variable}: unknown setting")
             try:
-                given[name] = known[name](text)
+                values[name] = known[name](text)
             except ValueError as error:
                 raise ValueError(f"{variable}: {error}") from error
-        settings = cls(**given)
+        settings = cls(**values)
         if settings.user_label not in ("on", "off"):
-            raise ValueError(f"GATEWAY_USER_LABEL: on or off, not {settings.user_label}")
+            raise ValueError(f"GATEWAY_USER_LABEL: got {settings.user_label}, want on or off")
         if settings.user_label == "on" and not settings.user_key:
-            raise ValueError("GATEWAY_USER_KEY: needed when GATEWAY_USER_LABEL is on")
+            raise ValueError("GATEWAY_USER_KEY: missing, want a key while GATEWAY_USER_LABEL is on")
         for name in known:
             if (
                 known[name] in (int, float)
@@ -72,7 +74,7 @@ class Settings:
         return settings
 
     def bytes_read(self) -> dict[str, float]:
-        """Split `read_bytes`."""
+        """Return `read_bytes` by model; raises ValueError."""
         try:
             pairs = (pair.split("=") for pair in self.read_bytes.split(",") if pair)
             return {canonical(name): float(size) for name, size in pairs}
@@ -81,12 +83,12 @@ class Settings:
 
 
 class Route(NamedTuple):
-    """What may be asked at a path."""
+    """A route of Ollama's API."""
 
     methods: tuple[str, ...]
-    manages: bool = False  # needs the token
-    operation: str = ""  # `gen_ai.operation.name`, of inference only
-    streams: bool = False  # what Ollama does when the body has no `stream`
+    manages: bool = False  # requires the token
+    operation: str = ""  # `gen_ai.operation.name`; empty: no inference
+    streams: bool = False  # default of the body's `stream`
 
 
 MODEL = "gen_ai.request.model"
@@ -121,29 +123,37 @@ PATTERNS = {
     re.compile(r"/v1/models/[\w.:%~-]+(/[\w.:%~-]+)*", re.ASCII): "/v1/models/{model}",
     re.compile(r"/api/blobs/sha256[:-][0-9a-f]{64}", re.ASCII): BLOBS,
 }
-# RFC 9110 §7.6.1, and what aiohttp writes itself for each side.
-NOT_PASSED_ON = {
+# RFC 9110 §7.6.1, and headers that aiohttp writes for each side.
+HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
     *("te", "trailer", "transfer-encoding", "upgrade", "host", "expect"),
 }
 
 
 class RefusalError(Exception):
-    """A request that is not let through: HTTP status, words for the client, and which limit."""
+    """A refused request: HTTP status, reason for the client, and the limit that it exceeds."""
 
-    def __init__(self, status: int, why: str, limit: str = "") -> None:
-        super().__init__(why)
-        self.status, self.why, self.limit = status, why, limit
+    def __init__(self, status: int, reason: str, limit: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.limit = status, reason, limit
 
     @property
     def outcome(self) -> str:
-        """As what it is counted."""
-        by_status = {401: "refused", 403: "refused", 404: "refused", 405: "refused", 503: "busy"}
+        """Value of the label `ollama.outcome`."""
+        by_status = {
+            401: "refused",
+            403: "refused",
+            404: "refused",
+            405: "refused",
+            503: "busy",
+        }
         return by_status.get(self.status, "bad_request")
 
 
-def passed_on(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """Copy the headers that are not of this connection alone."""
+def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Return the end-to-end headers."""
     named = ",".join(headers.getall(hdrs.CONNECTION, [])).lower().split(",")
-    dropped = NOT_PASSED_ON.union(name.strip() for name in named)
-    return CIMultiDict((key, text) for key, text in headers.items() if key.lower() not in dropped)
+    hop_by_hop = HOP_BY_HOP.union(name.strip() for name in named)
+    return CIMultiDict(
+        (key, text) for key, text in headers.items() if key.lower() not in hop_by_hop
+    )

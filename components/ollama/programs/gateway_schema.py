@@ -1,4 +1,4 @@
-"""Refuses JSON schemas that crash Ollama, which would end all running answers."""
+"""Check of JSON schemas: some crash Ollama, which would end all running responses."""
 
 import re
 from typing import Any
@@ -21,15 +21,15 @@ REPETITION = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 # repetitions, an empty `anyOf`, the patterns `^\d{3}$` and `^[z-a]$`. A pattern with `(?` or `^*`
 # ends Ollama itself. With a minimum above its maximum, the process fills all memory.
 DEEPEST, WIDEST, MOST_REPEATED, MOST_PARTS = 32, 200, 2000, 2000
-MOST_VALUES = 20_000  # all others wait while these are looked at, 10 ms
+MOST_VALUES = 20_000  # checked in 10 ms, during which the event loop is blocked
 
 
-def check(asked: dict[str, Any]) -> None:
-    """Raise RefusalError if a request has a schema that may end a process of Ollama's."""
+def check(request: dict[str, Any]) -> None:
+    """Raise RefusalError if a request has a schema that may crash Ollama or a model's process."""
     for key in HOLD:
-        if isinstance(asked.get(key), dict):
-            traversal = _Traversal(asked[key])
-            traversal.visit(asked[key], 0, (), 1)
+        if isinstance(request.get(key), dict):
+            traversal = _Traversal(request[key])
+            traversal.visit(request[key], 0, (), 1)
             # llama.cpp merges all objects of an `allOf` into one.
             if traversal.merges and traversal.properties > WIDEST:
                 raise _refusal(f"properties beside allOf: must not be more than {WIDEST} in all")
@@ -52,7 +52,7 @@ class _Traversal:
                 nodes.append(part)
 
     def visit(self, node: Any, depth: int, through: tuple[str, ...], times: int) -> None:
-        """Check a node that is reached `through` these references, and copied so many `times`."""
+        """Check a node, reached `through` references and copied `times` times by llama.cpp."""
         self.values += 1
         self.parts += times if isinstance(node, dict | list) else 0
         if self.parts > MOST_PARTS or self.values > MOST_VALUES or depth > DEEPEST:

@@ -1,4 +1,4 @@
-"""Reads along with an answer."""
+"""Parser of Ollama's responses while they stream."""
 
 import json
 import re
@@ -7,24 +7,24 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 
-def speaks(event: dict[str, Any]) -> bool:
-    """Tell whether the event carries text, a thought or a tool call."""
+def has_output(event: dict[str, Any]) -> bool:
+    """Return whether the event has text, thinking or a tool call."""
     if str(event.get("type", "")).endswith("delta"):  # /v1/messages and /v1/responses
         return True
     choice = (event.get("choices") or [{}])[0]
     parts = (event, event.get("message"), choice, choice.get("delta"))
     keys = ("content", "response", "thinking", "text", "reasoning", "tool_calls")
-    said = (part.get(key) for part in parts if isinstance(part, dict) for key in keys)
-    return any(isinstance(text, str | list) and text for text in said)
+    values = (part.get(key) for part in parts if isinstance(part, dict) for key in keys)
+    return any(isinstance(text, str | list) and text for text in values)
 
 
-class Tee:
-    """Reads along with an answer: joins split lines, keeps the few numbers that count.
+class StreamParser:
+    """Finds the first token, errors and counts in a response, fed in chunks.
 
-    Of a line of more than `limit` bytes only the last `TAIL` are kept: Ollama's counts stand there.
+    Of a line of more than `limit` bytes only the last `TAIL` are kept, which have Ollama's counts.
     """
 
-    # JSON escapes quotes inside strings: what looks like a key is one, or a whole short string.
+    # JSON escapes quotes in strings, so a match is a key, or a whole string.
     MARKS: ClassVar = (b'"error"', b'"usage"', b'"done":true', b'_duration"', b'"finish_reason":"')
     COUNT = re.compile(rb'"(\w+_(?:count|duration|tokens))":(\d{1,19})\b')
     TAIL = 4096
@@ -32,14 +32,14 @@ class Tee:
     def __init__(self, limit: int) -> None:
         self.limit, self.part, self.long = limit, bytearray(), False
         self.first: float | None = None
-        self.spoken = 0
-        """Lines that carried a part of the answer; Ollama writes one for each token."""
+        self.output_lines = 0
+        """Lines with output; Ollama writes one for each token."""
         self.error = False
         self.final: dict[str, Any] = {}
         self.usage: dict[str, int] = {}
 
     def feed(self, chunk: bytes) -> None:
-        """Read the next bytes, wherever they were split."""
+        """Parse the next chunk, which may end anywhere in a line."""
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             self.append(line)
@@ -47,14 +47,14 @@ class Tee:
         self.append(rest)
 
     def append(self, piece: bytes) -> None:
-        """Add to the current line, and forget the beginning of one too long to read."""
+        """Add to the current line, and drop the beginning of a long one."""
         self.part += piece
         if len(self.part) > self.limit:
             self.long = True
             del self.part[: -self.TAIL]
 
     def end(self) -> None:
-        """Finish the current line, also one without a line feed."""
+        """Parse the current line, which may lack its line feed."""
         line = bytes(self.part).removeprefix(b"data:").strip()
         long, self.long = self.long, False
         self.part.clear()
@@ -64,17 +64,17 @@ class Tee:
             for key, count in self.COUNT.findall(line):
                 part = self.usage if key.endswith(b"_tokens") else self.final
                 part[key.decode()] = number(int(count))
-        # After the first token, of all lines only those with a mark are worth the parsing.
+        # After the first token only lines with a mark are parsed, to save CPU.
         elif self.first is None or marked:
             with suppress(ValueError, TypeError, AttributeError, LookupError, RecursionError):
-                self.see(json.loads(line))
+                self.handle_event(json.loads(line))
         if self.first is not None and line.startswith(b"{") and not marked:
-            self.spoken += 1
+            self.output_lines += 1
 
-    def see(self, event: Any) -> None:
-        """Take from an event what counts."""
+    def handle_event(self, event: Any) -> None:
+        """Record an event's error, output and counts."""
         self.error = self.error or bool(event.get("error"))
-        if self.first is None and speaks(event):
+        if self.first is None and has_output(event):
             self.first = time.monotonic()
         if event.get("done") is True or "total_duration" in event:
             keys = {key for key in event if key.endswith(("_duration", "_count"))}
@@ -86,5 +86,5 @@ class Tee:
 
 
 def number(value: object) -> int:
-    """Return a count or a duration: 0 when Ollama leaves it out, and no more than a sum takes."""
+    """Return a count or a duration: 0 if Ollama omits it, and at most 2**53, for exact sums."""
     return min(max(0, value), 2**53) if type(value) is int else 0
