@@ -35,13 +35,13 @@ doctor:
 else
 VENV := .venv/ready
 
-# A server is changed by the CLI itself, which asks before it does.
+# The CLI itself, which asks before it changes the server.
 preview: FLAGS = --diff
 up preview: $(VENV)
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack $(STACK)
 
-# Writes Pulumi.STACK.yaml by what the cluster says; FLAGS answer its questions (docs/install.md).
+# Writes Pulumi.STACK.yaml from the cluster; FLAGS answer its questions (docs/install.md).
 init: $(VENV)
 	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
 
@@ -54,26 +54,26 @@ down output:
 	@echo "error: make $@ is for the sandbox; for a server: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
 endif
 
-# What an `up` that was killed has left in the way of the next one (docs/runbook.md).
+# Repairs the stack after an `up` that was killed (docs/runbook.md).
 recover: $(VENV)
 	@$(RUN) -m ops recover --stack $(STACK)
 
-# Of the chats: what backups there are, and putting one back (docs/backups.md).
+# Lists the backups of the chats, and restores one (docs/backups.md).
 backups: $(VENV)
 	@$(RUN) -m ops restore --stack $(STACK) --list
 
 restore: $(VENV)
 	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
 
-# What this tree changes of BASE, by the engine, without the server's state, secrets or cluster.
-diff: .venv/dev
+# Previews this tree against the commit BASE, without the server's state, secrets and cluster.
+diff: linux .venv/dev
 	@$(RUN) -m ops diff --stack $(STACK) --base "$(BASE)"
 
-# Exit code 7 of it is drift, 1 that something could not be read; make itself ends with 2 for both.
+# Exits with 7 for drift, 1 if something could not be read; make itself with 2 for both.
 drift: $(VENV)
 	@$(RUN) -m ops drift --stack $(STACK)
 
-# A real node, which root makes: sudo make demo (docs/develop.md).
+# The stack on a real node, as root: sudo make demo (docs/develop.md).
 demo: linux .venv/dev
 	@$(RUN) -m sandbox --folder .sandbox/demo demo
 
@@ -89,7 +89,7 @@ lint: .venv/dev
 test: lint
 	@$(RUN) -m pytest -n 2 --tb=short --built no
 
-# All others. What they need is built first: a compiler beside them makes every wait too short.
+# All others. Their programs are built first, because a compiler beside a test makes it time out.
 test-all: test
 	@$(RUN) -m sandbox build
 	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
@@ -103,14 +103,14 @@ bench: .venv/dev
 	@test "$(BENCH_KILLS)" != 1 || PYTHONPATH=. $(RUN) tests/bench_kills.py
 
 linux:
-	@test "$$(uname)" = Linux || { echo "error: the sandbox needs Linux; for a server, which any system will do for: make up STACK=home" >&2; exit 1; }
+	@test "$$(uname)" = Linux || { echo "error: the sandbox needs Linux; on other systems, for a server: make up STACK=home" >&2; exit 1; }
 
-# What works on a server needs this alone.
+# The packages of all commands for a server.
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
 	@$(INSTALL)
 
-# The sandbox and the tests need this besides.
+# The packages of the sandbox and the tests.
 .venv/dev: requirements-dev.txt .venv/ready
 	@$(INSTALL)

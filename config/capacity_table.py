@@ -1,5 +1,6 @@
 """The capacity plan as a table, for the output of `pulumi preview`."""
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from config.capacity import GIB, ModelPlan, Plan
@@ -8,6 +9,8 @@ from config.models import closest_name
 from config.quantities import gib, size
 from config.settings import Settings
 
+WIDTH = 94
+"""Columns of a line: the CLI indents it by 6."""
 HEAD = ("server", "model", "tokens", "weights", "KV", "buffers", "prompts", "total", "tokens/s")
 
 
@@ -35,7 +38,10 @@ def table(settings: Settings, plans: Mapping[str, Plan]) -> str:
         for key in plans
         for line in _server_sums(settings, key, plans[key])
     ]
-    return "\n".join([title, *lines, *sums, *_node_sums(settings, plans["ollama"])])
+    sums += _node_sums(settings, plans["ollama"])
+    # A model's name may have hyphens.
+    wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join([title, *lines, *map(wrapper.fill, sums)])
 
 
 def _row(model: ModelPlan, parallel: int) -> tuple[str, ...]:
@@ -63,10 +69,8 @@ def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
             + (f"; did you mean {', '.join(similar)}?" if similar else "")
         )
     names = ", ".join(model.name for model in plan.resident)
-    yield (
-        f"loaded at once, at most: {gib(plan.needed)} for {names};"
-        f" Ollama has request {plan.memory.request}, limit {plan.memory.limit}"
-    )
+    yield f"loaded at once, at most: {gib(plan.needed)} for {names}"
+    yield f"Ollama's memory: request {plan.memory.request}, limit {plan.memory.limit}"
     if (memory := settings.gpu_memory(server)) is not None:
         yield f"GPU memory: {gib(plan.on_gpu)} of {gib(memory)}"
     yield f"files of the models: {gib(plan.files)} of {gib(size(server.volume.size))}"

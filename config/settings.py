@@ -252,19 +252,33 @@ class Parameters(Section):
     """
 
     num_ctx: Annotated[None, Want("nothing: set the variant's `context`")] = None
+    """Not allowed: the variant's `context` is this parameter."""
     frequency_penalty: float | None = None
+    """Penalty for a token, times its number in the last `repeat_last_n` tokens."""
     min_p: float | None = None
+    """Minimum probability of a token, relative to that of the most likely one."""
     num_keep: int | None = None
+    """Tokens at the start of the prompt to keep when the context is full."""
     num_predict: int | None = None
+    """Maximum of tokens in an answer; -1 for no maximum."""
     presence_penalty: float | None = None
+    """Penalty for a token that is in the last `repeat_last_n` tokens."""
     repeat_last_n: int | None = None
+    """Tokens that the penalties look back on; -1 for the context."""
     repeat_penalty: float | None = None
+    """Divides the score of a repeated token; 1 for no penalty."""
     seed: int | None = None
+    """Seed of the random numbers; the same prompt then gets the same answer."""
     stop: list[str] | None = None
+    """Texts that end an answer."""
     temperature: float | None = None
+    """Randomness of an answer, from 0."""
     top_k: int | None = None
+    """Number of most likely tokens to choose from."""
     top_p: float | None = None
+    """Sum of the probabilities of the tokens to choose from."""
     typical_p: float | None = None
+    """Sum of the probabilities of the most typical tokens to choose from."""
 
 
 class Model(Section):

@@ -7,7 +7,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import ip_address, ip_network
 from threading import Thread
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from components.observability import reader
-from config import Settings
+from config import Ollama, Settings
 from ops.cluster import METADATA, Cluster, UnreadableError
 from ops.stacks import Stack
 
@@ -138,8 +137,10 @@ async def answer(server: Server) -> Problems:
     if (result := await in_thread(server.stack.cli, *command)).returncode:
         raise UnreadableError(f"pulumi stack output: {result.stderr}")
     account = {"email": server.outputs["open_webui_email"], "password": result.stdout.strip()}
-    post = partial(server.session.post, timeout=aiohttp.ClientTimeout())
-    async with post(f"{server.page}/api/v1/auths/signin", json=account) as response:
+    signin = server.session.post(
+        f"{server.page}/api/v1/auths/signin", json=account, timeout=aiohttp.ClientTimeout()
+    )
+    async with signin as response:
         body = await response.text()
     if not response.ok:
         # A warning, because the password may have been changed on the page.
@@ -147,26 +148,39 @@ async def answer(server: Server) -> Problems:
         return
     servers = server.settings.model_servers.values()
     models = [server.outputs["models"][0], *(it.names[0] for it in [*servers][1:])]
+    token = json.loads(body)["token"]
+    asked = zip(models, servers, strict=True)
+    for problem in await asyncio.gather(
+        *(_ask(server, token, index, *pair, deadline) for index, pair in enumerate(asked))
+    ):
+        if problem:
+            yield problem
+
+
+async def _ask(
+    server: Server, token: str, index: int, model: str, model_server: Ollama, deadline: float
+) -> str | None:
+    """Return the problem with the answer of a model on the page's server `index`, or None."""
     # All but the smallest models continue the prompt; a broken GPU makes them write noise.
-    question = {"prompt": PROMPT, "raw": True, "stream": True}
-    for index, (model, model_server) in enumerate(zip(models, servers, strict=True)):
-        request = post(
-            f"{server.page}/ollama/api/generate/{index}",
-            json={**question, "model": model, "options": {"temperature": 0, "num_predict": 8}},
-            headers={"Authorization": f"Bearer {json.loads(body)['token']}"},
-        )
-        try:
-            async with asyncio.timeout_at(deadline), request as response:
-                events = [json.loads(line) async for line in response.content]
-        except TimeoutError:
-            yield Warn(f"{model}: no complete answer yet: it may be loading; try again")
-            continue
-        text = "".join(event.get("response", "") for event in events)
-        if not any(event.get("done") for event in events):
-            yield f"{model}: got {response.status} {events[-1:]}, want a complete answer"
-        elif not re.match(r"\s*9\b", text):
-            problem = f"{model}: got {text!r} after {PROMPT!r}, want 9"
-            yield problem if server.settings.profile(model_server).device else Warn(problem)
+    question = {"model": model, "prompt": PROMPT, "raw": True, "stream": True}
+    request = server.session.post(
+        f"{server.page}/ollama/api/generate/{index}",
+        json={**question, "options": {"temperature": 0, "num_predict": 8}},
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=aiohttp.ClientTimeout(),
+    )
+    try:
+        async with asyncio.timeout_at(deadline), request as response:
+            events = [json.loads(line) async for line in response.content]
+    except TimeoutError:
+        return Warn(f"{model}: no complete answer yet: it may be loading; try again")
+    text = "".join(event.get("response", "") for event in events)
+    if not any(event.get("done") for event in events):
+        return f"{model}: got {response.status} {events[-1:]}, want a complete answer"
+    if re.match(r"\s*9\b", text):
+        return None
+    problem = f"{model}: got {text!r} after {PROMPT!r}, want 9"
+    return problem if server.settings.profile(model_server).device else Warn(problem)
 
 
 async def metrics(server: Server) -> Problems:

@@ -367,8 +367,9 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
     }
     question = f"{name}: its memory, for the expected tokens/s: {', '.join(BANDWIDTHS)} or unknown?"
     kind = _check_choice(*BANDWIDTHS, "unknown")
-    known = "" if "memory_bandwidth" in old else None
-    if (memory := prompt("memory_kind", question, "unknown", kind, known)) in BANDWIDTHS:
+    # Of a node in the file it was asked before.
+    asked = "" if old else None
+    if (memory := prompt("memory_kind", question, "unknown", kind, asked)) in BANDWIDTHS:
         node["memory_bandwidth"] = BANDWIDTHS[memory]
     return {**node, **_gpu(machine, old, prompt)}
 

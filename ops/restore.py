@@ -88,7 +88,11 @@ class ChatPage:
         (fetch,) = pod.pop("initContainers")
         # Not a prefix of WRITERS, because it does not block a restore.
         job["metadata"]["generateName"] = "open-webui-backups-"
-        pod["containers"] = [{**fetch, "command": [*fetch["command"][:2], "list"]}]
+        # Not the data's volume, which may be on a disk that is lost.
+        mounts = [mount for mount in fetch["volumeMounts"] if mount["name"] != "data"]
+        command = [*fetch["command"][:2], "list"]
+        pod["containers"] = [{**fetch, "command": command, "volumeMounts": mounts}]
+        pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "data"]
         return job
 
     def check(self) -> None:

@@ -10,6 +10,8 @@ from harness import ROOT
 
 from sandbox.engine import Cluster
 
+END = "\x04"
+"""Ctrl-D."""
 INIT = """
 import sys
 from pathlib import Path
@@ -31,8 +33,9 @@ def init_at_a_terminal(
         command, cwd=ROOT, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
     ) as process:
         os.close(terminal)
-        # Ctrl-D ends an empty line itself.
-        os.write(controller, "".join(key if key == "\x04" else f"{key}\n" for key in keys).encode())
+        # Ctrl-D, also where there are more questions than answers; it ends an empty line itself.
+        lines = [key if key == END else f"{key}\n" for key in [*keys, END, END]]
+        os.write(controller, "".join(lines).encode())
         screen = b""
         try:
             while part := os.read(controller, 4096):

@@ -453,9 +453,18 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     assert reader.split()[-1] == "-"
     assert sums[0] == "* not in the catalogue: estimated some:3b from its name, plus 20%"
     assert sums[1].startswith("loaded at once, at most: 13.1 GiB for ")
-    assert sums[1].endswith("; Ollama has request 14Gi, limit 18Gi")
-    assert sums[2] == "files of the models: 4.5 GiB of 500 GiB"
-    assert sums[3].startswith("evo4t: 20.7 GiB of 93 GiB requested")
+    assert sums[2] == "Ollama's memory: request 14Gi, limit 18Gi"
+    assert sums[3] == "files of the models: 4.5 GiB of 500 GiB"
+    assert sums[4].startswith("evo4t: 20.7 GiB of 93 GiB requested")
+
+
+def test_the_table_fits_a_hundred_columns() -> None:
+    names = [f"a-model-of-a-longer-name-{number}:1b" for number in range(6)]
+    settings = stack(*names, loaded_models=6)
+
+    lines = config.table(settings, config.plan(settings, RESERVED)).splitlines()
+    assert all(name in "\n".join(lines[-8:]) for name in names)
+    assert max(map(len, lines)) <= 100 - 6
 
 
 @pytest.mark.parametrize(
@@ -482,11 +491,8 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
 )
 def test_a_misspelt_model_is_answered_by_the_one_that_is_meant(name: str, near: str) -> None:
     settings = stack(name)
-    (said,) = [
-        line
-        for line in config.table(settings, config.plan(settings, RESERVED)).splitlines()
-        if line.startswith("* not in the catalogue")
-    ]
+    table = config.table(settings, config.plan(settings, RESERVED)).replace("\n  ", " ")
+    (said,) = [line for line in table.splitlines() if line.startswith("* not in the catalogue")]
 
     assert said.partition("; did you mean ")[2].removesuffix("?") == near
 

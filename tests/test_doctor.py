@@ -451,19 +451,26 @@ def test_a_model_that_is_still_loading_is_a_warning(
     assert same(found, Warn("m:1b: no complete answer yet: it may be loading; try again"))
 
 
-def test_each_server_is_asked_by_its_place_in_the_list() -> None:
+def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
+    second_asked = asyncio.Event()
+
     async def sign_in(_: web.Request) -> web.Response:
         return web.json_response({"token": "t"})
 
     async def right(_: web.Request) -> web.Response:
+        await second_asked.wait()
         return web.Response(text=RIGHT)
+
+    async def wrong(_: web.Request) -> web.Response:
+        second_asked.set()
+        return web.Response(status=500, text="{}")
 
     found = served(
         doctor_server.answer,
         {
             "/api/v1/auths/signin": sign_in,
             "/ollama/api/generate/0": right,
-            "/ollama/api/generate/1": 500,
+            "/ollama/api/generate/1": wrong,
         },
         {"open_webui_email": "a@b", "models": ["m:1b"]},
         settings=read(two_servers()),

@@ -217,6 +217,15 @@ def test_a_second_run_changes_only_what_the_cluster_says(machine: Machine, tmp_p
     assert "of 96 GB, what the kernel leaves" in new
 
 
+def test_a_known_node_is_asked_for_nothing(machine: Machine) -> None:
+    keys = project_keys(read_config(ROOT / "Pulumi.home.yaml"))
+    del keys["nodes"]["evo4t"]["memory_bandwidth"]
+    flags = {"backup_disk": "none", "alerts": "none"}
+
+    # Without a terminal, a question is a ValueError.
+    assert draft("homelab", [machine], False, keys, Prompt(flags, yes=False))
+
+
 def test_flags_change_what_a_file_has(machine: Machine, tmp_path: Path) -> None:
     text = (ROOT / "Pulumi.home.yaml").read_text().replace("93Gi ", "92Gi ")
     flags = {"email": "me@example.com", "models": "qwen3:8b,llama3.2:3b", "alerts": "telegram=-100"}

@@ -1,5 +1,6 @@
 """The restore from the laptop: what happens in which order, and how things stand if it fails."""
 
+import json
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,7 @@ def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
     assert cluster.noted == ["job"]
     assert container(cluster, "containers")["command"][-1] == "list"
     assert "initContainers" not in cluster.job
+    assert '"data"' not in json.dumps(cluster.job)
 
 
 def test_a_server_that_refuses_is_told_in_one_line() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import ROOT
-from terminal import INIT, init_at_a_terminal
+from terminal import END, INIT, init_at_a_terminal
 
 from config import read
 from config.errors import SECRET
@@ -66,10 +66,6 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
     assert code == 0, screen
     assert "Pulumi.new.yaml: nothing to change" in screen
     assert file.read_text() == before
-
-
-END = "\x04"
-"""Ctrl-D."""
 
 
 @pytest.mark.parametrize("keys", [[END], ["n", END], ["n", *ANSWERS, END], ["n", *ANSWERS, "n"]])

@@ -30,7 +30,7 @@ repair() { # SCRATCH BACKUP
   [ -z "$packs" ] || $restic repair packs $packs
   $restic repair snapshots --forget
   touch "$2/damaged"
-  echo "the disk has damaged the repository: what was damaged is taken out, for the next try"
+  echo "restic check failed, as above: the repository is repaired, for the next try"
 }
 
 case "$1" in
