@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_lab import STACK, Place, thing
+from doctor_lab import STACK, Place, manifest
 from harness import gpu_config, stack_config
 
 from ops import doctor, stacks
@@ -70,7 +70,7 @@ def test_who_asks(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", ["system:unauthenticated", "system:serviceaccounts"])
 def test_a_cluster_that_lets_everybody_in_fails(place: Place, group: str) -> None:
-    with place.planted(json.loads(EVERYBODY % group)):
+    with place.created(json.loads(EVERYBODY % group)):
         (problem,) = place.problems(doctor.rbac)
 
     assert problem.endswith("any pod may list Secrets")
@@ -85,8 +85,8 @@ def test_calico_with_the_bits_of_others_warns(place: Place, mask: str | None, co
     labels = {"k8s-app": "calico-node"}
     template = {"metadata": {"labels": labels}, "spec": pod}
     spec = {"selector": {"matchLabels": labels}, "template": template}
-    calico = thing("DaemonSet", "calico-node", "kube-system", apiVersion="apps/v1", spec=spec)
-    with place.planted(calico):
+    calico = manifest("DaemonSet", "calico-node", "kube-system", apiVersion="apps/v1", spec=spec)
+    with place.created(calico):
         found = place.problems(doctor.marks)
 
     assert [type(problem) for problem in found] == [Warn] * count
@@ -124,13 +124,13 @@ def test_a_gpu_that_no_plugin_offers_is_told(place: Place) -> None:
 
 def test_a_release_of_the_addon_and_its_leftovers_are_in_the_way(place: Place) -> None:
     name = "sh.helm.release.v1.kube-prom-stack.v1"
-    secret = thing("Secret", name, "default", metadata={"labels": HELM})
-    with place.planted(secret):
+    secret = manifest("Secret", name, "default", metadata={"labels": HELM})
+    with place.created(secret):
         assert "release default/kube-prom-stack is not the stack's" in place.problems(doctor.addons)
 
     orphan = "kube-prom-stack-kubelet"
     ports = [{"name": "https", "port": 10250}]
-    with place.planted(thing("Service", orphan, "kube-system", spec={"ports": ports})):
+    with place.created(manifest("Service", orphan, "kube-system", spec={"ports": ports})):
         found = place.problems(doctor.addons)
     assert f"{orphan} is left by a release" in found
     assert {type(problem) for problem in found} == {Warn}

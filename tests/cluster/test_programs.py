@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox import programs
+from sandbox import programs as pod_programs
 from sandbox.build import Tool, build_tool
 from sandbox.processes import SandboxError
 from sandbox.programs import (
@@ -21,13 +21,7 @@ from sandbox.programs import (
 )
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
-ROOT = Path(programs.__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def installed() -> dict[str, Path]:
-    """The project's own programs; they are installed once, which takes a quarter of an hour."""
-    return install_tools(("ollama", "prometheus", "restic"))
+ROOT = Path(pod_programs.__file__).parent.parent
 
 
 @pytest.fixture
@@ -77,28 +71,28 @@ def say(program: Path) -> str:
     return subprocess.run([program], capture_output=True, text=True, check=True).stderr
 
 
-def test_the_programs_have_the_pinned_versions(installed: dict[str, Path]) -> None:
+def test_the_programs_have_the_pinned_versions(programs: dict[str, Path]) -> None:
     prometheus = Version(prometheus_version())
-    assert ask_version(str(installed["prometheus"]), "--version") == prometheus
-    ollama = Version(pinned("ollama", programs.OLLAMA))
-    assert ask_version(str(installed["ollama"]), "--version") == ollama
-    restic = Version(pinned("restic", programs.RESTIC))
-    assert ask_version(str(installed["restic"]), "version") == restic
+    assert ask_version(str(programs["prometheus"]), "--version") == prometheus
+    ollama = Version(pinned("ollama", pod_programs.OLLAMA))
+    assert ask_version(str(programs["ollama"]), "--version") == ollama
+    restic = Version(pinned("restic", pod_programs.RESTIC))
+    assert ask_version(str(programs["restic"]), "version") == restic
 
     built = install_tools(("promtool", "kube-state-metrics", "node_exporter"))
     assert ask_version(str(built["promtool"]), "--version") == prometheus
-    state = Version(pinned("kube-state-metrics", programs.KUBE_STATE_METRICS))
+    state = Version(pinned("kube-state-metrics", pod_programs.KUBE_STATE_METRICS))
     assert ask_version(str(built["kube-state-metrics"]), "version") == state
-    node = Version(pinned("monitoring", programs.NODE_EXPORTER))
+    node = Version(pinned("monitoring", pod_programs.NODE_EXPORTER))
     assert ask_version(str(built["node_exporter"]), "--version") == node
 
 
 def test_open_webui_is_the_one_of_the_house() -> None:
-    assert OPEN_WEBUI_IMAGE.endswith(f":v{programs.OPEN_WEBUI}")
+    assert OPEN_WEBUI_IMAGE.endswith(f":v{pod_programs.OPEN_WEBUI}")
 
 
 def test_restic_is_the_one_of_the_house() -> None:
-    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", programs.RESTIC)
+    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", pod_programs.RESTIC)
 
 
 def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
@@ -112,7 +106,7 @@ def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
 
     assert len(ours) == 4
     assert set(ours) <= set(brought)
-    assert f"open-webui=={programs.OPEN_WEBUI}" in brought
+    assert f"open-webui=={pod_programs.OPEN_WEBUI}" in brought
 
 
 def test_other_tags_or_flags_build_again(tiny: Tool, tmp_path: Path) -> None:

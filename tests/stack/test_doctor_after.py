@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from doctor_lab import Place, thing
+from doctor_lab import Place, manifest
 from kubernetes.client import CoreV1Api
 from live_stack import LiveStack
 from waiting import eventually
@@ -70,7 +70,7 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
         Thread(target=server.serve_forever, daemon=True).start()
         # Scheduled by nobody, so that its address is the one given here.
         containers = [{"name": "main", "image": "scripted"}]
-        pod = thing("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
+        pod = manifest("Pod", *where, spec={"schedulerName": "nobody", "containers": containers})
         behind = {"kind": "Pod", "name": where[0], "namespace": where[1]}
         ports = [{"name": "http-web", "port": server.server_port}]
         subset = {"addresses": [{"ip": address, "targetRef": behind}], "ports": ports}
@@ -84,7 +84,7 @@ def test_prometheus_is_asked_through_the_api_server(lived_in: Place, own_address
             assert eventually(lambda: not has_endpoints(lived_in))
             with pytest.raises(UnreadableError, match="503 no endpoints"):
                 lived_in.problems(doctor_server.metrics)
-            with lived_in.planted(pod):
+            with lived_in.created(pod):
                 status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
                 core.patch_namespaced_pod_status(*where, {"status": status})
                 # Without a selector nobody else says what is behind the Service.

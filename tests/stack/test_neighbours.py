@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from doctor_lab import Place, thing
+from doctor_lab import Place, manifest
 from live_stack import LiveStack, addresses
 from waiting import eventually
 
@@ -27,7 +27,7 @@ def test_an_api_whose_server_is_away_stops_neither_up_nor_drift_nor_the_doctor(
         "insecureSkipTLSVerify": True,
     }
     kind = "apiregistration.k8s.io/v1"
-    with place.planted(thing("APIService", API, spec=spec, apiVersion=kind)):
+    with place.created(manifest("APIService", API, spec=spec, apiVersion=kind)):
 
         def is_away() -> bool:
             found = Cluster(live_stack.cluster.context, live_stack.cluster.kubeconfig).read(
@@ -72,8 +72,8 @@ def test_a_prometheus_of_a_release_that_is_gone_is_told_and_takes_nothing(
     place = Place(live_stack.cluster, live_stack.engine)
     claim = {"storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}}
     spec = {"storage": {"volumeClaimTemplate": {"spec": claim}}}
-    old = thing("Prometheus", "monitoring", "observability", spec=spec)
-    with place.planted(old | {"apiVersion": "monitoring.coreos.com/v1"}):
+    old = manifest("Prometheus", "monitoring", "observability", spec=spec)
+    with place.created(old | {"apiVersion": "monitoring.coreos.com/v1"}):
         assert place.problems(doctor.addons) == [
             "prometheuses observability/monitoring is left by a release"
         ]
