@@ -1,7 +1,4 @@
-"""A program of any size for the benchmark.
-
-$BENCH_COUNT volumes and models, and $BENCH_SERVERS model servers, at most as many.
-"""
+"""A program with $BENCH_COUNT volumes and models, and $BENCH_SERVERS model servers."""
 
 import os
 
