@@ -4,6 +4,12 @@ import pytest
 from harness import Deployment, Registration, deploy_program, deployed, stack_config
 
 STACKS = {stack: deployed(stack) for stack in ("home", "sandbox", "example-two-nodes")}
+SPARE_NODE = {
+    "address": "192.168.1.98",
+    "cpus": 8,
+    "memory": "16Gi",
+    "disk": {"path": "/mnt/spare", "size": "200Gi"},
+}
 COMPONENTS = {"LocalStorage", "MetalLBPool", "OllamaStack", "OpenWebUI", "ObservabilityStack"}
 
 every_stack = pytest.mark.parametrize("deployment", STACKS.values(), ids=STACKS.keys())
@@ -94,13 +100,7 @@ def test_the_sandbox_has_the_same_objects_as_home_except_the_reader_of_the_metal
 
 def test_every_pod_runs_on_the_node_that_has_its_volume() -> None:
     config = stack_config("home")
-    disk = {"path": "/mnt/spare", "size": "200Gi"}
-    config["nodes"]["spare"] = {
-        "address": "192.168.1.99",
-        "cpus": 8,
-        "memory": "16Gi",
-        "disk": disk,
-    }
+    config["nodes"]["spare"] = SPARE_NODE
     config["webui"] |= {"node": "spare", "volume": {"path": "/mnt/spare/chat", "size": "9Gi"}}
     deployment = deploy_program("home", config)
 
@@ -123,13 +123,7 @@ def test_every_pod_runs_on_the_node_that_has_its_volume() -> None:
 
 def test_a_new_node_changes_no_volume() -> None:
     config = stack_config("example-two-nodes")
-    disk = {"path": "/mnt/spare", "size": "100Gi"}
-    config["nodes"]["spare"] = {
-        "address": "192.168.1.98",
-        "cpus": 4,
-        "memory": "16Gi",
-        "disk": disk,
-    }
+    config["nodes"]["spare"] = SPARE_NODE
     before = STACKS["example-two-nodes"].resources
     after = deploy_program("example-two-nodes", config).resources
 

@@ -1,4 +1,4 @@
-"""The components as a Pulumi package, through the plugin's own program."""
+"""The components as a Pulumi package, through their provider host."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pulumi.export("pool", pool.poolName)
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An executable that starts the provider host, as the language host would, on the PATH."""
+    """A plugin on PATH that starts the provider host as the language host does."""
     file = tmp_path / "plugin" / "pulumi-resource-homelab"
     file.parent.mkdir()
     file.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROJECT}/components/__main__.py" "$@"\n')
@@ -39,7 +39,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_a_program_makes_an_address_pool_through_the_plugin(
+def test_another_program_creates_an_address_pool_with_the_plugin(
     plugin: Path, cluster: Cluster, kube: DynamicClient, tools: Tools, tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
