@@ -45,6 +45,7 @@ TRANSIENT = (
     "Endpoints",
     "IPAddress",
     "ControllerRevision",
+    "ReplicaSet",
     "ConfigurationState",
 )
 """Kinds whose objects controllers create, delete or name."""
