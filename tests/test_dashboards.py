@@ -45,12 +45,12 @@ def test_every_query_is_promql(promtool: Path, tmp_path: Path) -> None:
     rules = [{"record": f"panel:{n}", "expr": plain(query)} for n, query in enumerate(QUERIES)]
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
-    process = subprocess.run(
+    done = subprocess.run(
         [str(promtool), "check", "rules", str(file)], capture_output=True, text=True, check=False
     )
 
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert f"{len(QUERIES)} rules found" in process.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(QUERIES)} rules found" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_a_model_of_two_servers_is_one_line(
     test = {"interval": "1m", "input_series": series, "promql_expr_test": [case]}
     file = tmp_path / "test.yaml"
     file.write_text(yaml.safe_dump({"tests": [test]}))
-    process = subprocess.run(
+    done = subprocess.run(
         [promtool, "test", "rules", file], capture_output=True, text=True, check=False
     )
 
-    assert process.returncode == 0, process.stdout + process.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def plain(query: str) -> str:
@@ -109,7 +109,7 @@ def test_what_a_panel_takes_from_a_rule_is_recorded() -> None:
 
 def test_models_are_narrowed_only_where_they_can_be_chosen() -> None:
     for name, board in BOARDS.items():
-        offered = [variable["name"] for variable in board["templating"].get("list", [])]
+        offered = [one["name"] for one in board["templating"].get("list", [])]
         is_narrowed = "$model" in json.dumps(board["panels"])
         assert offered == (["server", "model"] if is_narrowed else []), name
 

@@ -24,15 +24,12 @@ def side_by_side() -> None:
         LocalStorage(owner, args)
 
 
-def names(deployment: Deployment, kind: str) -> list[str]:
-    return [resource.inputs["metadata"]["name"] for resource in deployment.of_kind(kind)]
+def names(lab: Deployment, kind: str) -> list[str]:
+    return [made.inputs["metadata"]["name"] for made in lab.of_kind(kind)]
 
 
 def test_volume_and_claim_name_each_other() -> None:
-    volumes = {
-        resource.inputs["metadata"]["name"]: resource
-        for resource in HOME.of_kind("PersistentVolume")
-    }
+    volumes = {made.inputs["metadata"]["name"]: made for made in HOME.of_kind("PersistentVolume")}
     claims = HOME.of_kind("PersistentVolumeClaim")
 
     assert claims
@@ -83,33 +80,32 @@ def test_an_operators_volume_waits_for_the_operators_claim() -> None:
     assert pod == f"{stateful_set}-0"
     assert release.inputs["values"]["cleanPrometheusOperatorObjectNames"] is True
     assert stateful_set == f"prometheus-{release.inputs['values']['fullnameOverride']}"
-    spec = template["volumeClaimTemplate"]["spec"]
-    assert spec["storageClassName"] == prometheus.inputs["spec"]["storageClassName"]
+    asked = template["volumeClaimTemplate"]["spec"]
+    assert asked["storageClassName"] == prometheus.inputs["spec"]["storageClassName"]
     assert (
-        spec["resources"]["requests"]["storage"] == prometheus.inputs["spec"]["capacity"]["storage"]
+        asked["resources"]["requests"]["storage"]
+        == prometheus.inputs["spec"]["capacity"]["storage"]
     )
 
 
 def test_two_stacks_share_no_name() -> None:
-    deployment = deploy(side_by_side)
+    lab = deploy(side_by_side)
 
     for kind in ("StorageClass", "PersistentVolume", "Namespace"):
-        assert len(set(names(deployment, kind))) == 2, kind
+        assert len(set(names(lab, kind))) == 2, kind
 
 
 def test_what_holds_data_is_protected_where_the_stack_says_so() -> None:
-    kinds = ("PersistentVolume", "PersistentVolumeClaim", "StorageClass")
-    sandbox = deployed("sandbox")
+    holding = ("PersistentVolume", "PersistentVolumeClaim", "StorageClass")
+    open_ones = deployed("sandbox")
     # Made once, and known to the database for ever.
     secrets = [r for r in HOME.of_kind("RandomPassword") if r.parent == "open-webui"]
 
-    assert [resource.name for resource in secrets if not resource.protect] == []
+    assert [made.name for made in secrets if not made.protect] == []
     assert len(secrets) == 2
 
-    assert [
-        resource.name for kind in kinds for resource in HOME.of_kind(kind) if not resource.protect
-    ] == []
+    assert [made.name for kind in holding for made in HOME.of_kind(kind) if not made.protect] == []
     assert [
         n.name for n in HOME.of_kind("Namespace") if n.parent == "storage" and not n.protect
     ] == []
-    assert [key for key, resource in sandbox.resources.items() if resource.protect] == []
+    assert [key for key, made in open_ones.resources.items() if made.protect] == []

@@ -101,33 +101,29 @@ def test_whoever_reads_the_file_without_pulumi_needs_no_secret(
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
 def test_the_secret_is_only_in_a_secret(notify: dict[str, Any], secret: str) -> None:
-    deployment = deploy_program("home", stack(notify, secret))
-    config_secret = deployment["kubernetes:core/v1:Secret::monitoring-alertmanager"]
-    release = next(item for item in deployment.of_kind("Release") if "prom" in item.inputs["name"])
+    lab = deploy_program("home", stack(notify, secret))
+    made = lab["kubernetes:core/v1:Secret::monitoring-alertmanager"]
+    release = next(one for one in lab.of_kind("Release") if "prom" in one.inputs["name"])
     values = release.inputs["values"]["alertmanager"]["alertmanagerSpec"]
 
-    assert config_secret.secrets
-    assert config_secret.inputs["metadata"]["name"] == values["configSecret"]
+    assert made.secrets
+    assert made.inputs["metadata"]["name"] == values["configSecret"]
     assert values["useExistingSecret"] is True
     assert "monitoring-alertmanager" in release.dependencies
-    config = yaml.safe_load(config_secret.inputs["stringData"]["alertmanager.yaml"])
-    settings: Any = {"timezone": "UTC", "secret": "", **notify}
-    assert config == configuration(settings, secret)
-    other_inputs = [
-        item.inputs for key, item in deployment.resources.items() if item is not config_secret
-    ]
-    assert secret not in json.dumps(other_inputs, default=str)
-    assert deployment.outputs["alerts"].startswith(f"by {next(iter(notify))}: critical at once")
+    config = yaml.safe_load(made.inputs["stringData"]["alertmanager.yaml"])
+    told: Any = {"timezone": "UTC", "secret": "", **notify}
+    assert config == configuration(told, secret)
+    others = [one.inputs for key, one in lab.resources.items() if one is not made]
+    assert secret not in json.dumps(others, default=str)
+    assert lab.outputs["alerts"].startswith(f"by {next(iter(notify))}: critical at once")
 
 
 def test_without_a_way_up_says_that_alerts_reach_nobody() -> None:
-    deployment = deploy_program("home", stack(None, None))
-    config_secret = deployment["kubernetes:core/v1:Secret::monitoring-alertmanager"].inputs[
-        "stringData"
-    ]
+    lab = deploy_program("home", stack(None, None))
+    made = lab["kubernetes:core/v1:Secret::monitoring-alertmanager"].inputs["stringData"]
 
-    assert deployment.outputs["alerts"].startswith("reach nobody: ")
-    assert yaml.safe_load(config_secret["alertmanager.yaml"])["route"]["routes"] == []
+    assert lab.outputs["alerts"].startswith("reach nobody: ")
+    assert yaml.safe_load(made["alertmanager.yaml"])["route"]["routes"] == []
 
 
 class Listener(BaseHTTPRequestHandler):
@@ -171,8 +167,8 @@ def running(program: Path, folder: Path, config: dict[str, Any]) -> Iterator[str
         "--cluster.listen-address=",
     ]
     log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen([program, *flags], stdout=output, stderr=output)
+    with log.open("w") as said:
+        process = subprocess.Popen([program, *flags], stdout=said, stderr=said)
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
@@ -194,14 +190,14 @@ def running(program: Path, folder: Path, config: dict[str, Any]) -> Iterator[str
 def test_alertmanager_takes_every_configuration(
     alertmanager: Path, tmp_path: Path, notify: Notify | None, secret: str
 ) -> None:
-    settings: Any = notify and {"timezone": "UTC", "secret": "", **notify}
-    config = configuration(settings, secret)
+    told: Any = notify and {"timezone": "UTC", "secret": "", **notify}
+    config = configuration(told, secret)
     with (
         running(alertmanager, tmp_path, config) as base,
         urlopen(f"{base}/api/v2/receivers") as got,
     ):
-        assert [item["name"] for item in json.loads(got.read())] == [
-            item["name"] for item in config["receivers"]
+        assert [one["name"] for one in json.loads(got.read())] == [
+            one["name"] for one in config["receivers"]
         ]
 
 
@@ -229,12 +225,12 @@ def test_what_arrives_is_a_sentence_with_the_runbooks_anchor(
     alertmanager: Path, tmp_path: Path, listener: tuple[str, list[tuple[str, Any]]], way: str
 ) -> None:
     url, posted = listener
-    settings: Any = {
+    told: Any = {
         "timezone": "UTC",
         "heartbeat": f"{url}/heartbeat",
         **({"ntfy": url} if way == "ntfy" else {"webhook": "text"}),
     }
-    config = configuration(settings, "topic" if way == "ntfy" else f"{url}/hook")
+    config = configuration(told, "topic" if way == "ntfy" else f"{url}/hook")
     for route in config["route"]["routes"]:
         route["group_wait"] = "0s"
     alerts = [
@@ -274,8 +270,8 @@ def test_a_warning_waits_for_the_day_and_a_critical_alert_does_not(
     comes: bool,
 ) -> None:
     url, posted = listener
-    settings: Any = {"timezone": zone_where_it_is(hour), "webhook": "text"}
-    config = configuration(settings, f"{url}/hook")
+    told: Any = {"timezone": zone_where_it_is(hour), "webhook": "text"}
+    config = configuration(told, f"{url}/hook")
     for route in config["route"]["routes"]:
         route["group_wait"] = "0s"
 

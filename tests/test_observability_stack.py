@@ -55,35 +55,31 @@ def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
 
 
 def test_grafana_and_prometheus_find_every_dashboard_and_rule() -> None:
-    dashboards = [
-        resource for resource in HOME.of_kind("ConfigMap") if "dashboard" in resource.name
-    ]
+    dashboards = [made for made in HOME.of_kind("ConfigMap") if "dashboard" in made.name]
     rules = HOME.of_kind("PrometheusRule")
 
-    assert {resource.inputs["metadata"]["name"] for resource in dashboards} == {
+    assert {made.inputs["metadata"]["name"] for made in dashboards} == {
         *("dashboard-ai", "dashboard-usage", "dashboard-server")
     }
-    assert {
-        resource.inputs["metadata"]["labels"]["grafana_dashboard"] for resource in dashboards
-    } == {"1"}
+    assert {made.inputs["metadata"]["labels"]["grafana_dashboard"] for made in dashboards} == {"1"}
     # The models run on the CPU here: no alert about a GPU.
-    assert {resource.inputs["metadata"]["name"] for resource in rules} == {
+    assert {made.inputs["metadata"]["name"] for made in rules} == {
         *("homelab-disk", "homelab-ollama", "homelab-pods", "homelab-prometheus", "homelab-webui")
     }
-    assert all("monitoring-release" in resource.dependencies for resource in rules)
+    assert all("monitoring-release" in made.dependencies for made in rules)
 
 
 def test_only_its_neighbours_and_the_two_that_push_reach_prometheus() -> None:
-    policies = {resource.name: resource.inputs for resource in HOME.of_kind("NetworkPolicy")}
+    policies = {made.name: made.inputs for made in HOME.of_kind("NetworkPolicy")}
     neighbours, pushed = policies["monitoring-prometheus-policy"]["spec"]["ingress"]
     (peer,) = pushed["from"]
     pusher = peer["podSelector"]["matchLabels"]
     way_out = policies["monitoring-push-0-policy"]
     (_, receiver) = way_out["spec"]["egress"]
     pods = {
-        resource.name: resource.inputs["spec"]["template"]["metadata"]["labels"]
+        made.name: made.inputs["spec"]["template"]["metadata"]["labels"]
         for kind in ("Deployment", "Job")
-        for resource in HOME.of_kind(kind)
+        for made in HOME.of_kind(kind)
     }
 
     assert PROMETHEUS["enableOTLPReceiver"] is True

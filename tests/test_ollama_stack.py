@@ -37,10 +37,10 @@ def variables(container: dict[str, Any]) -> dict[str, Any]:
 
 def secret_keys(container: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """The Secret and key that each variable refers to."""
-    values = {
+    found = {
         e["name"]: e["valueFrom"]["secretKeyRef"] for e in container["env"] if "valueFrom" in e
     }
-    return {name: (reference["name"], reference["key"]) for name, reference in values.items()}
+    return {name: (reference["name"], reference["key"]) for name, reference in found.items()}
 
 
 def jobs_of(models: list[Any], **keys: object) -> str:
@@ -130,8 +130,8 @@ def test_a_dry_run_is_one_word_of_the_owner() -> None:
     def arguments(lab: Deployment) -> list[str]:
         job = lab["kubernetes:batch/v1:Job::ollama-job"].inputs
         (container,) = job["spec"]["template"]["spec"]["containers"]
-        values: list[str] = container["args"]
-        return values
+        found: list[str] = container["args"]
+        return found
 
     assert arguments(HOME) == ["/workload/models.json"]
     assert arguments(deploy_program("home", config)) == ["--dry-run", "/workload/models.json"]
@@ -140,9 +140,9 @@ def test_a_dry_run_is_one_word_of_the_owner() -> None:
 def test_the_job_keeps_its_ledger_beside_the_models_and_cannot_reach_them() -> None:
     pod = JOB["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (ledger,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
-    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "models"]
-    claims = [volume for volume in POD["volumes"] if volume["name"] == "models"]
+    (ledger,) = [one for one in container["volumeMounts"] if one["name"] == "models"]
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "models"]
+    claims = [one for one in POD["volumes"] if one["name"] == "models"]
 
     assert [volume] == claims
     assert variables(container)["LEDGER_FOLDER"] == ledger["mountPath"]
@@ -177,8 +177,8 @@ def test_a_changed_model_list_leaves_the_server_alone_unless_larger_ones_are_in_
     def server(*more: str) -> object:
         changed = {**config, "ollama": {**config["ollama"]}}
         changed["ollama"]["models"] = [*config["ollama"]["models"], *more]
-        resource = deploy_program("home", changed)
-        return resource["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
+        made = deploy_program("home", changed)
+        return made["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
 
     assert server("llama3.2:1b") == SERVER
     assert server("llama3.1:8b") != SERVER
@@ -251,13 +251,13 @@ def test_the_ceiling_that_the_gateway_reports_is_the_planned_one() -> None:
 
     assert [line.name for line in lines] == config["ollama"]["models"]
     for line in lines:
-        bytes_read = settings.bytes_read().get(line.name, line.shape.size)
-        assert settings.bandwidth / bytes_read == pytest.approx(line.ceiling, rel=1e-5)
+        told = settings.bytes_read().get(line.name, line.shape.size)
+        assert settings.bandwidth / told == pytest.approx(line.ceiling, rel=1e-5)
 
 
 def test_models_are_changed_only_with_a_generated_token() -> None:
-    resource = HOME["kubernetes:core/v1:Secret::ollama-gateway-secret"]
-    secret = resource.inputs["metadata"]["name"]
+    made = HOME["kubernetes:core/v1:Secret::ollama-gateway-secret"]
+    secret = made.inputs["metadata"]["name"]
     (puller,) = JOB["spec"]["template"]["spec"]["containers"]
 
     assert secret_keys(GATEWAY) == {
@@ -266,8 +266,8 @@ def test_models_are_changed_only_with_a_generated_token() -> None:
     }
     assert secret_keys(puller) == {"PULL_TOKEN": (secret, "manage-token")}
     # Whole, or each value for itself: nothing of it is in the open.
-    assert resource.secrets & {"stringData", "stringData.manage-token"}
-    assert resource.secrets & {"stringData", "stringData.user-key"}
+    assert made.secrets & {"stringData", "stringData.manage-token"}
+    assert made.secrets & {"stringData", "stringData.user-key"}
 
 
 def test_the_gateway_runs_the_mounted_program_and_a_changed_one_is_another_pod() -> None:
@@ -293,9 +293,9 @@ def test_only_the_page_and_the_job_reach_the_server() -> None:
     (peer,) = rule["from"]
     allowed = peer["podSelector"]["matchLabels"].items()
     templates = {
-        resource.name: resource.inputs["spec"]["template"]["metadata"]["labels"]
+        made.name: made.inputs["spec"]["template"]["metadata"]["labels"]
         for kind in ("Deployment", "Job")
-        for resource in HOME.of_kind(kind)
+        for made in HOME.of_kind(kind)
     }
 
     assert {name for name, labels in templates.items() if allowed <= labels.items()} == {

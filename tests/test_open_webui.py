@@ -69,10 +69,10 @@ def test_without_a_tailnet_address_the_namespace_is_restricted() -> None:
     del config["webui"]["tailnet_address"]
     lab = deploy_program("home", config)
 
-    def levels(stack: Any) -> list[str]:
-        metadata = stack["kubernetes:core/v1:Namespace::storage-ollama-stack"].inputs["metadata"]
+    def levels(made: Any) -> list[str]:
+        about = made["kubernetes:core/v1:Namespace::storage-ollama-stack"].inputs["metadata"]
         return [
-            metadata["labels"][f"pod-security.kubernetes.io/{mode}"]
+            about["labels"][f"pod-security.kubernetes.io/{mode}"]
             for mode in ("enforce", "warn", "audit")
         ]
 
@@ -97,13 +97,9 @@ def test_a_browser_may_open_the_page_by_any_of_its_names() -> None:
     raw = stack_config("home")
     raw["webui"]["origins"] = further
     lab = deploy_program("home", raw)
-    deployment = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    (allowed,) = [
-        variable["value"]
-        for variable in container["env"]
-        if variable["name"] == "CORS_ALLOW_ORIGIN"
-    ]
+    made = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    (allowed,) = [one["value"] for one in container["env"] if one["name"] == "CORS_ALLOW_ORIGIN"]
 
     assert allowed.split(";") == [
         "http://192.168.1.101:8080",
@@ -144,9 +140,9 @@ def test_texts_begin_as_the_model_that_reads_them_was_trained(
 ) -> None:
     raw = stack_config("home")
     raw["webui"]["embedding_model"] = model
-    deployment = deploy_program("home", raw)["kubernetes:apps/v1:Deployment::open-webui-deployment"]
-    (container,) = deployment.inputs["spec"]["template"]["spec"]["containers"]
-    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    made = deploy_program("home", raw)["kubernetes:apps/v1:Deployment::open-webui-deployment"]
+    (container,) = made.inputs["spec"]["template"]["spec"]["containers"]
+    env = {one["name"]: one.get("value") for one in container["env"]}
 
     assert env.get("RAG_EMBEDDING_CONTENT_PREFIX") == document
     assert env.get("RAG_EMBEDDING_QUERY_PREFIX") == query

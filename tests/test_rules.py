@@ -50,13 +50,13 @@ def run(program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rules as files, and beside them the tests, which name them by relative path."""
-    tmp = tmp_path_factory.mktemp("promtool")
-    (tmp / "rules").mkdir()
+    made = tmp_path_factory.mktemp("promtool")
+    (made / "rules").mkdir()
     for name, spec in RULES.items():
-        (tmp / "rules" / f"{name}.yaml").write_text(yaml.safe_dump(without_advice(spec)))
-        (tmp / f"{name}.full.yaml").write_text(yaml.safe_dump(spec))
+        (made / "rules" / f"{name}.yaml").write_text(yaml.safe_dump(without_advice(spec)))
+        (made / f"{name}.full.yaml").write_text(yaml.safe_dump(spec))
     for name, path in TESTS.items():
-        (tmp / f"{name}.yaml").write_text(path.read_text())
+        (made / f"{name}.yaml").write_text(path.read_text())
     # Not safe_load: 0x60 is no number here.
     weather = yaml.load(WEATHER.read_text(), yaml.BaseLoader)
     for test in weather["tests"]:
@@ -70,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for alert in ALERTS
             if (time, alert) not in named
         ]
-    (tmp / "weather.yaml").write_text(yaml.safe_dump(weather))
-    return tmp
+    (made / "weather.yaml").write_text(yaml.safe_dump(weather))
+    return made
 
 
 def without_advice(spec: dict[str, Any]) -> dict[str, Any]:
@@ -85,18 +85,18 @@ def without_advice(spec: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_file_passes_the_check(promtool: Path, folder: Path, name: str) -> None:
-    process = run(
+    done = run(
         promtool, "check", "rules", "--lint=all", "--lint-fatal", folder / f"{name}.full.yaml"
     )
 
-    assert process.returncode == 0, process.stdout + process.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", [*RULES, "weather"])
 def test_every_alert_fires_and_keeps_quiet_as_told(promtool: Path, folder: Path, name: str) -> None:
-    process = run(promtool, "test", "rules", folder / f"{name}.yaml")
+    done = run(promtool, "test", "rules", folder / f"{name}.yaml")
 
-    assert process.returncode == 0, process.stdout + process.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_is_seen_firing_and_quiet() -> None:
@@ -160,9 +160,9 @@ def test_an_alert_names_the_server_and_its_node(promtool: Path, tmp_path: Path) 
     (tmp_path / "test.yaml").write_text(
         yaml.safe_dump({"rule_files": ["rule.yaml"], "tests": [test]})
     )
-    process = run(promtool, "test", "rules", tmp_path / "test.yaml")
+    done = run(promtool, "test", "rules", tmp_path / "test.yaml")
 
-    assert process.returncode == 0, process.stdout + process.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:
