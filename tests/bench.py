@@ -1,6 +1,6 @@
-"""`make bench`: measured numbers as a table; nothing is asserted.
+"""`make bench`: prints a table of measurements, and asserts nothing.
 
-The tools are built from nothing only with BENCH_TOOLS=1, because that takes ten minutes or more.
+BENCH_TOOLS=1 also measures a build of the tools without a cache, 10 minutes or more.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from sandbox.engine import Engine
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
 SERVERS = (1, 2, 4, 8)
-"""Numbers of model servers; each has as many volumes and models as there are servers at most."""
+"""Numbers of model servers; volumes and models are as many as the last number."""
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 PROGRAMS = "components/ollama/programs"
 NO_PROGRAMS = tuple(
@@ -44,20 +44,20 @@ NO_PROGRAMS = tuple(
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long `work` takes on the wall."""
+    """Return the duration of `work` in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def row(what: str, measured: str, wanted: str = "") -> None:
-    """Print one line of the table as soon as it is known."""
-    print(f"| {what:<46} | {measured:>24} | {wanted:>10} |", flush=True)
+def row(name: str, measured: str, target: str = "") -> None:
+    """Print a row of the table."""
+    print(f"| {name:<46} | {measured:>24} | {target:>10} |", flush=True)
 
 
 def mocked() -> None:
-    """The program under mocks, and how it grows."""
-    deploy_program("home")  # the first run also imports the SDK
+    """Measure the program under mocks, and how it scales."""
+    deploy_program("home")  # imports the SDK
     row("whole program under mocks", f"{seconds(lambda: deploy_program('home')):.2f} s", "1 s")
     settings = read(stack_config("home"))
     row(
@@ -95,27 +95,27 @@ def mocked() -> None:
 def _refused(raw: dict[str, Any]) -> None:
     with suppress(config.SettingsError):
         read(raw)
-        raise AssertionError("it must not fit")
+        raise AssertionError("the settings were accepted")
 
 
 def unit_tests() -> None:
-    """All tests that need neither a cluster nor a server of ours."""
+    """Measure the tests that need no built programs."""
     command = [sys.executable, "-m", "pytest", "-q", *NO_PROGRAMS]
     began = time.perf_counter()
-    green = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    passed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     took = time.perf_counter() - began
-    row("all unit tests", f"{took:.0f} s{'' if green else ', but red'}", "20 s")
+    row("all unit tests", f"{took:.0f} s{'' if passed else ', but failed'}", "20 s")
 
 
 def gateway() -> None:
-    """What the gateway costs beside nginx, as a table of its own."""
+    """Print the table of the gateway's benchmark."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / PROGRAMS)}
     print(flush=True)
     subprocess.run([sys.executable, GATEWAY], env=environment, check=True)
 
 
 def tools_from_nothing(folder: Path) -> None:
-    """The tools, with no cache of Go's to help."""
+    """Measure a build of the tools without Go's caches."""
     if os.environ.get("BENCH_TOOLS") != "1":
         row("tools from nothing", "BENCH_TOOLS=1 measures it", "15 min")
         return
@@ -126,19 +126,19 @@ def tools_from_nothing(folder: Path) -> None:
 
 
 def difference(folder: Path) -> None:
-    """`make diff` of the last commit: the first one, and the next with the same BASE."""
-    for which in ("first", "again"):
+    """Measure `make diff` of the last commit, the first time and with an applied BASE."""
+    for run in ("first", "again"):
         took = seconds(lambda: compare(ROOT, folder / "diff", build(), "home", "HEAD"))
-        row(f"diff, {which}", f"{took:.1f} s")
+        row(f"diff, {run}", f"{took:.1f} s")
 
 
 def on_a_cluster(folder: Path) -> None:
-    """The sandbox itself: its start, the engine's runs, its memory, its growth."""
+    """Measure the sandbox: start, runs of the engine, memory, and how they scale."""
     tools = replace(build(), chart=None)
     cluster = Cluster(folder / "live_stack", tools)
     began = time.time()
     took = seconds(lambda: cluster.start([NODE]))
-    # Written the moment the API server is ready.
+    # The kubeconfig is written when the API server is ready.
     row("start to API ready", f"{cluster.kubeconfig.stat().st_mtime - began:.1f} s", "10 s")
     row("start to everything ready", f"{took:.1f} s")
     try:
@@ -164,8 +164,10 @@ def on_a_cluster(folder: Path) -> None:
 
 
 def servers(cluster: Cluster, folder: Path) -> None:
-    """Print what 1 to 8 model servers take: time of `up`, memory of the simulated cluster."""
-    times, sizes = zip(*(_scaled(cluster, folder, SERVERS[-1], it) for it in SERVERS), strict=True)
+    """Measure `up` and the cluster's memory with 1 to 8 model servers."""
+    times, sizes = zip(
+        *(_scaled(cluster, folder, SERVERS[-1], count) for count in SERVERS), strict=True
+    )
     row(
         f"up, {SERVERS} model servers",
         ", ".join(f"{time:.0f}" for time in times) + " s",
@@ -178,12 +180,12 @@ def servers(cluster: Cluster, folder: Path) -> None:
 
 
 def first_ups(folder: Path) -> None:
-    """Whether a first `up` ever hangs: on what is bound too soon, or on pods that come late."""
+    """Count first `up`s that hang, on claims bound too early or on slow pods."""
     tools, times = replace(build(), chart=None), bench_first_up.TIMES
     cores = os.cpu_count() or 1
-    for programs, how in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
-        taken = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
-        row(f"{times} first ups, {how}", taken, "0 hang")
+    for programs, condition in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
+        result = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
+        row(f"{times} first ups, {condition}", result, "0 hang")
     late = bench_first_up.slow_pods(NODE, tools, folder)
     row(f"first up, pods ready after {bench_first_up.MINUTES} min each", late, "no error")
 
@@ -196,7 +198,7 @@ def _doctor(stack: Stack) -> None:
 
 
 def _scaled(cluster: Cluster, folder: Path, count: int, servers: int = 1) -> tuple[float, int]:
-    """Give the seconds of an `up` of such a program, and the cluster's bytes of memory after it."""
+    """Return the seconds of an `up` of bench_program.py, and the cluster's memory in bytes."""
     os.environ |= {"BENCH_COUNT": str(count), "BENCH_SERVERS": str(servers)}
     project = folder / f"project-{count}-{servers}"
     project.mkdir()

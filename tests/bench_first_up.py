@@ -1,4 +1,4 @@
-"""First `up`s one after the other, idle and under load, and one whose pods are slow to be ready."""
+"""Measures first `up`s, idle and under load, and one with slow pods."""
 
 import copy
 import shutil
@@ -18,14 +18,14 @@ from sandbox.engine import Engine
 
 TIMES = 20
 HANG = 240
-"""Seconds: the provider gives up on a claim after 300, and no `up` here takes a third of that."""
+"""Seconds. The provider gives up on a claim after 300; an `up` takes less than 100."""
 MINUTES = 11
-"""Longer than the 10 minutes that the provider waits for a Deployment or a Service by itself."""
+"""More than the provider's default timeout for a Deployment or Service, 10 minutes."""
 SPIN = "while True: pass"
 
 
 def up(node: Node, tools: Tools, cluster: Cluster) -> float:
-    """Seconds that the first `up` on a new cluster takes; raises CommandError if it fails."""
+    """Return the seconds of the first `up` on a new cluster; raises CommandError."""
     try:
         cluster.start([node])
         engine = Engine(cluster, tools)
@@ -38,7 +38,7 @@ def up(node: Node, tools: Tools, cluster: Cluster) -> float:
 
 @contextmanager
 def load(programs: int) -> Iterator[None]:
-    """Keep as many cores busy."""
+    """Run this many busy loops."""
     busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(programs)]
     try:
         yield
@@ -49,15 +49,15 @@ def load(programs: int) -> Iterator[None]:
 
 
 def first_ups(node: Node, tools: Tools, folder: Path, programs: int) -> str:
-    """Make `TIMES` new clusters, and say how many `up`s hung and how long the longest took."""
+    """Return how many of `TIMES` first `up`s hung, and how long the longest took."""
     with load(programs):
-        taken = [up(node, tools, Cluster(folder / f"first-{n}", tools)) for n in range(TIMES)]
-    hung = sum(seconds > HANG for seconds in taken)
-    return f"{hung} hang, longest {max(taken):.0f} s"
+        times = [up(node, tools, Cluster(folder / f"first-{n}", tools)) for n in range(TIMES)]
+    hung = sum(seconds > HANG for seconds in times)
+    return f"{hung} hang, longest {max(times):.0f} s"
 
 
 def slow_pods(node: Node, tools: Tools, folder: Path) -> str:
-    """Let the pods of the stack's namespaces be ready only after `MINUTES`, and time an `up`."""
+    """Return how long an `up` takes whose pods are ready after `MINUTES`."""
     slow = folder / "slow"
     slow.mkdir()
     for name in ("bin", "crds"):
@@ -68,10 +68,10 @@ def slow_pods(node: Node, tools: Tools, folder: Path) -> str:
     delayed = copy.deepcopy(fast)
     delayed["metadata"]["name"] = "pod-ready-late"
     delayed["spec"]["delay"] = {"durationMilliseconds": MINUTES * 60_000}
-    for sheet, operator in ((fast, "NotIn"), (delayed, "In")):
+    for stage_manifest, operator in ((fast, "NotIn"), (delayed, "In")):
         namespaces = ["ollama-stack", "observability"]
-        where = {"key": ".metadata.namespace", "operator": operator, "values": namespaces}
-        sheet["spec"]["selector"]["matchExpressions"].append(where)
+        expression = {"key": ".metadata.namespace", "operator": operator, "values": namespaces}
+        stage_manifest["spec"]["selector"]["matchExpressions"].append(expression)
     stage.write_text(yaml.safe_dump_all([fast, delayed]))
-    taken = up(node, tools, Cluster(folder / "late", replace(tools, folder=slow)))
-    return f"{taken / 60:.1f} min, no error"
+    duration = up(node, tools, Cluster(folder / "late", replace(tools, folder=slow)))
+    return f"{duration / 60:.1f} min, no error"

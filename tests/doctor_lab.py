@@ -1,4 +1,4 @@
-"""Runs one check of the doctor, on a real API server or on a script, and plants things there."""
+"""Runs single checks of the doctor, on a real API server or on scripted answers."""
 
 import asyncio
 import contextlib
@@ -22,28 +22,28 @@ STACK = "sandbox"
 
 
 class Scripted:
-    """A cluster that answers what a test says, by a path's last word, and else that it is not."""
+    """A cluster with scripted answers, by the last part of a path; None for others."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
 
     def ask(self, path: str, *_: str, **__: str) -> Any:
-        """Give what is at `path`."""
+        """Return the answer for `path`."""
         return self.answers.get(path.rpartition("/")[2])
 
 
-async def problems(check: Any, given: dict[str, Any], *, state: bool = False) -> list[str]:
-    """Give what a check yields for a server that has only what is `given`, and its `state`."""
+async def problems(check: Any, fields: dict[str, Any], *, state: bool = False) -> list[str]:
+    """Return what a check yields for a Server with these `fields`, after reading its `state`."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
-        nothing = {"settings": None, "stack": None, "cluster": None}
-        server = Server(session=session, **{**nothing, **given})
+        defaults = {"settings": None, "stack": None, "cluster": None}
+        server = Server(session=session, **{**defaults, **fields})
         if state:
             assert not [problem async for problem in doctor.state(server)]
         return [problem async for problem in check(server)]
 
 
 class Place:
-    """A cluster with a stack, and what a test needs to plant things in it."""
+    """A cluster with a stack, in which a test may create objects."""
 
     def __init__(self, cluster: Cluster, engine: Engine) -> None:
         self.cluster = cluster
@@ -61,27 +61,27 @@ class Place:
         *,
         state: bool = True,
     ) -> list[str]:
-        """Give what a check finds, with another stack file or account, or without the state."""
+        """Return what a check yields, with another stack file or account, or without the state."""
         settings = read(raw or stack_config(STACK))
         live = ops_cluster.Cluster(settings.context, account or self.cluster.kubeconfig)
-        given = {"settings": settings, "stack": self.stack, "cluster": live}
-        return asyncio.run(problems(check, given, state=state))
+        fields = {"settings": settings, "stack": self.stack, "cluster": live}
+        return asyncio.run(problems(check, fields, state=state))
 
     @contextlib.contextmanager
-    def planted(self, *objects: dict[str, Any]) -> Iterator[None]:
-        """Have these objects in the cluster."""
-        with contextlib.ExitStack() as made:
-            for one in objects:
-                about = one["metadata"]
-                where = {"namespace": about["namespace"]} if "namespace" in about else {}
-                kind = self.kube.resources.get(api_version=one["apiVersion"], kind=one["kind"])
-                kind.create(body=one, **where)
-                made.callback(kind.delete, name=about["name"], **where)
+    def created(self, *objects: dict[str, Any]) -> Iterator[None]:
+        """Create these objects, and delete them afterwards."""
+        with contextlib.ExitStack() as cleanup:
+            for body in objects:
+                metadata = body["metadata"]
+                place = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
+                kind = self.kube.resources.get(api_version=body["apiVersion"], kind=body["kind"])
+                kind.create(body=body, **place)
+                cleanup.callback(kind.delete, name=metadata["name"], **place)
             yield
 
 
-def thing(kind: str, name: str, namespace: str = "", **rest: Any) -> dict[str, Any]:
-    """An object of the core's API unless `rest` says otherwise."""
-    about = {"name": name, **({"namespace": namespace} if namespace else {})}
-    metadata = {**about, **rest.pop("metadata", {})}
-    return {"apiVersion": "v1", "kind": kind, **rest, "metadata": metadata}
+def manifest(kind: str, name: str, namespace: str = "", **fields: Any) -> dict[str, Any]:
+    """Return an object, of API version v1 unless `fields` have another."""
+    names = {"name": name, **({"namespace": namespace} if namespace else {})}
+    metadata = {**names, **fields.pop("metadata", {})}
+    return {"apiVersion": "v1", "kind": kind, **fields, "metadata": metadata}

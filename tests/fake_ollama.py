@@ -1,4 +1,4 @@
-"""A scripted Ollama, stricter than the real one: a request that it does not know is an error."""
+"""A scripted Ollama that rejects requests that the model Job should not send."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ Event = dict[str, Any]
 Reply = Callable[["Handler"], None]
 
 
-def layer(done: int, total: int = SIZE, digest: str = "dde5aa3fc5ff") -> Event:
-    """A line of progress as the server writes it."""
-    named = {"status": f"pulling {digest}", "digest": f"sha256:{digest}", "total": total}
-    return named | ({"completed": done} if done else {})
+def layer(completed: int, total: int = SIZE, digest: str = "dde5aa3fc5ff") -> Event:
+    """Return a line of progress of a layer."""
+    event = {"status": f"pulling {digest}", "digest": f"sha256:{digest}", "total": total}
+    return event | ({"completed": completed} if completed else {})
 
 
 MANIFEST: Event = {"status": "pulling manifest"}
@@ -31,7 +31,7 @@ WHOLE = [MANIFEST, layer(0), layer(SIZE), {"status": "verifying sha256 digest"},
 
 
 def sha(text: str) -> str:
-    """64 hex digits that stand for a content."""
+    """Return the SHA-256 of a text, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -39,15 +39,15 @@ class Handler(BaseHTTPRequestHandler):
     """Answers the requests of the model Job."""
 
     protocol_version = "HTTP/1.1"
-    # Otherwise each small piece waits up to 40 ms for the one before to be acknowledged.
+    # Nagle's algorithm delays each small chunk by up to 40 ms.
     disable_nagle_algorithm = True
     server: "FakeOllama"
 
     def log_message(self, *_args: object) -> None:
-        """Keep the tests' output clean."""
+        """Log nothing."""
 
     def answer(self, body: object, status: int = 200) -> None:
-        """Send one JSON body, or none at all."""
+        """Send a JSON body; none for None."""
         raw = b"" if body is None else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
@@ -67,16 +67,16 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"models": models} if self.path == "/api/tags" else {})
 
     def do_POST(self) -> None:
-        """Do what is asked; only a load needs no token."""
+        """Load, pull, create or delete a model; all but a load need the token."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         models, request = self.server.models, f"{self.command} {self.path}"
-        self.server.asked.append((self.path, body))
+        self.server.requests.append((self.path, body))
         if refusal := self.server.refusals.get(self.path):
             self.answer({"error": refusal}, 500)
         elif request == "POST /api/generate" and body.keys() <= {"model", "stream", "keep_alive"}:
             keep = body.get("keep_alive", 0)
-            known = body["model"] in models and (isinstance(keep, int) or keep[-1] in "smh")
-            self.answer({"done": True}, 200 if known and body["stream"] is False else 404)
+            is_known = body["model"] in models and (isinstance(keep, int) or keep[-1] in "smh")
+            self.answer({"done": True}, 200 if is_known and body["stream"] is False else 404)
         elif self.headers["Authorization"] != f"Bearer {TOKEN}":
             self.answer({"error": "managing models needs the token"}, 401)
         elif request == "POST /api/pull" and body.keys() == {"model"}:
@@ -101,17 +101,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeOllama(ThreadingHTTPServer):
-    """A server whose pulls follow a script, one reply for each try."""
+    """A server whose pulls are scripted, with one reply per attempt."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.models: dict[str, tuple[str, str]] = {}
-        """Digest and time by name."""
+        """Digest and modification time by name."""
         self.registry: dict[str, str] = {}
-        """Digests by name, where it is not the name's own."""
-        self.asked: list[tuple[str, Event]] = []
+        """The registry's digests by name; by default `sha(name)`."""
+        self.requests: list[tuple[str, Event]] = []
         self.refusals: dict[str, str] = {}
         """Errors by path."""
         self.replies: dict[str, list[Reply]] = {}
@@ -119,28 +119,28 @@ class FakeOllama(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def put(self, name: str, digest: str = "") -> None:
-        """Have a model from now on, by default with what the registry has."""
-        held = digest or self.registry.get(name, sha(name))
-        self.models[name] = (held, f"2026-11-23T06:00:00.{time.monotonic_ns()}Z")
+        """Add a model, by default with the registry's digest."""
+        content = digest or self.registry.get(name, sha(name))
+        self.models[name] = (content, f"2026-11-23T06:00:00.{time.monotonic_ns()}Z")
 
     def pulls(self, name: str) -> int:
-        """How often a model was pulled."""
-        return self.asked.count(("/api/pull", {"model": name}))
+        """Return how often a model was pulled."""
+        return self.requests.count(("/api/pull", {"model": name}))
 
     def handle_error(self, *_args: object) -> None:
-        """Keep quiet where the program hangs up."""
+        """Ignore connections that the client closes."""
 
 
 def stream(
     *events: Event | bytes, cut: bool = False, pause: float = 0, listed: bool = True
 ) -> Reply:
-    """Answer with these lines; the model is there after `success`, the line broken off if `cut`."""
+    """Reply with these lines; `success` adds the model, `cut` closes the connection."""
 
     def reply(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
-        # Before the program can ask.
+        # Before `success` is sent, or the client could list the models too early.
         if listed and SUCCESS in events:
             handler.server.put(canonical(handler.model))
         for event in events:
@@ -156,18 +156,18 @@ def stream(
 
 
 def error(text: str) -> Reply:
-    """Fail inside a 200, after the first line, as a streaming pull does."""
+    """Reply with status 200, and an error in the second line, as a streaming pull does."""
     return stream(MANIFEST, {"error": text})
 
 
 def status(code: int, text: str) -> Reply:
-    """Fail with a status."""
+    """Reply with this status and error."""
     return lambda handler: handler.answer({"error": text}, code)
 
 
 @contextmanager
 def serving(server: FakeOllama) -> Iterator[None]:
-    """Run a server for a while."""
+    """Run a server in a thread."""
     with server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

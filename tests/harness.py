@@ -1,36 +1,36 @@
-"""The program run in this process, with every registration kept: no engine, no state, no cluster.
+"""Runs the program under mocks, and keeps every registration: no engine, state or cluster.
 
-All use of the SDK's half-internal names is here; they were read from pulumi 3.250.0.
+The SDK's internal names that are used here are those of pulumi 3.250.0.
 """
 
 import asyncio
 import functools
 import json
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pulumi import Output
+from pulumi import Input, Output, ResourceOptions
 from pulumi.runtime import mocks, rpc, settings, stack
 from pulumi.runtime.config import set_all_config
 from pulumi.runtime.proto import resource_pb2
 
 import config
-from components import CHART_VALUES
+from components import CHART_VALUES, OllamaStack
 from config.stack_file import project_keys, read_config
 
 ROOT = Path(__file__).parent.parent
 RESERVED = config.requested(CHART_VALUES)
-"""What the monitoring requests beside the settings."""
+"""Resources that the monitoring chart requests."""
 SECRETS = ("notifySecret",)
-"""Keys that `pulumi config set --secret` has set."""
+"""Keys that are set with `pulumi config set --secret`."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What the program asked the engine for."""
+    """A RegisterResource request."""
 
     type: str
     name: str
@@ -42,14 +42,14 @@ class Registration:
     secrets: frozenset[str]
     """Dotted paths of the inputs that were secret."""
     dependencies: frozenset[str]
-    """Names of the resources it waits for."""
+    """Names of the resources that it depends on."""
     timeouts: Mapping[str, str]
-    """How long the engine waits to `create` and `update` it, such as `2h`; empty: its default."""
+    """Custom timeouts for `create` and `update`, such as `2h`; empty for the default."""
 
 
 @dataclass
 class Deployment:
-    """Everything one run of a program registered, by `type::name`."""
+    """The registrations of one run of a program, by `type::name`."""
 
     resources: dict[str, Registration]
     outputs: dict[str, Any]
@@ -59,16 +59,16 @@ class Deployment:
         return self.resources[key]
 
     def of_kind(self, kind: str) -> list[Registration]:
-        """The registrations whose type ends in `:kind`."""
+        """Return the registrations whose type ends in `:kind`."""
         return [r for r in self.resources.values() if r.type.endswith(f":{kind}")]
 
     def objects(self) -> list[Registration]:
-        """The registrations that are objects of the Kubernetes API."""
+        """Return the registrations of Kubernetes objects."""
         return [r for r in self.resources.values() if r.inputs.get("apiVersion")]
 
 
 class _Mocks(mocks.Mocks):
-    """Echo inputs; invent only what a provider alone can know."""
+    """Returns the inputs as outputs, with a made-up password for RandomPassword."""
 
     def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
         if args.typ == "random:index/randomPassword:RandomPassword":
@@ -77,7 +77,7 @@ class _Mocks(mocks.Mocks):
         return args.name, args.inputs
 
     def call(self, args: mocks.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
-        raise NotImplementedError(f"the program asked the outside: {args.token}")
+        raise NotImplementedError(f"the program invokes a function: {args.token}")
 
 
 class _Monitor(mocks.MockMonitor):
@@ -98,7 +98,7 @@ class _Monitor(mocks.MockMonitor):
             type=request.type,
             name=request.name,
             parent=request.parent.rpartition("::")[2],
-            # Less the names of project and stack, which a run of the real engine leaves behind.
+            # The names of project and stack before it depend on earlier runs in this process.
             provider=request.provider.rpartition("$")[2],
             protect=request.protect,
             inputs=inputs,
@@ -112,7 +112,7 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
-        # The SDK sends an empty one besides, which may come last.
+        # The SDK also sends an empty request, which may come last.
         if "::pulumi:pulumi:Stack::" in request.urn and len(request.outputs):
             values = rpc.deserialize_properties(request.outputs, keep_unknowns=False)
             self.outputs, paths = _plain(values)
@@ -121,7 +121,7 @@ class _Monitor(mocks.MockMonitor):
 
 
 def _plain(value: Any, path: str = "") -> tuple[Any, list[str]]:
-    """Undo the wire format: unwrap secrets, and turn 3.0 back into 3."""
+    """Undo the wire format: unwrap secrets, and turn 3.0 into 3; return their paths, too."""
     if rpc.is_rpc_secret(value):
         inner, paths = _plain(rpc.unwrap_rpc_secret(value), path)
         return inner, [path, *paths]
@@ -154,7 +154,7 @@ def deploy(
 
 
 def stack_config(stack_name: str) -> dict[str, Any]:
-    """The `homelab:` keys of a stack file, without the prefix.
+    """Return the `homelab:` keys of a stack file, without the prefix.
 
     Raises SettingsError if there are none to read.
     """
@@ -162,11 +162,11 @@ def stack_config(stack_name: str) -> dict[str, Any]:
 
 
 def deploy_program(stack_name: str, config: Mapping[str, Any] | None = None) -> Deployment:
-    """Run the whole program with the configuration of a stack file, or with the one given."""
-    wanted = stack_config(stack_name) if config is None else config
+    """Run the program with the configuration of a stack file, or with `config`."""
+    keys = stack_config(stack_name) if config is None else config
     wire = {
         f"homelab:{key}": value if isinstance(value, str) else json.dumps(value)
-        for key, value in wanted.items()
+        for key, value in keys.items()
     }
 
     def program() -> None:
@@ -176,18 +176,58 @@ def deploy_program(stack_name: str, config: Mapping[str, Any] | None = None) -> 
 
 
 def read(raw: Mapping[str, Any]) -> config.Settings:
-    """The settings of a stack with these keys; raises SettingsError."""
+    """Return the settings of these keys; raises SettingsError."""
     return config.read(raw, RESERVED, SECRETS)
 
 
 @functools.cache
 def deployed(stack: str = "home") -> Deployment:
-    """What the program registers with a stack file as it is: made once, for all that only look."""
+    """Return the deployment of a stack file; it is shared, so do not change it."""
     return deploy_program(stack)
 
 
+def environment(container: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a container's variables, those with `valueFrom` as None."""
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+def small_ollama_stack(
+    name: str,
+    namespace: Input[str],
+    claim_name: Input[str],
+    models: Sequence[str] = ("m:1b",),
+    opts: ResourceOptions | None = None,
+) -> OllamaStack:
+    """Declare a model server with the smallest arguments that its API takes."""
+    return OllamaStack(
+        name,
+        {
+            "namespace": namespace,
+            "claim_name": claim_name,
+            "pod": {
+                "image": "ollama:1.0.0",
+                "cpu": 1,
+                "memory_request": "1Gi",
+                "memory_limit": "1Gi",
+            },
+            "models": {"declared": [{"name": model} for model in models]},
+            "gateway": {"image": "python:1.0.0"},
+            "model_name": "",
+            "runtime": {
+                "context_length": 8192,
+                "parallel": 1,
+                "loaded_models": 1,
+                "prompt_cache_mib": 512,
+                "keep_alive": "30m",
+                "backend": {"OLLAMA_LLM_LIBRARY": "cpu"},
+            },
+        },
+        opts,
+    )
+
+
 def gpu_config(stack: str = "home") -> dict[str, Any]:
-    """A stack's configuration with its models on the GPU of an HX 370; the numbers are made up."""
+    """Return a stack's configuration with the profile hx370 and made-up numbers for its GPU."""
     raw = stack_config(stack)
     gpu = {"memory": "46Gi", "groups": [44, 993]}
     raw["nodes"]["evo4t"] |= {"profile": "hx370", "gpu": gpu}
@@ -195,14 +235,14 @@ def gpu_config(stack: str = "home") -> dict[str, Any]:
 
 
 def backup_config(stack: str = "home") -> dict[str, Any]:
-    """A stack's configuration with backups."""
+    """Return a stack's configuration with backups."""
     raw = stack_config(stack)
     raw["webui"]["backup"] = {"volume": {"path": "/mnt/backup/homelab", "size": "200Gi"}}
     return raw
 
 
 def two_servers(**server: Any) -> dict[str, Any]:
-    """The home stack with a second model server on a larger node, which has these keys too."""
+    """Return the stack `home` with a second model server, on a larger node, with these keys."""
     raw = stack_config("home")
     raw["nodes"]["big"] = {
         "address": "192.168.1.99",

@@ -1,4 +1,4 @@
-"""Kills `up` and `destroy` at a moment of a test's choice: while the API server holds a request."""
+"""Kills `up` and `destroy` while the API server holds a request of theirs."""
 
 import contextlib
 import os
@@ -32,12 +32,12 @@ tools = {tools}
 Engine(Cluster(Path({cluster!r}), tools), tools, Path({work!r})).{verb}(print)
 """
 HELM = "has(object.metadata.labels) && 'owner' in object.metadata.labels"
-"""Of a Secret: Helm keeps a release in it."""
+"""CEL: a Secret in which Helm keeps a release."""
 ANNOTATED = "has(object.metadata.annotations) && 'meta.helm.sh/release-name' in"
 IN_RELEASE = f"{ANNOTATED} object.metadata.annotations"
-"""Of anything: Helm made it."""
+"""CEL: an object that Helm created."""
 RBAC = "rbac.authorization.k8s.io"
-PASSING = (
+TRANSIENT = (
     "Event",
     "Lease",
     "Pod",
@@ -45,24 +45,25 @@ PASSING = (
     "Endpoints",
     "IPAddress",
     "ControllerRevision",
+    "ReplicaSet",
     "ConfigurationState",
 )
-"""Kinds whose objects come, go or get names by themselves."""
+"""Kinds whose objects controllers create, delete or name."""
 
 
 class Hold:
-    """A request that the API server keeps waiting, for up to half a minute."""
+    """A request that the API server keeps waiting, for at most 30 seconds."""
 
     def __init__(self, listener: socket.socket, admission: Any) -> None:
         self._listener, self._admission = listener, admission
 
     def reached(self) -> None:
-        """Wait until the request has come."""
+        """Wait until the API server has received the request."""
         self._listener.settimeout(300)
         self._caller, _ = self._listener.accept()
 
     def release(self) -> None:
-        """Let it go on, and whatever comes after it."""
+        """Let this request and all later ones continue."""
         self._admission.delete_validating_webhook_configuration("hold")
         self._listener.close()
         if hasattr(self, "_caller"):
@@ -73,10 +74,10 @@ class Hold:
 def held(
     live_stack: LiveStack, verb: str, resource: str, when: str = "true", policy: str = "Ignore"
 ) -> Iterator[Hold]:
-    """Hold the first requests that `verb` a `resource` for which the CEL expression `when` holds.
+    """Hold requests to `verb` a `resource` for which the CEL expression `when` is true.
 
-    The API server asks a webhook that never answers; when its connection ends, the request goes
-    on, whether its caller still lives or not, or with the `policy` "Fail" it is refused.
+    The API server calls a webhook that never answers. When the connection to it closes, the
+    request continues, even if its client is gone; with the `policy` "Fail" it is refused.
     """
     admission: Any = client.AdmissionregistrationV1Api(live_stack.core.api_client)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
@@ -120,7 +121,7 @@ class Run:
             "work": live_stack.project,
         }
         names = {name: str(path) for name, path in paths.items()}
-        # Not built again: another worker may be installing programs, which takes minutes.
+        # `tools` as they are: build() would wait for another worker that installs programs.
         script = RUN.format(tools=tools, verb=verb, **names)
         self._log = live_stack.project / "run.log"
         with self._log.open("wb") as log:
@@ -129,22 +130,39 @@ class Run:
             )
 
     def kill(self, *, plugins: bool) -> list[psutil.Process]:
-        """End the CLI, and its plugins with it or not, as a dead battery does; give the plugins."""
+        """Send SIGKILL to the CLI, with `plugins` to its plugins too; return the plugins."""
         family = psutil.Process(self._launcher.pid).children(recursive=True)
-        # Without the CLI nothing would be interrupted.
         assert "pulumi" in [process.name() for process in family], self._log.read_text()[-2000:]
-        left = [one for one in family if "resource" in one.name()]
+        resource_plugins = [process for process in family if "resource" in process.name()]
         for process in family:
-            if plugins or process not in left:
+            if plugins or process not in resource_plugins:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         os.kill(self._launcher.pid, signal.SIGKILL)
         self._launcher.wait()
-        return left
+        return resource_plugins
+
+
+def killed(
+    live_stack: LiveStack,
+    tools: Tools,
+    command: str,
+    verb: str,
+    resource: str,
+    when: str = "true",
+    *,
+    policy: str = "Ignore",
+    plugins: bool = True,
+) -> list[psutil.Process]:
+    """Kill the `command`, `up` or `destroy`, at this request (see `held`); return its plugins."""
+    with held(live_stack, verb, resource, when, policy) as hold:
+        run = Run(live_stack, tools, command)
+        hold.reached()
+        return run.kill(plugins=plugins)
 
 
 def stack_of(live_stack: LiveStack) -> Stack:
-    """Give the stack as its owner's commands reach it."""
+    """Return the stack as `ops` reaches it."""
     return Stack(
         name="sandbox",
         cli=live_stack.engine.cli,
@@ -155,34 +173,34 @@ def stack_of(live_stack: LiveStack) -> Stack:
 
 
 def end(processes: list[psutil.Process]) -> None:
-    """End plugins that were left, as the message of `recover` says."""
+    """Kill plugins that outlived their CLI, as `recover` asks for."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    assert eventually(lambda: not any(one.is_running() for one in processes))
+    assert eventually(lambda: not any(process.is_running() for process in processes))
 
 
 def objects(live_stack: LiveStack) -> set[str]:
-    """Kind, namespace and name of every object that stays."""
+    """Return kind, namespace and name of every object, without the transient ones."""
     live = Live(live_stack.cluster.context, live_stack.cluster.kubeconfig)
-    # Each kind in one version only.
+    # A kind may be served in several versions.
     kinds = {(kind.group, kind.name): kind for kind in live.kinds.values()}
-    places = set()
+    names = set()
     for (group, name), kind in kinds.items():
         root = f"/apis/{group}/{kind.version}" if group else f"/api/{kind.version}"
-        if name in PASSING or (name.endswith(("Review", "Binding", "Status")) and group != RBAC):
+        if name in TRANSIENT or (name.endswith(("Review", "Binding", "Status")) and group != RBAC):
             continue
-        listed = live.ask(f"{root}/{kind.plural}", METADATA) or {}
-        for item in listed.get("items") or []:
-            about = item["metadata"]
-            place = f"{name}.{group} {about.get('namespace', '')}/{about['name']}"
-            # Revisions are counted on.
-            places.add(re.sub(r"(sh\.helm\.release\.v1\..*\.v)\d+$", r"\1", place))
-    return places
+        answer = live.ask(f"{root}/{kind.plural}", METADATA) or {}
+        for item in answer.get("items") or []:
+            metadata = item["metadata"]
+            line = f"{name}.{group} {metadata.get('namespace', '')}/{metadata['name']}"
+            # Each upgrade increments the revision.
+            names.add(re.sub(r"(sh\.helm\.release\.v1\..*\.v)\d+$", r"\1", line))
+    return names
 
 
 def running(live_stack: LiveStack) -> dict[str, str]:
-    """Uid of each pod that runs, by namespace and name."""
+    """Return the UID of each running pod, by `namespace/name`."""
     pods = live_stack.core.list_pod_for_all_namespaces().items
     return {
         f"{pod.metadata.namespace}/{pod.metadata.name}": pod.metadata.uid

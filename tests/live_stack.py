@@ -1,7 +1,7 @@
-"""The program itself, applied by the real engine to a cluster with one node of its own."""
+"""The program, applied by the real engine to a simulated cluster of its own."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 
 
 def quiet(_: str) -> None:
-    """Take a line of progress and keep silent."""
+    """Drop a line of progress."""
 
 
 def addresses(core: Any) -> dict[str, list[str]]:
-    """Give the addresses that MetalLB has assigned, by Service."""
+    """Return the addresses that MetalLB has assigned, by Service."""
     return {
         service.metadata.name: [entry.ip for entry in service.status.load_balancer.ingress or []]
         for service in core.list_service_for_all_namespaces().items
@@ -31,30 +31,36 @@ def addresses(core: Any) -> dict[str, list[str]]:
 
 
 class LiveStack:
-    """The stack, up, with a stack file that a test may edit."""
+    """A stack, up, with a stack file that a test may edit."""
 
     def __init__(
-        self, folder: Path, tools: Tools, change: Callable[[dict[str, Any]], object] = dict
+        self,
+        folder: Path,
+        tools: Tools,
+        change: Callable[[dict[str, Any]], object] = dict,
+        *,
+        stack: str = "sandbox",
+        nodes: Sequence[Node] = (NODE,),
     ) -> None:
         """Make `change` to the configuration first, and again at every `reset`."""
-        self._change = change
+        self._change, self._file = change, f"Pulumi.{stack}.yaml"
         self.project = folder / "project"
         self.project.mkdir()
         (self.project / "Pulumi.yaml").write_text((PROJECT / "Pulumi.yaml").read_text())
         self.write_program()
         metallb = self.reset()["homelab:network"]["metallb"]
         self.cluster = Cluster(folder / "cluster", tools, metallb=metallb == "addon")
-        self.cluster.start([NODE])
-        self.engine = Engine(self.cluster, tools, self.project)
+        self.cluster.start(nodes)
+        self.engine = Engine(self.cluster, tools, self.project, stack)
         began = time.monotonic()
         self.up()
         self.first_up = time.monotonic() - began
         self.connect()
 
     def connect(self) -> None:
-        """Make the clients anew: a cluster has another certificate after each start."""
+        """Make the clients; again after each start, because the certificate changes."""
         path = str(self.cluster.kubeconfig)
-        api = kubeconfig.new_client_from_config(path, "homelab-sandbox")  # type: ignore[no-untyped-call]
+        api = kubeconfig.new_client_from_config(path, self.cluster.context)  # type: ignore[no-untyped-call]
         # The client's types say of every field that it may be missing.
         self.core: Any = client.CoreV1Api(api)
         self.apps: Any = client.AppsV1Api(api)
@@ -62,22 +68,20 @@ class LiveStack:
         self.rbac: Any = client.RbacAuthorizationV1Api(api)
 
     def write_program(self) -> None:
-        """Put the program in place."""
+        """Write the project's `__main__.py`, which runs the program."""
         (self.project / "__main__.py").write_text(
             f"import runpy, sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
             f"runpy.run_path({str(PROJECT / '__main__.py')!r}, run_name='__main__')\n"
         )
 
     def reset(self) -> dict[str, Any]:
-        """Go back to the stack file as it was at first; give the configuration in it."""
-        (self.project / "Pulumi.sandbox.yaml").write_text(
-            (PROJECT / "Pulumi.sandbox.yaml").read_text()
-        )
+        """Restore the first stack file, and return its configuration."""
+        (self.project / self._file).write_text((PROJECT / self._file).read_text())
         return self.edit(self._change)
 
     def edit(self, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """Change the configuration in the stack file; give it as it is now."""
-        path = self.project / "Pulumi.sandbox.yaml"
+        """Apply `change` to the configuration in the stack file, and return it."""
+        path = self.project / self._file
         stack = yaml.safe_load(path.read_text())
         config: dict[str, Any] = stack["config"]
         change(config)
@@ -85,18 +89,18 @@ class LiveStack:
         return config
 
     def up(self) -> dict[str, int]:
-        """Apply the program; give the operations, less what stayed the same."""
+        """Apply the program; return the number of resources by operation, without `same`."""
         try:
             changes = self.engine.up(quiet)
         except CommandError as error:
-            # The diagnostics alone: a report has no room for all lines of progress before them.
-            why: Any = str(error).rpartition("Diagnostics:")[2]
-            raise CommandError(why) from None
+            # The lines of progress before them would fill the report of a failed test.
+            diagnostics: Any = str(error).rpartition("Diagnostics:")[2]
+            raise CommandError(diagnostics) from None
         changes.pop("same", None)
         return changes
 
     def bound(self) -> dict[str, tuple[str, str]]:
-        """Give volume and directory by claim, for every claim there is."""
+        """Return volume and directory of each bound claim, by `namespace/name`."""
         paths = {
             volume.metadata.name: volume.spec.local.path
             for volume in self.core.list_persistent_volume().items
@@ -111,19 +115,19 @@ class LiveStack:
         }
 
     def pods(self, namespace: str) -> list[Any]:
-        """The pods of a namespace."""
-        found: list[Any] = self.core.list_namespaced_pod(namespace).items
-        return found
+        """Return the pods of a namespace."""
+        pods: list[Any] = self.core.list_namespaced_pod(namespace).items
+        return pods
 
     def jobs(self) -> list[str]:
-        """The uids of the model Jobs."""
+        """Return the UIDs of the model Jobs."""
         return [job.metadata.uid for job in self.batch.list_namespaced_job("ollama-stack").items]
 
     def uids(self) -> set[str]:
-        """The uids of everything else that the program makes in the namespaces."""
-        found: list[Any] = []
+        """Return the UIDs of the Services, ConfigMaps and Deployments in both namespaces."""
+        objects: list[Any] = []
         for namespace in ("ollama-stack", "observability"):
-            found += self.core.list_namespaced_service(namespace).items
-            found += self.core.list_namespaced_config_map(namespace).items
-            found += self.apps.list_namespaced_deployment(namespace).items
-        return {made.metadata.uid for made in found}
+            objects += self.core.list_namespaced_service(namespace).items
+            objects += self.core.list_namespaced_config_map(namespace).items
+            objects += self.apps.list_namespaced_deployment(namespace).items
+        return {item.metadata.uid for item in objects}

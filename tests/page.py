@@ -1,4 +1,4 @@
-"""Asks servers over HTTP, answers for them, and signs in at the chat page."""
+"""HTTP requests to Open WebUI and other servers, and JSON answers."""
 
 import json
 from contextlib import closing
@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 def ask(
     method: str, url: str, body: object = None, token: str = "", timeout: float = 60
 ) -> tuple[int, str]:
-    """Give status and text of an answer."""
+    """Send a request with a JSON body; return the status and the text of the response."""
     parts = urlsplit(url)
     with closing(HTTPConnection(parts.netloc, timeout=timeout)) as connection:
         headers = {"Content-Type": "application/json"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        sent = None if body is None else json.dumps(body)
-        connection.request(method, f"{parts.path}?{parts.query}".rstrip("?"), sent, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+        text = None if body is None else json.dumps(body)
+        connection.request(method, f"{parts.path}?{parts.query}".rstrip("?"), text, headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def send_json(to: BaseHTTPRequestHandler, body: object) -> None:
@@ -33,7 +33,7 @@ def send_json(to: BaseHTTPRequestHandler, body: object) -> None:
 
 
 def upload(page: str, token: str, name: str, text: bytes, query: str = "") -> str:
-    """Upload a text file as the page does, and give its id."""
+    """Upload a text file as the browser does; return its id."""
     boundary = "----a-boundary"
     head = f'Content-Disposition: form-data; name="file"; filename="{name}"'
     body = b"\r\n".join(
@@ -49,17 +49,17 @@ def upload(page: str, token: str, name: str, text: bytes, query: str = "") -> st
     }
     with closing(HTTPConnection(urlsplit(page).netloc, timeout=60)) as connection:
         connection.request("POST", f"/api/v1/files/{query}", body, headers)
-        answer = connection.getresponse()
-        answered = answer.read().decode()
-    assert answer.status == 200, answered
-    identity: str = json.loads(answered)["id"]
-    return identity
+        response = connection.getresponse()
+        content = response.read().decode()
+    assert response.status == 200, content
+    file_id: str = json.loads(content)["id"]
+    return file_id
 
 
 def sign_in(page: str, email: str, password: str) -> str:
-    """Sign an account in and give its token."""
-    who = {"email": email, "password": password}
-    status, text = ask("POST", f"{page}/api/v1/auths/signin", who)
+    """Sign in; return the account's token."""
+    account = {"email": email, "password": password}
+    status, text = ask("POST", f"{page}/api/v1/auths/signin", account)
     assert status == 200, text
     token: str = json.loads(text)["token"]
     return token

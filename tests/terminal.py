@@ -1,4 +1,4 @@
-"""A command at a terminal of its own, as a person runs it."""
+"""Runs a command at a pseudo-terminal."""
 
 import os
 import pty
@@ -25,7 +25,7 @@ sys.exit(main(["init", "--stack", "new", *sys.argv[2:]]))
 def init_at_a_terminal(
     cluster: Cluster, folder: Path, keys: list[str], *arguments: str
 ) -> tuple[int, str]:
-    """Run `make init STACK=new`, type `keys` at its terminal, and give exit code and screen."""
+    """Run `make init STACK=new`, type `keys`, and return the exit code and the screen."""
     controller, terminal = pty.openpty()
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
     command = [sys.executable, "-c", INIT, str(folder), *arguments]
@@ -41,7 +41,7 @@ def init_at_a_terminal(
             while part := os.read(controller, 4096):
                 screen += part
         except OSError:
-            # The terminal is closed when the last process that has it ends.
+            # EIO: the process has ended, which closes the terminal.
             pass
     os.close(controller)
     return process.returncode, screen.decode().replace("\r\n", "\n")

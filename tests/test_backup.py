@@ -1,4 +1,4 @@
-"""The program that takes, proves and restores snapshots, on databases made for it."""
+"""programs/backup.py: takes, verifies and restores snapshots, on small databases."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ base.close()
 
 @pytest.fixture(autouse=True)
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An image that knows one schema, and a secret key."""
+    """Sets up an image with one migration, and a secret key."""
     versions = tmp_path / "image/open_webui/migrations/versions"
     versions.mkdir(parents=True)
     (versions.parent.parent / "__init__.py").touch()
@@ -47,7 +47,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def data(folder: Path, revision: str = KNOWN) -> Path:
-    """Open WebUI's folder: both databases, an upload, an index, and what is not kept."""
+    """Write Open WebUI's data: both databases, an upload, an index, and a cache."""
     (folder / "uploads").mkdir(parents=True)
     (folder / "vector_db/one").mkdir(parents=True)
     (folder / "cache").mkdir()
@@ -68,18 +68,20 @@ def data(folder: Path, revision: str = KNOWN) -> Path:
     return folder
 
 
-def taken(tmp_path: Path, revision: str = KNOWN) -> Path:
-    """A snapshot."""
+def new_snapshot(tmp_path: Path, revision: str = KNOWN) -> Path:
+    """Take a snapshot of new data; return its folder."""
     target = tmp_path / f"snapshot-{revision}"
     snapshot(data(tmp_path / f"data-{revision}", revision), target, tmp_path / "image-name")
     return target
 
 
-@pytest.mark.parametrize("how", ["kill", "close"])
-def test_all_rows_are_read_whether_it_was_killed_or_stopped(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_all_rows_are_read_whether_the_writer_was_killed_or_stopped(
+    tmp_path: Path, end: str
+) -> None:
     base = tmp_path / "webui.db"
-    subprocess.run([sys.executable, "-c", WRITER, base, how], check=False)
-    assert Path(f"{base}-wal").exists() == (how == "kill")
+    subprocess.run([sys.executable, "-c", WRITER, base, end], check=False)
+    assert Path(f"{base}-wal").exists() == (end == "kill")
     before = {path.name: path.read_bytes() for path in tmp_path.glob("webui.db*")}
 
     with closing(connect(base)) as opened:
@@ -88,14 +90,14 @@ def test_all_rows_are_read_whether_it_was_killed_or_stopped(tmp_path: Path, how:
     assert {path.name: path.read_bytes() for path in tmp_path.glob("webui.db*")} == before
 
 
-def test_a_snapshot_holds_what_is_kept_and_says_so(tmp_path: Path) -> None:
-    target = taken(tmp_path)
-    about = json.loads((target / MANIFEST).read_text())
+def test_a_snapshot_has_the_data_without_cache_and_a_manifest(tmp_path: Path) -> None:
+    target = new_snapshot(tmp_path)
+    manifest = json.loads((target / MANIFEST).read_text())
 
-    assert about["rows"]["webui.db"]["chat"] == 20
-    assert about["revision"] == KNOWN
-    assert about["image"] == "unknown"
-    assert set(about["files"]) == {
+    assert manifest["rows"]["webui.db"]["chat"] == 20
+    assert manifest["revision"] == KNOWN
+    assert manifest["image"] == "unknown"
+    assert set(manifest["files"]) == {
         "webui.db",
         "vector_db/chroma.sqlite3",
         "vector_db/one/index.bin",
@@ -110,10 +112,10 @@ def test_a_snapshot_without_the_secret_key_is_refused(
     monkeypatch.delenv("WEBUI_SECRET_KEY")
 
     with pytest.raises(BackupError, match="WEBUI_SECRET_KEY: missing"):
-        taken(tmp_path)
+        new_snapshot(tmp_path)
 
 
-def test_before_a_first_start_there_is_nothing_to_do(
+def test_without_data_there_is_no_snapshot_and_no_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -123,8 +125,8 @@ def test_before_a_first_start_there_is_nothing_to_do(
     assert "nothing to back up" in capsys.readouterr().out
 
 
-def ran(tmp_path: Path, volume: Path) -> tuple[int, Path]:
-    """Take a snapshot as the Job does; its exit code, and where it is."""
+def run_snapshot(tmp_path: Path, volume: Path) -> tuple[int, Path]:
+    """Take a snapshot as the Job does; return exit code and folder."""
     target = tmp_path / "scratch/snapshot"
     target.parent.mkdir(exist_ok=True)
     return main("snapshot", str(volume), str(target), str(tmp_path / "name")), target
@@ -142,12 +144,12 @@ def replaced_by_a_folder(file: Path) -> None:
 
 
 def broken_disk(file: Path) -> None:
-    """Every read of this memory's first byte is an I/O error, for whoever reads."""
+    """Make every read an I/O error, for root too: address 0 of /proc/self/mem is not mapped."""
     file.unlink()
     file.symlink_to("/proc/self/mem")
 
 
-HARMS: dict[str, Callable[[Path], object]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "page": overwritten,
     "leaf": lambda file: overwritten(file, at=8192),
     "zeroed page": lambda file: overwritten(file, with_=bytes(4096)),
@@ -162,35 +164,35 @@ HARMS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def settled(database: Path) -> Path:
-    """The database with nothing left in its log, so that its pages are what is read."""
+def checkpointed(database: Path) -> Path:
+    """Move the write-ahead log into the database, so that its pages are read."""
     with closing(sqlite3.connect(database)) as base:
         base.execute("PRAGMA journal_mode=DELETE")
     return database
 
 
-@pytest.mark.parametrize("harm", HARMS.values(), ids=list(HARMS))
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 def test_a_damaged_index_is_left_out_and_the_chats_are_stored(
     tmp_path: Path,
-    harm: Callable[[Path], object],
+    damage: Callable[[Path], object],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
     volume = data(tmp_path / "volume")
-    harm(settled(volume / "vector_db/chroma.sqlite3"))
+    damage(checkpointed(volume / "vector_db/chroma.sqlite3"))
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
-    said = capsys.readouterr().out
-    assert code == 0, said
-    assert len(said.splitlines()) == 1
-    assert "left out: vector_db (" in said
+    output = capsys.readouterr().out
+    assert code == 0, output
+    assert len(output.splitlines()) == 1
+    assert "left out: vector_db (" in output
     assert not (target / "vector_db").exists()
-    about = json.loads((target / MANIFEST).read_text())
-    assert set(about["files"]) == {"webui.db", "uploads/file"}
-    # repository.sh says it last.
+    manifest = json.loads((target / MANIFEST).read_text())
+    assert set(manifest["files"]) == {"webui.db", "uploads/file"}
+    # repository.sh prints this file as its last line.
     sentence = (target.parent / "left-out").read_text()
     assert sentence.endswith("\n")
     assert sentence.startswith("left out: vector_db (")
@@ -202,14 +204,14 @@ def test_a_damaged_index_is_left_out_and_the_chats_are_stored(
     assert sentence.strip() in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("harm", HARMS.values(), ids=list(HARMS))
-def test_damaged_chats_are_no_backup(
-    tmp_path: Path, harm: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_damaged_chats_fail_the_backup(
+    tmp_path: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = data(tmp_path / "volume")
-    harm(settled(volume / "webui.db"))
+    damage(checkpointed(volume / "webui.db"))
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert (code, (target / MANIFEST).exists()) == (1, False)
@@ -218,51 +220,51 @@ def test_damaged_chats_are_no_backup(
     assert "webui.db" in line
 
 
-def test_an_emptied_database_of_chats_is_no_backup(
+def test_an_empty_database_of_chats_fails_the_backup(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = data(tmp_path / "volume")
-    os.truncate(settled(volume / "webui.db"), 0)
+    os.truncate(checkpointed(volume / "webui.db"), 0)
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
     assert (code, (target / MANIFEST).exists()) == (1, False)
     assert "snapshot failed: webui.db has no schema" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["empty", "absent", "no folder"])
-def test_an_index_that_holds_nothing_yet_is_no_damage(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("index_state", ["empty", "absent", "no folder"])
+def test_an_empty_or_missing_index_is_not_reported_as_damaged(
+    tmp_path: Path, index_state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
     volume = data(tmp_path / "volume")
     index = volume / "vector_db/chroma.sqlite3"
-    if what == "empty":
+    if index_state == "empty":
         os.truncate(index, 0)
-    elif what == "absent":
+    elif index_state == "absent":
         index.unlink()
     else:
         shutil.rmtree(index.parent)
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
-    about = json.loads((target / MANIFEST).read_text())
-    kept = {"empty": {"one/index.bin", "chroma.sqlite3"}, "absent": {"one/index.bin"}}
+    manifest = json.loads((target / MANIFEST).read_text())
+    files = {"empty": {"one/index.bin", "chroma.sqlite3"}, "absent": {"one/index.bin"}}
     assert code == 0
-    assert set(about["files"]) == {"webui.db", "uploads/file"} | {
-        f"vector_db/{name}" for name in kept.get(what, set())
+    assert set(manifest["files"]) == {"webui.db", "uploads/file"} | {
+        f"vector_db/{name}" for name in files.get(index_state, set())
     }
     assert not (target.parent / "left-out").exists()
     verify(target / MANIFEST, target)
     assert pushed[0]["homelab.backup.left_out"] == ("", 0)
 
 
-def test_an_index_with_one_unreadable_part_is_left_out_whole(tmp_path: Path) -> None:
+def test_an_index_with_one_unreadable_file_is_left_out(tmp_path: Path) -> None:
     volume = data(tmp_path / "volume")
     broken_disk(volume / "vector_db/one/index.bin")
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
     assert (code, (target / "vector_db").exists()) == (0, False)
     assert json.loads((target / MANIFEST).read_text())["left_out"] == [
@@ -273,11 +275,10 @@ def test_an_index_with_one_unreadable_part_is_left_out_whole(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("times", "left_out"), [(0, []), (1, []), (2, []), (3, ["vector_db (it changed during"])]
 )
-@pytest.mark.parametrize("what", ["vectors", "new segment", "gone segment", "database"])
-def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, times: int, left_out: list[str]
+@pytest.mark.parametrize("change", ["vectors", "new segment", "gone segment", "database"])
+def test_an_index_that_changes_during_the_copy_is_copied_again_or_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, times: int, left_out: list[str]
 ) -> None:
-    """Its database and its vectors are of one moment, or they are not stored."""
     volume = data(tmp_path / "volume")
     for number in range(4):
         (volume / f"vector_db/gone-{number}").mkdir()
@@ -290,11 +291,11 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
         if source.name == "webui.db" or len(copies) == times:
             return
         copies.append(source)
-        if what == "vectors":
+        if change == "vectors":
             (volume / "vector_db/one/index.bin").write_bytes(b"\2" * len(copies))
-        elif what == "new segment":
+        elif change == "new segment":
             (volume / f"vector_db/{len(copies)}").mkdir()
-        elif what == "gone segment":
+        elif change == "gone segment":
             shutil.rmtree(volume / f"vector_db/gone-{len(copies)}")
         else:
             with closing(sqlite3.connect(source)) as base:
@@ -303,17 +304,17 @@ def test_an_index_that_is_written_to_meanwhile_is_copied_again_or_left_out(
 
     monkeypatch.setattr(backup, "copy_database", late)
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
-    about = json.loads((target / MANIFEST).read_text())
+    manifest = json.loads((target / MANIFEST).read_text())
     assert code == 0
-    assert [entry.partition(" each ")[0] for entry in about["left_out"]] == left_out
+    assert [entry.partition(" each ")[0] for entry in manifest["left_out"]] == left_out
     if not left_out:
         written = (volume / "vector_db/one/index.bin").read_bytes()
         assert (target / "vector_db/one/index.bin").read_bytes() == written
-        # What is gone was not stored by an earlier try.
+        # No files of an earlier try.
         assert {*backup.files(target / "vector_db")} == {*backup.files(volume / "vector_db")}
-    check(target, about)
+    check(target, manifest)
 
 
 def test_files_that_cannot_be_read_are_left_out_and_named(
@@ -329,17 +330,17 @@ def test_files_that_cannot_be_read_are_left_out_and_named(
     (volume / "uploads/d").symlink_to("/nowhere/at/all")
     os.mkfifo(volume / "uploads/e")
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert code == 0
     assert line.partition("; left out: ")[2].startswith(
         "uploads/a\\n, uploads/b, uploads/c and 2 more; "
     )
-    about = json.loads((target / MANIFEST).read_text())
-    assert "vector_db/chroma.sqlite3" in about["files"]
-    assert "uploads/file" in about["files"]
-    # Not half of them either.
+    manifest = json.loads((target / MANIFEST).read_text())
+    assert "vector_db/chroma.sqlite3" in manifest["files"]
+    assert "uploads/file" in manifest["files"]
+    # No partial copies.
     assert [path.name for path in (target / "uploads").iterdir()] == ["file"]
     verify(target / MANIFEST, target)
     assert pushed[0]["homelab.backup.left_out"] == ("", 5)
@@ -347,7 +348,7 @@ def test_files_that_cannot_be_read_are_left_out_and_named(
 
 @pytest.fixture
 def nobody() -> Iterator[Path]:
-    """A folder of somebody who, unlike root, may not read everything; and to be that one."""
+    """A folder of an unprivileged user; the test runs as that user."""
     with tempfile.TemporaryDirectory() as folder:
         root = os.geteuid() == 0
         if root:
@@ -370,36 +371,38 @@ def nobody() -> Iterator[Path]:
         ("vector_db", ["vector_db"]),
     ],
 )
-def test_what_may_not_be_read_is_left_out(nobody: Path, name: str, left_out: list[str]) -> None:
+def test_files_without_read_permission_are_left_out(
+    nobody: Path, name: str, left_out: list[str]
+) -> None:
     volume = data(nobody / "volume")
     (volume / "uploads/shelf").mkdir()
     (volume / "uploads/shelf/file").write_text("x")
     (volume / name).chmod(0)
 
-    code, target = ran(nobody, volume)
+    code, target = run_snapshot(nobody, volume)
 
     (volume / name).chmod(0o700)
-    about = json.loads((target / MANIFEST).read_text())
+    manifest = json.loads((target / MANIFEST).read_text())
     assert code == 0
-    assert [entry.partition(" ")[0] for entry in about["left_out"]] == left_out
-    assert "webui.db" in about["files"]
-    check(target, about)
+    assert [entry.partition(" ")[0] for entry in manifest["left_out"]] == left_out
+    assert "webui.db" in manifest["files"]
+    check(target, manifest)
 
 
-def test_chats_that_may_not_be_read_are_no_backup(
+def test_chats_without_read_permission_fail_the_backup(
     nobody: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = data(nobody / "volume")
     (volume / "webui.db").chmod(0)
 
-    code, target = ran(nobody, volume)
+    code, target = run_snapshot(nobody, volume)
 
     assert (code, (target / MANIFEST).exists()) == (1, False)
     assert "Permission denied" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "gone",
+    "deleted",
     [
         ("uploads/gone",),
         ("uploads/shelf",),
@@ -411,8 +414,8 @@ def test_chats_that_may_not_be_read_are_no_backup(
     ],
     ids="+".join,
 )
-def test_what_is_deleted_meanwhile_is_no_error(
-    tmp_path: Path, gone: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+def test_files_deleted_during_the_copy_are_no_error(
+    tmp_path: Path, deleted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = data(tmp_path / "volume")
     (volume / "uploads/shelf").mkdir()
@@ -421,9 +424,9 @@ def test_what_is_deleted_meanwhile_is_no_error(
     real = shutil.copyfile
 
     def late(source: str | Path, target: str | Path, **more: bool) -> object:
-        """Delete it once its folder has been listed, before the first file there is copied."""
-        if gone[0].split("/")[0] in os.fspath(source):
-            for name in gone:
+        """Delete the paths after their folder was listed, before its first file is copied."""
+        if deleted[0].split("/")[0] in os.fspath(source):
+            for name in deleted:
                 if (volume / name).is_dir():
                     shutil.rmtree(volume / name)
                 (volume / name).unlink(missing_ok=True)
@@ -431,16 +434,16 @@ def test_what_is_deleted_meanwhile_is_no_error(
 
     monkeypatch.setattr(shutil, "copyfile", late)
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
-    about = json.loads((target / MANIFEST).read_text())
-    assert (code, about["left_out"]) == (0, [])
-    kept = {name for name in about["files"] if name.startswith(gone)}
-    assert kept <= {"vector_db/chroma.sqlite3"}  # it was copied before
-    check(target, about)
+    manifest = json.loads((target / MANIFEST).read_text())
+    assert (code, manifest["left_out"]) == (0, [])
+    copied = {name for name in manifest["files"] if name.startswith(deleted)}
+    assert copied <= {"vector_db/chroma.sqlite3"}  # copied before the deletion
+    check(target, manifest)
 
 
-def test_files_that_come_and_go_all_the_time_are_no_error(tmp_path: Path) -> None:
+def test_files_created_and_deleted_all_the_time_are_no_error(tmp_path: Path) -> None:
     volume = data(tmp_path / "volume")
     uploads = volume / "uploads"
     stop = threading.Event()
@@ -448,7 +451,7 @@ def test_files_that_come_and_go_all_the_time_are_no_error(tmp_path: Path) -> Non
     def churn() -> None:
         number = 0
         while not stop.is_set():
-            shelf = uploads / f"{number}"  # never again
+            shelf = uploads / f"{number}"
             shelf.mkdir()
             for name in range(20):
                 (shelf / f"{name}").write_bytes(bytes(100_000))
@@ -460,17 +463,17 @@ def test_files_that_come_and_go_all_the_time_are_no_error(tmp_path: Path) -> Non
     try:
         for number in range(30):
             (tmp_path / f"{number}").mkdir()
-            code, target = ran(tmp_path / f"{number}", volume)
-            about = json.loads((target / MANIFEST).read_text())
-            assert (code, about["left_out"]) == (0, [])
-            assert "uploads/file" in about["files"]
+            code, target = run_snapshot(tmp_path / f"{number}", volume)
+            manifest = json.loads((target / MANIFEST).read_text())
+            assert (code, manifest["left_out"]) == (0, [])
+            assert "uploads/file" in manifest["files"]
     finally:
         stop.set()
         thread.join()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_scratch_space_is_no_fault_of_the_files(
+def test_a_full_scratch_volume_fails_the_backup_and_leaves_no_file_out(
     tmp_path: Path,
     number: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -483,19 +486,19 @@ def test_a_full_scratch_space_is_no_fault_of_the_files(
     volume = data(tmp_path / "volume")
     monkeypatch.setattr(shutil, "copyfile", full)
 
-    code, target = ran(tmp_path, volume)
+    code, target = run_snapshot(tmp_path, volume)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert (code, (target / MANIFEST).exists()) == (1, False)
     assert line == f"snapshot failed: the scratch space: {os.strerror(number)}"
 
 
-def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_is_printed_escaped(tmp_path: Path) -> None:
     volume = data(tmp_path / "volume")
     (volume / "uploads" / os.fsdecode(b"no\xff")).symlink_to("/nowhere")
     environment = {"WEBUI_SECRET_KEY": "x", "PYTHONIOENCODING": "utf-8:strict"}
 
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, backup.__file__, "snapshot", volume, tmp_path / "to", tmp_path / "name"],
         env=environment,
         capture_output=True,
@@ -503,58 +506,60 @@ def test_a_name_that_is_no_utf_8_is_told(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert done.returncode == 0, done.stderr
-    assert "left out: uploads/no\\udcff; " in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "left out: uploads/no\\udcff; " in process.stdout
 
 
-def rotten(folder: Path) -> None:
+def change_upload(folder: Path) -> None:
     (folder / "uploads/file").write_text("w0rds")
 
 
-def lost(folder: Path) -> None:
+def delete_upload(folder: Path) -> None:
     (folder / "uploads/file").unlink()
 
 
-def torn(folder: Path) -> None:
+def overwrite_page(folder: Path) -> None:
     raw = bytearray((folder / "webui.db").read_bytes())
     raw[4096:4200] = b"\xff" * 104
     (folder / "webui.db").write_bytes(raw)
 
 
-def emptied(folder: Path) -> None:
+def delete_rows(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "webui.db")) as base:
         base.execute("DELETE FROM chat WHERE id > 10")
         base.commit()
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("damage", "error"),
     [
-        (rotten, "uploads/file differs from the snapshot"),
-        (lost, "1 files are missing, uploads/file first"),
-        (torn, "webui.db is damaged"),
-        (emptied, "webui.db: table chat has another number of rows"),
+        (change_upload, "uploads/file differs from the snapshot"),
+        (delete_upload, "1 files are missing, uploads/file first"),
+        (overwrite_page, "webui.db is damaged"),
+        (delete_rows, "webui.db: table chat has another number of rows"),
     ],
 )
-def test_whatever_came_back_otherwise_is_found(
-    tmp_path: Path, harm: Callable[[Path], None], told: str
+def test_any_difference_from_the_snapshot_is_an_error(
+    tmp_path: Path, damage: Callable[[Path], None], error: str
 ) -> None:
-    target = taken(tmp_path)
-    about = json.loads((target / MANIFEST).read_text())
-    check(target, about)
-    harm(target)
+    target = new_snapshot(tmp_path)
+    manifest = json.loads((target / MANIFEST).read_text())
+    check(target, manifest)
+    damage(target)
 
-    with pytest.raises(BackupError, match=told):
-        check(target, about)
+    with pytest.raises(BackupError, match=error):
+        check(target, manifest)
 
 
-def test_a_bad_backup_is_measured_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backup_that_differs_is_pushed_as_not_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed: list[dict[str, tuple[str, float]]] = []
     monkeypatch.setattr(backup, "push", pushed.append)
-    target = taken(tmp_path)
+    target = new_snapshot(tmp_path)
     shutil.copy(target / MANIFEST, tmp_path / MANIFEST)
     verify(tmp_path / MANIFEST, target)
-    rotten(target)
+    change_upload(target)
 
     with pytest.raises(BackupError):
         verify(tmp_path / MANIFEST, target)
@@ -562,27 +567,27 @@ def test_a_bad_backup_is_measured_as_such(tmp_path: Path, monkeypatch: pytest.Mo
     assert "homelab.backup.last_success.timestamp" not in pushed[1]
 
 
-def fetched(tmp_path: Path, revision: str = KNOWN) -> tuple[Path, Path]:
-    """A volume whose data are others by now, with the snapshot beside them and its key."""
+def volume_with_fetched_snapshot(tmp_path: Path, revision: str = KNOWN) -> tuple[Path, Path]:
+    """Return a volume with newer data and a fetched snapshot, and the file of its secret key."""
     volume = data(tmp_path / "volume")
     (volume / "uploads/file").write_text("newer")
-    shutil.copytree(taken(tmp_path, revision), volume / ".restore")
+    shutil.copytree(new_snapshot(tmp_path, revision), volume / ".restore")
     key = tmp_path / "key"
     (volume / ".restore/webui-secret-key").rename(key)
     return volume, key
 
 
-def test_a_restore_puts_all_in_place_and_the_old_aside(
+def test_a_restore_replaces_the_data_and_keeps_the_old_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    volume, key = fetched(tmp_path)
+    volume, key = volume_with_fetched_snapshot(tmp_path)
     restore(volume / ".restore", volume, key)
 
     assert (volume / "uploads/file").read_text() == "words"
     (aside,) = volume.glob(".before-restore-*")
     assert (aside / "uploads/file").read_text() == "newer"
     assert (aside / "cache/big").exists()
-    # A log of the old one beside the new database would be played into it.
+    # SQLite would apply an old write-ahead log to the new database.
     assert not list(volume.glob("webui.db-*"))
     assert sorted(path.name for path in volume.iterdir()) == sorted(
         [aside.name, "uploads", "vector_db", "webui.db"]
@@ -590,17 +595,17 @@ def test_a_restore_puts_all_in_place_and_the_old_aside(
     assert "the secret key has changed" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["vector_db", "uploads"])
-def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
-    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("part", ["vector_db", "uploads"])
+def test_a_restore_removes_what_the_snapshot_lacks(
+    tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     volume = data(tmp_path / "volume")
-    before = data(tmp_path / "before")
-    if what == "vector_db":
-        overwritten(before / "vector_db/chroma.sqlite3")
+    source = data(tmp_path / "before")
+    if part == "vector_db":
+        overwritten(source / "vector_db/chroma.sqlite3")
     else:
-        shutil.rmtree(before / what)
-    code, target = ran(tmp_path, before)
+        shutil.rmtree(source / part)
+    code, target = run_snapshot(tmp_path, source)
     assert code == 0
     shutil.copytree(target, volume / ".restore")
     key = tmp_path / "key"
@@ -609,44 +614,48 @@ def test_a_restore_keeps_no_old_part_that_the_snapshot_lacks(
 
     assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 0
 
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     (aside,) = volume.glob(".before-restore-*")
-    assert not (volume / what).exists()
-    assert (aside / what).is_dir()
+    assert not (volume / part).exists()
+    assert (aside / part).is_dir()
     assert (volume / "webui.db").exists()
-    assert ("left out: vector_db (" in said) == (what == "vector_db")
-    assert said.endswith("Reindex Knowledge and Memory Vectors\n") == (what == "vector_db")
+    assert ("left out: vector_db (" in output) == (part == "vector_db")
+    assert output.endswith("Reindex Knowledge and Memory Vectors\n") == (part == "vector_db")
 
 
-def test_a_snapshot_from_before_anything_was_left_out_is_restored(tmp_path: Path) -> None:
-    volume, key = fetched(tmp_path)
-    about = json.loads((volume / ".restore" / MANIFEST).read_text())
-    del about["left_out"]
-    (volume / ".restore" / MANIFEST).write_text(json.dumps(about))
+def test_a_manifest_without_left_out_is_restored(tmp_path: Path) -> None:
+    volume, key = volume_with_fetched_snapshot(tmp_path)
+    manifest = json.loads((volume / ".restore" / MANIFEST).read_text())
+    del manifest["left_out"]
+    (volume / ".restore" / MANIFEST).write_text(json.dumps(manifest))
 
     restore(volume / ".restore", volume, key)
 
     assert (volume / "vector_db/chroma.sqlite3").exists()
 
 
-@pytest.mark.parametrize("why", ["newer", "rotten"])
-def test_what_does_not_fit_is_refused_and_nothing_is_touched(
-    tmp_path: Path, why: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("problem", ["newer", "changed"])
+def test_a_snapshot_that_differs_or_is_newer_is_refused_and_changes_nothing(
+    tmp_path: Path, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    volume, key = fetched(tmp_path, KNOWN if why == "rotten" else "bbbb00000002")
-    if why == "rotten":
-        rotten(volume / ".restore")
+    volume, key = volume_with_fetched_snapshot(
+        tmp_path, KNOWN if problem == "changed" else "bbbb00000002"
+    )
+    if problem == "changed":
+        change_upload(volume / ".restore")
 
     assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 1
-    told = "differs from the snapshot" if why == "rotten" else "which this image does not know"
-    assert told in capsys.readouterr().out
+    message = (
+        "differs from the snapshot" if problem == "changed" else "which this image does not know"
+    )
+    assert message in capsys.readouterr().out
     assert (volume / "uploads/file").read_text() == "newer"
     assert not list(volume.glob(".before-restore-*"))
-    assert not (volume / ".restore").exists(), "it takes the room of the data"
+    assert not (volume / ".restore").exists(), "it takes space on the disk"
 
 
 def break_renames(patch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> list[int]:
-    """Let those renames fail whose number, from 1, `fails` says; gives the numbers as they come."""
+    """Let the renames fail for whose number, from 1, `fails` is true; return their numbers."""
     real = Path.rename
     calls: list[int] = []
 
@@ -660,10 +669,10 @@ def break_renames(patch: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> li
     return calls
 
 
-def test_a_disk_that_fails_half_way_leaves_what_was_there(
+def test_a_restore_that_fails_half_way_moves_the_data_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    volume, key = fetched(tmp_path)
+    volume, key = volume_with_fetched_snapshot(tmp_path)
     calls = break_renames(monkeypatch, lambda number: number == 6)
 
     assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 1
@@ -672,10 +681,10 @@ def test_a_disk_that_fails_half_way_leaves_what_was_there(
     assert {path.name for path in volume.iterdir()} >= {"webui.db", "uploads", "vector_db", "cache"}
 
 
-def test_what_cannot_be_moved_back_is_not_told_as_untouched(
+def test_data_that_cannot_be_moved_back_is_another_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    volume, key = fetched(tmp_path)
+    volume, key = volume_with_fetched_snapshot(tmp_path)
     break_renames(monkeypatch, lambda number: number >= 3)
 
     assert main("restore", str(volume / ".restore"), str(volume), str(key)) == 2

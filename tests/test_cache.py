@@ -1,4 +1,4 @@
-"""What is made once for all checkouts: by whom, when anew, and what a kill leaves."""
+"""The cache that all checkouts share."""
 
 import signal
 import subprocess
@@ -28,19 +28,19 @@ print(artefact("tool", make, (), "1.0"))
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that is shared."""
+    """The cache's folder."""
     monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def maker(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
-    """Starts processes that note that they make, and end once there is a file `go`."""
+    """Starts processes that make an artefact, note it in `notes`, and wait for the file `go`."""
     command = [sys.executable, "-c", MAKER, str(tmp_path / "notes"), str(tmp_path / "go")]
     return lambda: subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def test_another_checkout_makes_only_what_goes_into_it_differently(tmp_path: Path) -> None:
+def test_another_checkout_makes_only_what_has_other_inputs(tmp_path: Path) -> None:
     count: list[str] = []
 
     def make(at: Path) -> None:
@@ -58,20 +58,20 @@ def test_another_checkout_makes_only_what_goes_into_it_differently(tmp_path: Pat
     assert count == ["kube", "kwok", "kube", "kube"]
 
 
-def test_two_at_once_make_it_once(
+def test_two_processes_make_an_artefact_once(
     maker: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    both = [maker(), maker()]
+    makers = [maker(), maker()]
     assert eventually((tmp_path / "notes").exists)
     (tmp_path / "go").touch()
-    said = [process.communicate()[0].splitlines()[-1] for process in both]
+    paths = [process.communicate()[0].splitlines()[-1] for process in makers]
 
-    assert said[0] == said[1]
-    assert Path(said[0]).read_text() == "whole"
+    assert paths[0] == paths[1]
+    assert Path(paths[0]).read_text() == "whole"
     assert (tmp_path / "notes").read_text() == "made\n"
 
 
-def test_what_a_kill_leaves_is_taken_for_nothing(
+def test_an_artefact_of_a_killed_process_is_made_again(
     maker: Callable[[], subprocess.Popen[str]], tmp_path: Path, folder: Path
 ) -> None:
     killed = maker()
@@ -87,7 +87,7 @@ def test_what_a_kill_leaves_is_taken_for_nothing(
     assert [file for file in folder.rglob("*") if file.is_file()] == [path]
 
 
-def test_what_fails_is_not_there_and_is_tried_again() -> None:
+def test_an_artefact_whose_making_failed_is_made_again() -> None:
     def fail(at: Path) -> None:
         at.write_text("half")
         raise ValueError(at.name)
@@ -97,7 +97,7 @@ def test_what_fails_is_not_there_and_is_tried_again() -> None:
     assert artefact("tool", lambda at: at.write_text("whole"), ()).read_text() == "whole"
 
 
-def test_under_sudo_it_is_that_of_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_sudo_the_cache_is_that_of_the_calling_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOMELAB_CACHE")
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.delenv("SUDO_USER", raising=False)
@@ -106,7 +106,7 @@ def test_under_sudo_it_is_that_of_who_called_it(monkeypatch: pytest.MonkeyPatch)
     assert cache() == Path("~daemon").expanduser() / ".cache" / "homelab"
 
 
-def test_a_link_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+def test_a_link_replaces_a_folder_or_link(tmp_path: Path) -> None:
     at = tmp_path / "bin" / "tool"
     (at / "of an older checkout").mkdir(parents=True)
     for target in (tmp_path / "one", tmp_path / "two"):

@@ -29,11 +29,11 @@ print(json.dumps([json.loads(ComponentProvider(kinds, "homelab").schema), args])
 
 
 def test_the_inputs_of_every_component_are_few_and_have_a_schema() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    schema, documented = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    schema, documented = json.loads(process.stdout)
     resources = schema["resources"]
 
     assert {name.rpartition(":")[2] for name in resources} == {

@@ -1,4 +1,4 @@
-"""The lines above a preview, from its events as the engine records them."""
+"""The summary of `make diff`, from the engine's events."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ URN = "urn:pulumi:home::homelab::{}::it"
 
 
 def event(type_: str, op: str, old: Any = None, new: Any = None, *paths: str) -> EngineEvent:
-    """What the engine records before a step, or after one of the stack."""
+    """Return the engine's event before a step, or after the step of the stack."""
     urn, kinds = URN.format(type_), {path: {"diffKind": "update"} for path in paths}
 
     def state(inputs: Any) -> dict[str, Any]:
@@ -45,12 +45,12 @@ def event(type_: str, op: str, old: Any = None, new: Any = None, *paths: str) ->
 
 
 def pod(**container: Any) -> dict[str, Any]:
-    """The inputs of what makes pods with one container."""
+    """Return the inputs of a workload with one container."""
     return {"spec": {"template": {"spec": {"containers": [container]}}}}
 
 
 def labelled(level: str) -> dict[str, Any]:
-    """The inputs of a Namespace that enforces this Pod Security level."""
+    """Return the inputs of a Namespace that enforces this Pod Security level."""
     return {"metadata": {"name": "it", "labels": {"pod-security.kubernetes.io/enforce": level}}}
 
 
@@ -60,7 +60,7 @@ def labelled(level: str) -> dict[str, Any]:
         (event(DEPLOYMENT, "same", pod(image="a:1"), pod(image="a:1")), []),
         (event(CONFIG_MAP, "update", {"data": {"a": "1"}}, {"data": {"a": "2"}}, "data.a"), []),
         (event(CRON, "update", {"spec": {"suspend": True}}, {"spec": {}}, "spec.suspend"), []),
-        # Only what the engine makes of a replacement, not its three steps.
+        # A replacement has one line: its steps of deletion and creation have none.
         (event(VOLUME, "delete-replaced", {}), []),
         (event(VOLUME, "create-replacement", {}, {}), []),
         (event(VOLUME, "create", None, {}), []),
@@ -77,7 +77,7 @@ def labelled(level: str) -> dict[str, Any]:
         (event(DEPLOYMENT, "delete", pod()), ["deleted: Deployment here/it is deleted"]),
         (event(RELEASE, "replace", {}, {}), ["replaced: Release here/it is replaced"]),
         (
-            # It has no metadata.
+            # Its name is not in `metadata`.
             event(RELEASE, "update", {}, {"metadata": {}, **PLACE}, "values.grafana"),
             ["restarts: pods of Release there/chart that Helm changes"],
         ),
@@ -133,25 +133,25 @@ def labelled(level: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_each_change_gives_exactly_its_lines(changed: EngineEvent, lines: list[str]) -> None:
+def test_each_step_gives_these_lines(changed: EngineEvent, lines: list[str]) -> None:
     assert summary([changed], [], []) == lines
 
 
 @pytest.mark.parametrize("op", ["delete", "replace"])
-def test_what_is_protected_is_a_line_and_no_error(op: str) -> None:
+def test_deleting_a_protected_resource_is_one_line(op: str) -> None:
     (line,) = summary([event(VOLUME, op, {}, {})], [URN.format(VOLUME)], [])
 
     assert line == f"data: PersistentVolume here/it is {op}d; refused: it is protected"
 
 
-def test_an_image_that_another_pod_has_already_is_not_downloaded() -> None:
-    other = event(CRON, "same", pod(image="a:2"), pod(image="a:2"))
+def test_an_image_that_another_pod_uses_is_not_listed_as_downloaded() -> None:
+    unchanged = event(CRON, "same", pod(image="a:2"), pod(image="a:2"))
     changed = event(DEPLOYMENT, "update", pod(image="a:1"), pod(image="a:2"), IMAGE)
 
-    assert summary([other, changed], [], []) == ["restarts: Deployment here/it"]
+    assert summary([unchanged, changed], [], []) == ["restarts: Deployment here/it"]
 
 
-def test_more_than_ten_are_counted_and_notes_always_shown() -> None:
+def test_the_summary_has_ten_lines_at_most_and_all_notes() -> None:
     images = {"containers": [{"image": f"a:{n}"} for n in range(2, 22)]}
     many = event(DEPLOYMENT, "update", pod(image="a:1"), {"spec": {"template": images}}, IMAGE)
     notes = ["not compared: one", "not compared: two"]
@@ -166,7 +166,7 @@ def test_more_than_ten_are_counted_and_notes_always_shown() -> None:
     assert lines[7:] == ["and 15 more", *notes]
 
 
-def test_what_goes_comes_before_what_changes() -> None:
+def test_deletions_come_before_updates() -> None:
     changed = event(NAMESPACE, "update", {"spec": {"a": 1}}, {"spec": {"a": 2}}, "spec.a")
 
     assert summary([changed, event(VOLUME, "delete", {})], [], []) == [
@@ -186,9 +186,7 @@ def test_what_goes_comes_before_what_changes() -> None:
         ("error: no answer", "BASE: old cannot be deployed: error: no answer; want another"),
     ],
 )
-def test_whose_program_refuses_the_stack_file_is_said(
-    tmp_path: Path, printed: str, line: str
-) -> None:
+def test_an_error_of_the_base_names_the_base(tmp_path: Path, printed: str, line: str) -> None:
     (tmp_path / "requirements.txt").touch()
 
     with pytest.raises(SandboxError) as refused:

@@ -1,4 +1,4 @@
-"""The doctor without a cluster: its command, and checks on something well and on trouble."""
+"""`make doctor` without a cluster: the command, and its checks on scripted servers."""
 
 import argparse
 import asyncio
@@ -35,14 +35,14 @@ Command = Callable[..., tuple[int, list[str], str]]
 
 
 def check(run: Any, **server: Any) -> list[str]:
-    """Give what a check yields for a server with these fields."""
+    """Return what a check yields for a Server with these fields."""
     return asyncio.run(problems(run, {"settings": HOME, **server}))
 
 
-def same(found: list[str], expected: str | None) -> bool:
-    """Say whether this is the one problem, as a warning or not; None: there is none."""
-    wanted = [] if expected is None else [(type(expected), True)]
-    return [(type(one), str(expected) in one) for one in found] == wanted
+def is_only(results: list[str], expected: str | None) -> bool:
+    """Return whether the only result has this type, str or Warn, and text; None: no result."""
+    types = [] if expected is None else [(type(expected), True)]
+    return [(type(result), str(expected) in result) for result in results] == types
 
 
 # The command
@@ -52,7 +52,7 @@ def same(found: list[str], expected: str | None) -> bool:
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs it with an API server and a CLI; gives exit code, lines and errors."""
+    """Runs the command with an API server and a CLI; returns exit code, lines and errors."""
 
     def run(server: str, cli: Any, context: str = "homelab", stack: str = "home") -> Any:
         content = {
@@ -63,8 +63,8 @@ def command(
         file = tmp_path / "kubeconfig"
         if server:
             file.write_text(yaml.safe_dump(content))
-        found = Stack(name="home", cli=cli, kubeconfig=file, simulated=False)
-        monkeypatch.setattr(stacks, "find", lambda _: found)
+        target = Stack(name="home", cli=cli, kubeconfig=file, simulated=False)
+        monkeypatch.setattr(stacks, "find", lambda _: target)
         code = doctor.run(argparse.Namespace(stack=stack))
         out, err = capsys.readouterr()
         return code, out.splitlines(), err
@@ -73,24 +73,24 @@ def command(
 
 
 @pytest.mark.parametrize(
-    ("given", "error"),
+    ("arguments", "error"),
     [
         ({"stack": "nowhere"}, r"Pulumi\.nowhere\.yaml: cannot be read: No such file[^\n]+"),
         ({"context": "another"}, r"kubeconfig, context 'homelab': Invalid kube-config[^\n]+"),
         ({"server": ""}, r"kubeconfig, context 'homelab': Invalid kube-config file[^\n]+"),
     ],
 )
-def test_what_it_cannot_begin_with_is_one_line(
-    command: Command, given: dict[str, str], error: str
+def test_a_missing_stack_file_or_context_is_one_line(
+    command: Command, arguments: dict[str, str], error: str
 ) -> None:
-    code, lines, err = command(**{"server": "https://127.0.0.1:9", "cli": None, **given})
+    code, lines, err = command(**{"server": "https://127.0.0.1:9", "cli": None, **arguments})
 
     assert (code, lines) == (1, [])
     assert re.fullmatch(f"error: {error}\n", err)
 
 
-def test_without_any_answer_it_ends(command: Command) -> None:
-    # It takes connections and says nothing, and the CLI does not come back.
+def test_without_any_answer_the_command_ends(command: Command) -> None:
+    # The server accepts connections and does not answer; the CLI does not return.
     with socket.create_server(("127.0.0.1", 0)) as mute:
         server = f"https://127.0.0.1:{mute.getsockname()[1]}"
         code, (api, state, counts), _ = command(server, lambda *_: time.sleep(3600))
@@ -101,9 +101,9 @@ def test_without_any_answer_it_ends(command: Command) -> None:
     assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 skipped; \d+ s", counts)
 
 
-def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Command) -> None:
-    gone = CompletedProcess([], 255, "", "error: no stack named\n  'home' found\n")
-    code, lines, _ = command("https://127.0.0.1:9", lambda *_: gone)
+def test_an_unreachable_api_and_a_missing_state_are_one_line_each(command: Command) -> None:
+    missing = CompletedProcess([], 255, "", "error: no stack named\n  'home' found\n")
+    code, lines, _ = command("https://127.0.0.1:9", lambda *_: missing)
 
     api, state = sorted(lines[:2])
     assert (code, len(lines)) == (1, 3)
@@ -112,12 +112,12 @@ def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Comman
 
 
 async def odd(_: Server) -> AsyncIterator[str]:
-    """Nothing is odd."""
+    """Yields a warning."""
     yield Warn("odd")
 
 
 async def broken(_: Server) -> AsyncIterator[str]:
-    """Nothing breaks."""
+    """Yields a warning and raises an error."""
     yield Warn("odd")
     raise RuntimeError("in\ntwo lines")
 
@@ -129,29 +129,30 @@ async def broken(_: Server) -> AsyncIterator[str]:
         (broken, "  fail  broken     in two lines; to do: this\n"),
     ],
 )
-def test_each_check_is_one_line(run: Any, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_check_prints_one_line(
+    run: Any, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     server: Any = None
 
     assert asyncio.run(doctor.run_check(server, Check(run, "", "this"))) == line.split()[0]
     assert capsys.readouterr().out == line
 
 
-def test_every_check_is_in_the_table_and_leads_to_a_section() -> None:
+def test_every_check_is_in_the_table_of_the_docs_and_has_a_link() -> None:
     section = (ROOT / "docs/operate.md").read_text().partition("\n## make doctor\n")[2]
     rows = re.findall(r"^\| `(\w+)` \|", section.partition("\n## ")[0], re.MULTILINE)
     checks = [*doctor.CHECKS, *doctor_server.CHECKS]
 
     assert rows == [check.run.__name__ for check in checks]
-    # That it is there: tests/test_project_files.py.
     assert [check for check in checks if not re.search(r"\(docs/[a-z-]+\.md", check.action)] == []
 
 
-def test_the_names_are_the_programs() -> None:
+def test_the_doctor_knows_the_names_of_the_programs_objects_and_outputs() -> None:
     program = deployed("home")
     for kind, (_, names) in doctor.NAMES.items():
-        made = {one.inputs["metadata"]["name"] for one in program.of_kind(kind)}
-        # Backups are not on in this stack, and MetalLB's namespace is looked for by its CRDs.
-        assert made - {"metallb-system"} == {*names.split()} - {"ollama-stack-backup"}
+        declared = {resource.inputs["metadata"]["name"] for resource in program.of_kind(kind)}
+        # This stack has no backups; MetalLB is found by its CRDs.
+        assert declared - {"metallb-system"} == {*names.split()} - {"ollama-stack-backup"}
     outputs = {"open_webui_urls", "open_webui_origins", "open_webui_email", "grafana_url", "models"}
     assert outputs | {"open_webui_password"} <= program.outputs.keys()
 
@@ -160,7 +161,7 @@ def test_the_names_are_the_programs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "asked", "expected"),
+    ("days", "server_name", "expected"),
     [
         (30.5, None, None),
         (300, "kubernetes", None),
@@ -169,8 +170,8 @@ def test_the_names_are_the_programs() -> None:
         (-1, None, "certificate has expired"),
     ],
 )
-def test_the_certificate_of_the_api(
-    days: float, asked: str | None, expected: str | None, tmp_path: Path
+def test_the_api_certificate_is_checked_for_name_and_expiry(
+    days: float, server_name: str | None, expected: str | None, tmp_path: Path
 ) -> None:
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.cert_pem.write_to_path(ca := str(tmp_path / "ca"))
@@ -180,57 +181,59 @@ def test_the_certificate_of_the_api(
     async def look() -> list[str]:
         async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls) as server:
             host = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            about = SimpleNamespace(host=host, ssl_ca_cert=ca, tls_server_name=asked)
-            return await problems(doctor.api, {"cluster": SimpleNamespace(configuration=about)})
+            configuration = SimpleNamespace(host=host, ssl_ca_cert=ca, tls_server_name=server_name)
+            return await problems(
+                doctor.api, {"cluster": SimpleNamespace(configuration=configuration)}
+            )
 
-    assert same(asyncio.run(look()), expected)
+    assert is_only(asyncio.run(look()), expected)
 
 
 @pytest.mark.parametrize(
-    ("days", "own", "expected"),
+    ("days", "same_authority", "expected"),
     [(300.5, True, 300), (29.5, True, 29), (-1, True, 0), (29.5, False, None)],
 )
-def test_the_certificate_of_the_kubelet(
-    days: float, own: bool, expected: int | None, tmp_path: Path
+def test_the_kubelet_certificate_of_the_clusters_authority_is_checked_for_expiry(
+    days: float, same_authority: bool, expected: int | None, tmp_path: Path
 ) -> None:
-    """As MicroK8s makes it; one of another authority is not looked at by any API server."""
+    """As in MicroK8s; one of another authority is not the API server's."""
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    (authority if own else trustme.CA()).issue_cert(
+    (authority if same_authority else trustme.CA()).issue_cert(
         "evo4t", not_after=datetime.now(UTC) + timedelta(days=days)
     ).configure_cert(tls)
     authority.cert_pem.write_to_path(ca := str(tmp_path / "ca"))
-    about: Any = SimpleNamespace(host="https://127.0.0.1:16443", ssl_ca_cert=ca)
+    configuration: Any = SimpleNamespace(host="https://127.0.0.1:16443", ssl_ca_cert=ca)
 
     async def look() -> float | None:
         async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls) as server:
             port = server.sockets[0].getsockname()[1]
-            return await asyncio.to_thread(kubelet_days, about, port)
+            return await asyncio.to_thread(kubelet_days, configuration, port)
 
-    found = asyncio.run(look())
-    assert (None if found is None else int(found)) == expected
-    assert kubelet_days(about, 1) is None  # nothing listens there
+    days_left = asyncio.run(look())
+    assert (None if days_left is None else int(days_left)) == expected
+    assert kubelet_days(configuration, 1) is None  # nothing listens there
 
 
-def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
+def test_an_interrupted_up_is_the_only_problem_and_its_objects_are_no_conflicts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name, labels = "sh.helm.release.v1.kube-prom-stack.v1", {"name": "kube-prom-stack"}
     secret = {"metadata": {"name": name, "namespace": "observability", "labels": labels}}
     volume = {"metadata": {"name": "ollama-stack-models"}}
-    begun = {
+    created = {
         "type": "kubernetes:core/v1:PersistentVolume",
         "urn": "urn:pulumi:home::homelab::x::models",
         "inputs": volume,
     }
     last = Revision("observability", "kube-prom-stack", 1, "pending-install", 1790000000)
-    left = Interrupted(
+    interrupted = Interrupted(
         locks=[],
-        pending=[{"type": "creating", "resource": begun}],
+        pending=[{"type": "creating", "resource": created}],
         revisions=[last],
         volumes=[],
         reasons=["a release is pending-install"],
     )
-    monkeypatch.setattr(recover, "inspect", lambda *_: left)
+    monkeypatch.setattr(recover, "inspect", lambda *_: interrupted)
     empty: dict[str, Any] = {"items": []}
     cluster: Any = Scripted(
         secrets={"items": [secret]},
@@ -242,23 +245,23 @@ def test_a_run_that_was_cut_off_comes_first_and_what_it_made_is_the_stacks(
     stack = Stack(name="home", cli=lambda: None, kubeconfig=None, simulated=False)  # type: ignore[arg-type,return-value]
 
     async def run(*checks: Any) -> list[str]:
-        given: Any = {"settings": HOME, "stack": stack, "cluster": cluster, "session": None}
-        server = Server(**given)
-        return [problem for one in checks async for problem in one(server)]
+        fields: Any = {"settings": HOME, "stack": stack, "cluster": cluster, "session": None}
+        server = Server(**fields)
+        return [problem for step in checks async for problem in step(server)]
 
     assert asyncio.run(run(doctor.releases, doctor.addons, doctor.names)) == [
         "a release is pending-install; make recover STACK=home"
     ]
 
 
-def test_every_model_server_is_looked_at() -> None:
+def test_checks_cover_every_model_server() -> None:
     raw = two_servers()
     raw["nodes"]["big"] |= {"profile": "hx370", "gpu": {"memory": "64Gi", "groups": [44]}}
     settings = read(raw)
-    room = {"cpu": "32", "memory": "125Gi", "amd.com/gpu": "0"}
-    status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": room}
+    capacity = {"cpu": "32", "memory": "125Gi", "amd.com/gpu": "0"}
+    status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": capacity}
     nodes = [
-        {"metadata": {"name": name}, "spec": {}, "status": {**status, "capacity": room}}
+        {"metadata": {"name": name}, "spec": {}, "status": {**status, "capacity": capacity}}
         for name in settings.nodes
     ]
     volume = {"metadata": {"name": "ollama-stack-models-big"}}
@@ -272,25 +275,25 @@ def test_every_model_server_is_looked_at() -> None:
         query={"data": {"result": [{"metric": labels} for labels in (series, page)]}},
     )
 
-    def found(run: Any) -> list[str]:
+    def results(run: Any) -> list[str]:
         return check(run, settings=settings, cluster=cluster)
 
-    assert found(doctor.nodes) == ["big: amd.com/gpu: got 0, want 1"]
-    assert found(doctor.names) == ['PersistentVolume "ollama-stack-models-big" already exists']
-    assert found(doctor_server.metrics) == [
+    assert results(doctor.nodes) == ["big: amd.com/gpu: got 0, want 1"]
+    assert results(doctor.names) == ['PersistentVolume "ollama-stack-models-big" already exists']
+    assert results(doctor_server.metrics) == [
         "ollama-stack/ollama-gateway of ollama-big: no metrics in the last 5 minutes"
     ]
 
 
 @pytest.mark.parametrize(("cordoned", "ready"), [(True, "True"), (None, "Unknown")])
-def test_a_node_that_takes_no_pods_fails(cordoned: bool | None, ready: str) -> None:
-    room = {"cpu": "24", "memory": "97517568Ki"}
+def test_a_node_that_is_not_ready_or_cordoned_fails(cordoned: bool | None, ready: str) -> None:
+    capacity = {"cpu": "24", "memory": "97517568Ki"}
     conditions = [{"type": "Ready", "status": ready}]
-    status = {"conditions": conditions, "capacity": room, "allocatable": room}
+    status = {"conditions": conditions, "capacity": capacity, "allocatable": capacity}
     node = {"metadata": {"name": "evo4t"}, "spec": {"unschedulable": cordoned}, "status": status}
 
-    found = check(doctor.nodes, cluster=Scripted(nodes={"items": [node]}))
-    assert found == ["evo4t is NotReady or SchedulingDisabled"]
+    results = check(doctor.nodes, cluster=Scripted(nodes={"items": [node]}))
+    assert results == ["evo4t is NotReady or SchedulingDisabled"]
 
 
 @pytest.mark.parametrize(
@@ -302,33 +305,35 @@ def test_a_node_that_takes_no_pods_fails(cordoned: bool | None, ready: str) -> N
         ("helm", "metallb.io", "network.metallb: got helm, but MetalLB is installed"),
     ],
 )
-def test_metallb_is_there_or_not_as_wanted(mode: str, group: str, expected: str | None) -> None:
+def test_metallb_must_be_installed_with_addon_and_not_with_helm(
+    mode: str, group: str, expected: str | None
+) -> None:
     empty = {name: {"items": None} for name in ("secrets", "clusterroles", "services")}
     definitions = {"items": [{"metadata": {"name": f"pools.{group}"}}]}
     cluster = Scripted(customresourcedefinitions=definitions, **empty)
     settings = SimpleNamespace(network=SimpleNamespace(metallb=mode))
 
-    assert same(check(doctor.addons, settings=settings, cluster=cluster), expected)
+    assert is_only(check(doctor.addons, settings=settings, cluster=cluster), expected)
 
 
-@pytest.mark.parametrize(("code", "is_there"), [(0, True), (ECONNREFUSED, True), (EAGAIN, False)])
-def test_a_device_with_an_address_of_the_stack_is_seen_at_home(
-    code: int, is_there: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "is_device"), [(0, True), (ECONNREFUSED, True), (EAGAIN, False)])
+def test_an_address_that_answers_is_used_by_a_device(
+    error: int, is_device: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Probe(socket.socket):
         def connect_ex(self, _: Any) -> int:
-            """Give the code, and connect to nothing."""
-            return code
+            """Return the error number without connecting."""
+            return error
 
     monkeypatch.setattr(doctor, "is_in_lan", lambda _: True)
     monkeypatch.setattr("socket.socket", Probe)
-    found = check(doctor.addresses, cluster=Scripted(services={"items": []}))
+    results = check(doctor.addresses, cluster=Scripted(services={"items": []}))
 
     addresses = ["192.168.1.101", "192.168.1.102"]
-    assert found == [f"{address} is used by a device" for address in addresses if is_there]
+    assert results == [f"{address} is used by a device" for address in addresses if is_device]
 
 
-def test_where_the_laptop_is() -> None:
+def test_the_laptop_is_in_the_lan_if_it_has_an_address_there() -> None:
     assert doctor_server.is_in_lan("127.0.0.0/8")
     assert not doctor_server.is_in_lan("198.51.100.0/24")
 
@@ -337,9 +342,9 @@ def test_where_the_laptop_is() -> None:
 
 
 def served(run: Any, routes: dict[str, Any], outputs: Any, **server: Any) -> list[str]:
-    """Give what a check finds at a page with these `routes`; `PAGE` stands for its URL.
+    """Return what a check yields for a chat page with these `routes`: handlers or statuses.
 
-    A route is what it answers: a handler, or a status.
+    `PAGE` in the outputs stands for its URL.
     """
 
     def handler(answer: Any) -> Any:
@@ -352,37 +357,47 @@ def served(run: Any, routes: dict[str, Any], outputs: Any, **server: Any) -> lis
         app = web.Application()
         for path, answer in {"/health": 200, "/api/health": 200, **routes}.items():
             app.router.add_route("*", path, handler(answer))
-        async with TestServer(app) as made:
-            url = str(made.make_url("")).rstrip("/")
+        async with TestServer(app) as test_server:
+            url = str(test_server.make_url("")).rstrip("/")
             text = json.dumps({"grafana_url": "PAGE", **outputs}).replace("PAGE", url)
-            given = {"settings": HOME, "page": url, "outputs": json.loads(text), **server}
-            return await problems(run, given)
+            fields = {"settings": HOME, "page": url, "outputs": json.loads(text), **server}
+            return await problems(run, fields)
 
     return asyncio.run(look())
 
 
-def test_a_page_that_does_not_answer_fails_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_page_fails_in_the_lan_and_is_a_warning_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     page, silent = doctor_server.page, "http://127.0.0.1:9: no answer: Cannot connect"
     nearby = SimpleNamespace(network=SimpleNamespace(lan="127.0.0.0/8"))
     urls = {"open_webui_urls": ["http://127.0.0.1:9", "PAGE"]}
 
     assert served(page, {}, {"open_webui_urls": ["PAGE"]}) == []
-    assert same(served(page, {"/api/health": 502}, {"open_webui_urls": []}), "got 502, want 200")
-    assert same(served(page, {}, urls, settings=nearby), silent)
+    assert is_only(served(page, {"/api/health": 502}, {"open_webui_urls": []}), "got 502, want 200")
+    assert is_only(served(page, {}, urls, settings=nearby), silent)
     monkeypatch.setattr(doctor_server, "is_in_lan", lambda _: False)
-    assert same(served(page, {}, urls, settings=nearby), Warn(silent))
-    assert same(served(page, {}, urls), silent)
+    assert is_only(served(page, {}, urls, settings=nearby), Warn(silent))
+    assert is_only(served(page, {}, urls), silent)
 
 
-def test_a_websocket_that_does_not_open_is_named_by_its_origin() -> None:
+def test_a_websocket_that_does_not_open_is_reported_with_its_origin() -> None:
     origins = {"open_webui_origins": ["http://evo4t:8080"]}
-    found = served(doctor_server.origins, {"/ws/socket.io/": 200}, origins)
+    results = served(doctor_server.origins, {"/ws/socket.io/": 200}, origins)
 
-    assert same(found, "http://evo4t:8080: does not open: 200")
+    assert is_only(results, "http://evo4t:8080: does not open: 200")
+
+
+async def sign_in(request: web.Request) -> web.Response:
+    """Return a token that has email address and password."""
+    account = await request.json()
+    return web.json_response({"token": f"{account['email']} {account['password']}"})
 
 
 RIGHT = '{"response":" 9"}\n{"response":", 10"}\n{"response":"","done":true}\n'
 WRONG = '{"response":"@"}\n{"response":"@","done":true}\n'
+WITH_PASSWORD = SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", ""))
+"""A stack whose CLI prints the page's password."""
 NOISE = "m:1b: got '@@' after '1, 2, 3, 4, 5, 6, 7, 8,', want 9"
 
 
@@ -398,57 +413,52 @@ NOISE = "m:1b: got '@@' after '1, 2, 3, 4, 5, 6, 7, 8,', want 9"
         (400, '{"detail":"Model not found"}', "home", "got 400 [{'detail': 'Model not found'}]"),
     ],
 )
-def test_a_model_counts_on(status: int, text: str, stack: str, expected: str | None) -> None:
-    asked: list[Any] = []
-
-    async def sign_in(request: web.Request) -> web.Response:
-        account = await request.json()
-        return web.json_response({"token": f"{account['email']} {account['password']}"})
+def test_a_model_must_continue_a_sequence_of_numbers(
+    status: int, text: str, stack: str, expected: str | None
+) -> None:
+    requests: list[Any] = []
 
     async def generate(request: web.Request) -> web.Response:
-        asked.append((request.headers["Authorization"], await request.json()))
+        requests.append((request.headers["Authorization"], await request.json()))
         return web.Response(status=status, text=text)
 
-    found = served(
+    results = served(
         doctor_server.answer,
         {"/api/v1/auths/signin": sign_in, "/ollama/api/generate/0": generate},
         {"open_webui_email": "a@b", "models": ["m:1b", "other:1b"]},
         settings=read(gpu_config()) if stack == "gpu" else HOME,
-        stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
+        stack=WITH_PASSWORD,
     )
 
-    assert same(found, expected)
-    ((token, body),) = asked
+    assert is_only(results, expected)
+    ((token, body),) = requests
     assert token == "Bearer a@b secret"
     assert body.pop("prompt").endswith(" 8,")
     assert body.pop("options")["temperature"] == 0
     assert body == {"model": "m:1b", "raw": True, "stream": True}
 
 
-@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("is_streaming", [False, True])
 def test_a_model_that_is_still_loading_is_a_warning(
-    is_begun: bool, monkeypatch: pytest.MonkeyPatch
+    is_streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def sign_in(_: web.Request) -> web.Response:
-        return web.json_response({"token": "t"})
-
     async def load(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
-        if is_begun:
+        if is_streaming:
             await response.prepare(request)
         await asyncio.Event().wait()
         return response
 
     monkeypatch.setattr(doctor_server, "ANSWER_SECONDS", 0.2)
-    found = served(
+    results = served(
         doctor_server.answer,
         {"/api/v1/auths/signin": sign_in, "/ollama/api/generate/0": load},
         {"open_webui_email": "a@b", "models": ["m:1b"]},
         settings=read(gpu_config()),
-        stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
+        stack=WITH_PASSWORD,
     )
 
-    assert same(found, Warn("m:1b: no complete answer yet: it may be loading; try again"))
+    assert is_only(results, Warn("m:1b: no complete answer yet: it may be loading; try again"))
 
 
 def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
@@ -465,7 +475,7 @@ def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
         second_asked.set()
         return web.Response(status=500, text="{}")
 
-    found = served(
+    results = served(
         doctor_server.answer,
         {
             "/api/v1/auths/signin": sign_in,
@@ -474,10 +484,10 @@ def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
         },
         {"open_webui_email": "a@b", "models": ["m:1b"]},
         settings=read(two_servers()),
-        stack=SimpleNamespace(cli=lambda *_: CompletedProcess([], 0, "secret\n", "")),
+        stack=WITH_PASSWORD,
     )
 
-    assert same(found, "llama3.3:70b: got 500")
+    assert is_only(results, "llama3.3:70b: got 500")
 
 
 @pytest.mark.parametrize(
@@ -488,9 +498,9 @@ def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
         ([], Warn("no successful backup in 60 days")),
     ],
 )
-def test_backups_are_there_and_not_too_old(age: list[str], expected: str | None) -> None:
-    kept = SimpleNamespace(webui=SimpleNamespace(backup=SimpleNamespace(hours=24)))
-    cluster = Scripted(query={"data": {"result": [{"value": [0, one]} for one in age]}})
+def test_the_last_backup_must_be_recent(age: list[str], expected: str | None) -> None:
+    with_backups = SimpleNamespace(webui=SimpleNamespace(backup=SimpleNamespace(hours=24)))
+    cluster = Scripted(query={"data": {"result": [{"value": [0, value]} for value in age]}})
 
-    assert same(check(doctor_server.backups, settings=kept, cluster=cluster), expected)
-    assert same(check(doctor_server.backups), Warn("webui.backup is not set"))
+    assert is_only(check(doctor_server.backups, settings=with_backups, cluster=cluster), expected)
+    assert is_only(check(doctor_server.backups), Warn("webui.backup is not set"))

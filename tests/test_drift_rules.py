@@ -1,4 +1,4 @@
-"""What counts as drift, and how it is told: the parts that need no cluster."""
+"""`make drift` without a cluster: what counts as drift, and the output."""
 
 import json
 from subprocess import CompletedProcess
@@ -35,7 +35,7 @@ spec:
           resources: {limits: {memory: 1024Mi}}
           ports: [{containerPort: 80}]
 """
-# As the API server keeps it, with what it adds.
+# As the API server stores it, with its defaults and fields of its own.
 LIVE = """
 apiVersion: apps/v1
 kind: Deployment
@@ -74,16 +74,16 @@ A, B = "spec.template.spec.containers[a]", "spec.template.spec.containers[b]"
 
 
 def edited(old: str, new: str, fields: object = None) -> list[Finding]:
-    """Compare after an edit; with `fields`, the API server says that kubectl did it."""
+    """Compare after an edit of `LIVE`; kubectl manages `fields` of it."""
     assert old in LIVE
     live = yaml.safe_load(LIVE.replace(old, new))
     if fields:
-        by = {"manager": "kubectl-edit", "time": "noon", "fieldsV1": fields}
-        live["metadata"]["managedFields"].append(by)
+        entry = {"manager": "kubectl-edit", "time": "noon", "fieldsV1": fields}
+        live["metadata"]["managedFields"].append(entry)
     return compare("state", yaml.safe_load(DEPLOYMENT), live)
 
 
-def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_difference() -> None:
+def test_defaults_and_other_spellings_of_the_api_server_are_no_drift() -> None:
     assert edited("uid: 1f2e", "uid: 3d4c") == []
 
 
@@ -103,30 +103,30 @@ def test_what_the_api_server_adds_leaves_out_or_writes_otherwise_is_no_differenc
          f"{A}: got nothing, want an object"]),
         ("restartPolicy: Always", "hostNetwork: true",
          ["spec.template.spec.hostNetwork: got True, want False"]),
-        # Left out means true here: it is no field that the API drops when it is false.
+        # False is not the default of this field, so the API does not omit it.
         ("automountServiceAccountToken: false", "dnsPolicy: Default",
          ["spec.template.spec.automountServiceAccountToken: got nothing, want False"]),
-        # Where a password may be, the place is told, and no value.
+        # Values that may be passwords are not shown.
         ("value: secret", "value: guessed", [f"{B}.env[WORD].value: value not shown"]),
         ("--word=secret,", "--word=guessed,", [f"{A}.args[0]: value not shown"]),
-        # An element more or less moves those behind it.
+        # An added or removed element is reported at the first different index.
         ("[--word=secret, -b, -c]", "[--more, --word=secret, -b, -c]",
          [f"{A}.args[0]: value not shown"]),
         ("[--word=secret, -b, -c]", "[--word=secret, -b]", [f"{A}.args[2]: value not shown"]),
     ],
 )  # fmt: skip
-def test_what_was_changed_is_told(old: str, new: str, fields: list[str]) -> None:
-    (found,) = edited(old, new)
+def test_a_changed_field_is_reported_with_its_path(old: str, new: str, fields: list[str]) -> None:
+    (finding,) = edited(old, new)
 
-    assert (found.layer, found.kind, found.where) == ("state", "deployment.apps", "ai/one")
-    assert (found.change, [*found.fields]) == ("changed", fields)
+    assert (finding.layer, finding.kind, finding.where) == ("state", "deployment.apps", "ai/one")
+    assert (finding.change, [*finding.fields]) == ("changed", fields)
 
 
 @pytest.mark.parametrize(
     ("fields", "added"),
     [
         ({"f:restartPolicy": {}}, ["/spec/template/spec/restartPolicy"]),
-        # The API server adds the protocol, as part of the key, and it is kubectl's as well.
+        # The API server adds the protocol to the key, and kubectl then manages it, too.
         (
             {
                 "f:containers": {
@@ -142,59 +142,65 @@ def test_what_was_changed_is_told(old: str, new: str, fields: list[str]) -> None
         ),
     ],
 )
-def test_what_nobody_declared_is_told_if_somebody_else_has_set_it(
+def test_a_field_that_is_not_declared_is_drift_if_another_manager_has_set_it(
     fields: object, added: list[str]
 ) -> None:
-    (found,) = edited("uid: 1f2e", "uid: 3d4c", {"f:spec": {"f:template": {"f:spec": fields}}})
+    (finding,) = edited("uid: 1f2e", "uid: 3d4c", {"f:spec": {"f:template": {"f:spec": fields}}})
 
-    assert [*found.added] == added
-    assert [text.partition(" (")[2] for text in found.fields] == ["kubectl-edit, noon)"]
+    assert [*finding.added] == added
+    assert [text.partition(" (")[2] for text in finding.fields] == ["kubectl-edit, noon)"]
 
 
-def test_who_scales_is_told_although_no_time_is_kept() -> None:
-    # As kubectl scale leaves it.
+def test_the_manager_of_a_scale_is_reported_without_a_time() -> None:
+    # kubectl scale leaves an entry without a time.
     live = yaml.safe_load(LIVE.replace("spec:\n  strategy", "spec:\n  replicas: 2\n  strategy"))
-    by = {"manager": "kubectl", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-    live["metadata"]["managedFields"].append(by)
+    entry = {
+        "manager": "kubectl",
+        "subresource": "scale",
+        "fieldsV1": {"f:spec": {"f:replicas": {}}},
+    }
+    live["metadata"]["managedFields"].append(entry)
 
-    (found,) = compare("state", yaml.safe_load(DEPLOYMENT), live)
+    (finding,) = compare("state", yaml.safe_load(DEPLOYMENT), live)
 
-    assert found.fields == ("spec.replicas: got 2, want 0 (kubectl, scale)",)
+    assert finding.fields == ("spec.replicas: got 2, want 0 (kubectl, scale)",)
 
 
-def test_a_restart_is_no_difference_and_what_was_added_beside_it_is() -> None:
+def test_the_annotation_of_a_restart_is_no_drift_and_another_annotation_is() -> None:
     restarted = "template:\n    metadata: {annotations: {%s: x}}\n    spec:"
 
-    def noted(name: str) -> list[Finding]:
+    def annotated(name: str) -> list[Finding]:
         owned = {"f:metadata": {"f:annotations": {f"f:{name}": dict[str, Any]()}}}
         return edited("template:\n    spec:", restarted % name, {"f:spec": {"f:template": owned}})
 
-    assert noted("kubectl.kubernetes.io/restartedAt") == []
-    assert noted("example.org/a~b")[0].added == (
+    assert annotated("kubectl.kubernetes.io/restartedAt") == []
+    assert annotated("example.org/a~b")[0].added == (
         "/spec/template/metadata/annotations/example.org~1a~0b",
     )
 
 
-def test_an_object_that_waits_for_its_finalizers_is_deleted() -> None:
-    (found,) = edited("uid: 1f2e", "deletionTimestamp: now")
+def test_an_object_with_a_deletion_timestamp_counts_as_deleted() -> None:
+    (finding,) = edited("uid: 1f2e", "deletionTimestamp: now")
 
-    assert (found.change, found.fields) == ("deleted", ())
+    assert (finding.change, finding.fields) == ("deleted", ())
 
 
-def test_a_secret_is_compared_and_never_shown() -> None:
-    about = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "one"}}
+def test_a_secret_is_compared_and_its_values_are_not_shown() -> None:
+    declared = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "one"}}
     record = [{"manager": "helm", "time": "noon", "fieldsV1": {}}]
-    live = {**about, "metadata": {"name": "one", "managedFields": record}, "type": "x"}
+    live = {**declared, "metadata": {"name": "one", "managedFields": record}, "type": "x"}
 
-    def differing(word: str) -> list[Finding]:
-        return compare("state", {**about, "data": {"word": "a"}}, {**live, "data": {"word": word}})
+    def findings(word: str) -> list[Finding]:
+        return compare(
+            "state", {**declared, "data": {"word": "a"}}, {**live, "data": {"word": word}}
+        )
 
-    assert differing("a") == []
-    assert differing("b")[0].fields == ("data.word: value not shown",)
+    assert findings("a") == []
+    assert findings("b")[0].fields == ("data.word: value not shown",)
 
 
 def stack(code: int, text: str, errors: str = "") -> Stack:
-    """Give a stack whose CLI answers this."""
+    """Return a stack whose CLI exits with `code` and prints this."""
 
     def cli(*words: str) -> CompletedProcess[str]:
         if words[0] == "whoami":
@@ -215,17 +221,17 @@ REFUSED = [
 ]
 
 
-def test_the_state_is_read_with_its_secrets_and_without_what_was_replaced() -> None:
-    marked = {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": '{"word":"a"}'}
-    made = {"type": "kubernetes:core/v1:Secret", "id": "ai/one", "inputs": {"data": marked}}
+def test_the_state_is_decrypted_and_has_no_resources_pending_deletion() -> None:
+    encrypted = {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": '{"word":"a"}'}
+    secret = {"type": "kubernetes:core/v1:Secret", "id": "ai/one", "inputs": {"data": encrypted}}
 
-    state = stacks.deployment(stack(0, exported(PROVIDER, made, {**made, "delete": True})))
+    state = stacks.deployment(stack(0, exported(PROVIDER, secret, {**secret, "delete": True})))
     assert state["context"] == "homelab"
-    assert state["resources"] == [PROVIDER, {**made, "inputs": {"data": {"word": "a"}}}]
+    assert state["resources"] == [PROVIDER, {**secret, "inputs": {"data": {"word": "a"}}}]
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("unreadable", "reason"),
     [
         (stack(0, exported()), "state is empty"),
         (stack(0, "no JSON"), "exit 0: no JSON"),
@@ -233,12 +239,12 @@ def test_the_state_is_read_with_its_secrets_and_without_what_was_replaced() -> N
         (stack(1, json.dumps({"diagnostics": REFUSED})), "exit 1: error: no such host"),
     ],
 )
-def test_a_state_that_cannot_be_read_says_why(told: Stack, why: str) -> None:
-    with pytest.raises(UnreadableError, match=why):
-        stacks.deployment(told)
+def test_a_state_that_cannot_be_read_says_why(unreadable: Stack, reason: str) -> None:
+    with pytest.raises(UnreadableError, match=reason):
+        stacks.deployment(unreadable)
 
 
-def test_a_refresh_whose_count_is_not_what_it_names_is_not_believed() -> None:
+def test_a_refresh_whose_summary_differs_from_its_steps_is_an_error() -> None:
     with pytest.raises(UnreadableError, match="got 0 steps, want"):
         drift._engine(stack(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
     with pytest.raises(UnreadableError, match="exit 1"):
@@ -246,7 +252,7 @@ def test_a_refresh_whose_count_is_not_what_it_names_is_not_believed() -> None:
     assert drift._engine(stack(0, json.dumps({"changeSummary": {"same": 1}}))) == []
 
 
-def test_a_release_that_was_upgraded_by_hand_is_told_without_its_values() -> None:
+def test_an_upgraded_release_is_reported_without_values() -> None:
     old = {"type": "kubernetes:helm.sh/v3:Release", "id": "watch/stack"}
     step = {"op": "update", "oldState": old, "detailedDiff": {"values.word": {}, "version": {}}}
     text = json.dumps({"steps": [step], "changeSummary": {"update": 1, "same": 3}})
@@ -271,7 +277,7 @@ def test_a_release_that_was_upgraded_by_hand_is_told_without_its_values() -> Non
         ([], ["a kind", "another"], 1, ""),
     ],
 )
-def test_what_could_not_be_read_outweighs_everything(
+def test_unread_objects_make_the_check_fail(
     findings: list[Finding],
     unread: list[str],
     code: int,
@@ -283,46 +289,48 @@ def test_what_could_not_be_read_outweighs_everything(
     monkeypatch.setattr(drift, "check", lambda *_: (findings, unread))
 
     assert main(["drift", "--stack", "home"]) == code
-    told = capsys.readouterr()
-    assert out in told.out
-    assert bool(told.out) == bool(findings)
-    assert ("no drift" in told.err) == (code == 0)
-    assert ("error: could not check home: a kind" in told.err) == bool(unread)
+    output = capsys.readouterr()
+    assert out in output.out
+    assert bool(output.out) == bool(findings)
+    assert ("no drift" in output.err) == (code == 0)
+    assert ("error: could not check home: a kind" in output.err) == bool(unread)
 
 
-@pytest.mark.parametrize(("days", "is_told"), [(300, False), (31, False), (29, True), (-1, True)])
 @pytest.mark.parametrize(
-    ("whose", "answer"),
+    ("days", "is_reported"), [(300, False), (31, False), (29, True), (-1, True)]
+)
+@pytest.mark.parametrize(
+    ("which", "advice"),
     [
         ("certificate", "sudo microk8s refresh-certs -e server.crt"),
         ("kubelet-certificate", "docs/upgrade.md#certificates"),
     ],
 )
-def test_a_certificate_that_ends_within_a_month_is_told_with_its_answer(
+def test_a_certificate_that_expires_within_30_days_is_reported_with_advice(
     days: float,
-    is_told: bool,
-    whose: str,
-    answer: str,
+    is_reported: bool,
+    which: str,
+    advice: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    about = SimpleNamespace(host="https://192.168.1.100:16443")
-    cluster: Any = SimpleNamespace(configuration=about)
-    both = {"certificate": 300.0, "kubelet-certificate": None} | {whose: days}
+    configuration = SimpleNamespace(host="https://192.168.1.100:16443")
+    cluster: Any = SimpleNamespace(configuration=configuration)
+    days_left = {"certificate": 300.0, "kubelet-certificate": None} | {which: days}
     monkeypatch.setattr(stacks, "find", lambda _: stack(0, exported(PROVIDER)))
-    monkeypatch.setattr(drift, "certificate_days", lambda _: both["certificate"])
-    monkeypatch.setattr(drift, "kubelet_days", lambda _: both["kubelet-certificate"])
+    monkeypatch.setattr(drift, "certificate_days", lambda _: days_left["certificate"])
+    monkeypatch.setattr(drift, "kubelet_days", lambda _: days_left["kubelet-certificate"])
     monkeypatch.setattr(drift, "Cluster", lambda *_: cluster)
     monkeypatch.setattr(drift, "_engine", lambda _: [])
 
-    assert main(["drift", "--stack", "home"]) == (7 if is_told else 0)
+    assert main(["drift", "--stack", "home"]) == (7 if is_reported else 0)
     out = capsys.readouterr().out
-    told = f"server: {whose} https://192.168.1.100:16443: expires in {days} days"
-    assert (told in out) == is_told
-    assert (answer in out) == is_told
+    line = f"server: {which} https://192.168.1.100:16443: expires in {days} days"
+    assert (line in out) == is_reported
+    assert (advice in out) == is_reported
 
 
-def test_without_the_cli_or_a_running_sandbox_nothing_is_said_to_be_well(
+def test_without_the_cli_the_check_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")

@@ -1,4 +1,4 @@
-"""What a host's profile changes, what it leaves alone, and what it wants to know."""
+"""Hardware profiles: what they change in the deployment, and the settings they need."""
 
 import json
 from typing import Any
@@ -9,6 +9,7 @@ from harness import (
     Deployment,
     deploy_program,
     deployed,
+    environment,
     gpu_config,
     read,
     stack_config,
@@ -24,35 +25,30 @@ RULE = "kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-gpu-alert
 
 
 def pod(deployment: Deployment) -> dict[str, Any]:
-    """The pod of the model server."""
+    """Return the pod spec of Ollama's Deployment."""
     spec: dict[str, Any] = deployment[DEPLOYMENT].inputs["spec"]["template"]["spec"]
     return spec
 
 
 def parts(deployment: Deployment) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Ollama's container and its gateway."""
+    """Return the containers of Ollama and its gateway."""
     (ollama,), (gateway,) = pod(deployment)["initContainers"], pod(deployment)["containers"]
     return ollama, gateway
 
 
-def variables(container: dict[str, Any]) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
-
-
-def test_the_gpu_is_handed_over_by_the_device_plugin_and_its_groups() -> None:
+def test_ollama_gets_the_gpu_by_device_plugin_and_groups_without_privileges() -> None:
     ollama, gateway = parts(GPU)
-    asked = ollama["resources"]
+    resources = ollama["resources"]
 
-    # A device that is not both asked for and the limit is refused by the API server.
-    assert asked["requests"]["amd.com/gpu"] == asked["limits"]["amd.com/gpu"] == "1"
+    # The API server requires request and limit of an extended resource to be equal.
+    assert resources["requests"]["amd.com/gpu"] == resources["limits"]["amd.com/gpu"] == "1"
     assert "amd.com/gpu" not in json.dumps(gateway["resources"])
     assert pod(GPU)["securityContext"]["supplementalGroups"] == [44, 993]
-    # Neither privilege nor a path of the host; the rest of `restricted` is in test_objects.
     assert not [volume for volume in pod(GPU)["volumes"] if "hostPath" in volume]
     assert "privileged" not in json.dumps(pod(GPU))
 
 
-def test_a_profile_changes_ollamas_pod_and_the_alerts_and_nothing_else() -> None:
+def test_a_profile_changes_only_ollamas_environment_and_adds_the_gpu_alerts() -> None:
     changed = {
         key
         for key in CPU.resources.keys() | GPU.resources.keys()
@@ -61,19 +57,12 @@ def test_a_profile_changes_ollamas_pod_and_the_alerts_and_nothing_else() -> None
     }
 
     assert changed == {DEPLOYMENT, RULE}
-    before, after = (variables(parts(deployment)[0]) for deployment in (CPU, GPU))
-    different = {name for name in after if before.get(name) != after[name]}
-    # Context, slots, loaded models and prompt cache are the owner's on any machine.
-    assert different == set(PROFILES["hx370"].environment)
+    before, after = (environment(parts(deployment)[0]) for deployment in (CPU, GPU))
+    changed_names = {name for name in after if before.get(name) != after[name]}
+    assert changed_names == set(PROFILES["hx370"].environment)
 
 
-def test_the_alerts_about_the_gpu_exist_where_one_is_expected() -> None:
-    (group,) = GPU[RULE].inputs["spec"]["groups"]
-
-    assert [rule["alert"] for rule in group["rules"]] == ["ModelOnCPU"]
-
-
-def test_the_machine_of_the_models_decides() -> None:
+def test_only_the_gpu_of_ollamas_node_counts() -> None:
     raw = gpu_config()
     raw["nodes"]["spare"] = stack_config("home")["nodes"]["evo4t"] | {"address": "192.168.1.99"}
     assert read(raw).gpu_memory(read(raw).ollama)
@@ -85,10 +74,10 @@ def test_the_machine_of_the_models_decides() -> None:
     assert settings.profile(settings.ollama).device is None
 
 
-def test_the_plan_is_told_what_models_may_fill() -> None:
+def test_the_plan_has_the_gpus_memory_less_what_ollama_leaves_free() -> None:
     settings = read(stack_config("home"))
     assert settings.gpu_memory(settings.ollama) is None
-    # What Ollama is told to leave free is nobody's.
+    # 46Gi, of which the profile keeps 1Gi free.
     settings = read(gpu_config())
     assert (memory := settings.gpu_memory(settings.ollama)) == 45 * 1024**3
     assert plan(settings, RESERVED)["ollama"].on_gpu < memory
@@ -96,7 +85,7 @@ def test_the_plan_is_told_what_models_may_fill() -> None:
 
 def test_models_that_the_gpu_cannot_hold_are_refused() -> None:
     raw = gpu_config()
-    # Enough for all but codellama's context beside another model.
+    # Enough for each model, not for codellama's context beside another one.
     raw["nodes"]["evo4t"]["gpu"]["memory"] = "14Gi"
     raw["ollama"]["loaded_models"] = 2
 
@@ -104,13 +93,13 @@ def test_models_that_the_gpu_cannot_hold_are_refused() -> None:
         read(raw)
 
 
-def test_one_word_brings_the_models_back_to_the_processor() -> None:
+def test_the_profile_cpu_deploys_the_same_as_without_a_gpu() -> None:
     raw = gpu_config()
     raw["nodes"]["evo4t"]["profile"] = "cpu"
-    back = deploy_program("home", raw)
+    cpu = deploy_program("home", raw)
 
-    assert {key: made.inputs for key, made in back.resources.items()} == {
-        key: made.inputs for key, made in CPU.resources.items()
+    assert {key: resource.inputs for key, resource in cpu.resources.items()} == {
+        key: resource.inputs for key, resource in CPU.resources.items()
     }
 
 
@@ -144,13 +133,13 @@ def test_one_word_brings_the_models_back_to_the_processor() -> None:
         ("ollama/prompt_cache", "8Gi", "cache: got '8Gi', want at most 2Gi with profile hx370"),
     ],
 )
-def test_what_the_machine_has_is_asked_for_in_one_line(
+def test_a_missing_or_invalid_gpu_setting_is_one_line(
     path: str, value: object, message: str
 ) -> None:
     raw = gpu_config()
-    *above, last = path.split("/")
+    *parents, last = path.split("/")
     section = raw
-    for key in above:
+    for key in parents:
         section = section[key]
     section[last] = value
     if value is ...:

@@ -22,21 +22,21 @@ def installed() -> None:
 
 
 def test_the_advertisement_names_the_pool() -> None:
-    lab = deploy(bare)
+    deployment = deploy(bare)
 
-    assert lab[ADVERTISEMENT].inputs["spec"]["ipAddressPools"] == [
-        lab[POOL].inputs["metadata"]["name"]
+    assert deployment[ADVERTISEMENT].inputs["spec"]["ipAddressPools"] == [
+        deployment[POOL].inputs["metadata"]["name"]
     ]
 
 
 def test_metallb_is_installed_only_where_a_version_is_given() -> None:
     assert RELEASE not in deploy(bare).resources
 
-    lab = deploy(installed)
-    assert lab[RELEASE].inputs["version"] == "1.2.3"
-    assert lab[POOL].dependencies >= {"home-metallb"}
+    deployment = deploy(installed)
+    assert deployment[RELEASE].inputs["version"] == "1.2.3"
+    assert deployment[POOL].dependencies >= {"home-metallb"}
     # The webhook is not there yet when the pool comes.
-    assert lab[RELEASE].inputs["values"]["crds"]["validationFailurePolicy"] == "Ignore"
+    assert deployment[RELEASE].inputs["values"]["crds"]["validationFailurePolicy"] == "Ignore"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the backups promise, as they are registered."""
+"""The objects of the backups."""
 
 import copy
 from typing import Any
@@ -14,9 +14,9 @@ JOB = "kubernetes:batch/v1:Job::open-webui-backup-before"
 PAGE = "kubernetes:apps/v1:Deployment::open-webui-deployment"
 
 
-def pod(lab: Deployment, name: str) -> dict[str, Any]:
-    """The template of the pod of a CronJob, or of the Job before another image."""
-    spec = lab[name].inputs["spec"]
+def pod(deployment: Deployment, name: str) -> dict[str, Any]:
+    """Return the pod template of a CronJob or Job."""
+    spec = deployment[name].inputs["spec"]
     template: dict[str, Any] = spec.get("jobTemplate", {"spec": spec})["spec"]["template"]
     return template
 
@@ -26,15 +26,17 @@ RESTORE = pod(HOME, "kubernetes:batch/v1:CronJob::open-webui-backup-restore")
 
 
 def mounts(template: dict[str, Any]) -> dict[str, dict[str, bool]]:
-    """By container and volume, whether it may write there."""
+    """Return whether a volume is writable, by container and volume."""
     spec = template["spec"]
     return {
-        it["name"]: {mount["name"]: not mount["readOnly"] for mount in it["volumeMounts"]}
-        for it in [*spec["initContainers"], *spec["containers"]]
+        container["name"]: {
+            mount["name"]: not mount["readOnly"] for mount in container["volumeMounts"]
+        }
+        for container in [*spec["initContainers"], *spec["containers"]]
     }
 
 
-def test_without_the_section_there_are_none_and_the_output_says_so() -> None:
+def test_without_webui_backup_there_are_no_backup_objects() -> None:
     bare = deployed()
 
     assert not [key for key in bare.resources if "backup" in key]
@@ -43,11 +45,11 @@ def test_without_the_section_there_are_none_and_the_output_says_so() -> None:
     assert "backup_password" in HOME.secret_outputs
 
 
-def test_nothing_old_is_forgotten_before_the_new_one_is_proven() -> None:
+def test_old_snapshots_are_forgotten_after_the_new_one_is_verified() -> None:
     assert list(mounts(SCHEDULE)) == ["snapshot", "store", "verify", "finish"]
 
 
-def test_no_backup_can_write_to_the_data_and_only_the_restore_does() -> None:
+def test_only_the_restore_mounts_the_data_writable() -> None:
     assert "data" not in {
         volume
         for container in mounts(SCHEDULE).values()
@@ -57,7 +59,7 @@ def test_no_backup_can_write_to_the_data_and_only_the_restore_does() -> None:
     assert mounts(RESTORE)["restore"]["data"]
 
 
-def test_only_what_is_measured_leaves_the_pods() -> None:
+def test_backup_pods_reach_only_prometheus() -> None:
     pushes = "homelab/pushes-metrics"
     policy = HOME["kubernetes:networking.k8s.io/v1:NetworkPolicy::open-webui-backup-policy"]
 
@@ -69,16 +71,16 @@ def test_only_what_is_measured_leaves_the_pods() -> None:
     )
 
 
-def test_a_restore_runs_only_when_it_is_asked_for_and_keeps_the_key_off_the_disk() -> None:
-    resource = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-restore"].inputs["spec"]
-    (scratch,) = [it for it in RESTORE["spec"]["volumes"] if it["name"] == "scratch"]
+def test_the_restore_is_suspended_and_keeps_the_secret_key_in_memory() -> None:
+    cron_job = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-restore"].inputs["spec"]
+    (scratch,) = [volume for volume in RESTORE["spec"]["volumes"] if volume["name"] == "scratch"]
 
-    assert resource["suspend"] is True
-    assert resource["jobTemplate"]["spec"]["backoffLimit"] == 0
+    assert cron_job["suspend"] is True
+    assert cron_job["jobTemplate"]["spec"]["backoffLimit"] == 0
     assert scratch["emptyDir"]["medium"] == "Memory"
 
 
-def test_a_backup_that_lost_older_data_is_not_tried_again() -> None:
+def test_a_backup_that_repaired_older_ones_is_not_retried() -> None:
     schedule = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs["spec"]
     spec = schedule["jobTemplate"]["spec"]
 
@@ -89,12 +91,12 @@ def test_a_backup_that_lost_older_data_is_not_tried_again() -> None:
             "onExitCodes": {"containerName": "finish", "operator": "In", "values": [20]},
         }
     ]
-    # The API refuses the rule with another one, and with the name of no container.
+    # The API accepts a podFailurePolicy only with Never, and with the name of a container.
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert [it["name"] for it in spec["template"]["spec"]["containers"]] == ["finish"]
+    assert [container["name"] for container in spec["template"]["spec"]["containers"]] == ["finish"]
 
 
-def test_a_backup_that_hangs_ends_and_a_restore_is_left_to_its_person() -> None:
+def test_backups_have_a_deadline_and_the_restore_has_none() -> None:
     def deadline(name: str) -> object:
         spec = HOME[f"kubernetes:batch/v1:{name}"].inputs["spec"]
         return spec.get("jobTemplate", {"spec": spec})["spec"].get("activeDeadlineSeconds")
@@ -104,11 +106,11 @@ def test_a_backup_that_hangs_ends_and_a_restore_is_left_to_its_person() -> None:
     assert deadline("CronJob::open-webui-backup-restore") is None
 
 
-def test_another_image_waits_for_a_snapshot_of_its_own() -> None:
+def test_another_image_waits_for_a_new_snapshot() -> None:
     raw = copy.deepcopy(RAW)
     raw["webui"]["image"] = "ghcr.io/open-webui/open-webui:v99.0.0"
     newer = deploy_program("home", raw)
-    names = [lab[JOB].inputs["metadata"]["name"] for lab in (HOME, newer)]
+    names = [deployment[JOB].inputs["metadata"]["name"] for deployment in (HOME, newer)]
 
     assert len(set(names)) == 2
     assert "open-webui-backup-before" in newer[PAGE].dependencies
@@ -116,7 +118,7 @@ def test_another_image_waits_for_a_snapshot_of_its_own() -> None:
     assert deploy_program("home", raw)[JOB].inputs == newer[JOB].inputs
 
 
-def test_the_password_is_generated_protected_and_only_referred_to() -> None:
+def test_the_repository_password_is_protected_and_only_in_a_secret() -> None:
     password = HOME["random:index/randomPassword:RandomPassword::open-webui-backup-password"]
 
     assert password.protect
@@ -130,7 +132,7 @@ def test_the_password_is_generated_protected_and_only_referred_to() -> None:
 
 
 @pytest.mark.parametrize(("hours", "cron", "last"), [(24, "0 3 * * *", 1), (6, "0 */6 * * *", 4)])
-def test_every_backup_of_the_last_day_is_kept(hours: int, cron: str, last: int) -> None:
+def test_all_backups_of_the_last_24_hours_are_kept(hours: int, cron: str, last: int) -> None:
     raw = copy.deepcopy(RAW)
     raw["webui"]["backup"]["hours"] = hours
     backup = Settings.model_validate(raw).webui.backup
@@ -141,8 +143,8 @@ def test_every_backup_of_the_last_day_is_kept(hours: int, cron: str, last: int) 
 
 def test_the_backups_are_on_the_node_of_the_data() -> None:
     volumes = {
-        resource.inputs["spec"]["claimRef"]["name"]: resource.inputs["spec"]["nodeAffinity"]
-        for resource in HOME.of_kind("PersistentVolume")
+        volume.inputs["spec"]["claimRef"]["name"]: volume.inputs["spec"]["nodeAffinity"]
+        for volume in HOME.of_kind("PersistentVolume")
     }
 
     assert volumes["backup"] == volumes["open-webui"]

@@ -1,4 +1,4 @@
-"""What works on a server needs neither Linux nor what only sandbox and tests need."""
+"""Code for a server runs on Linux and macOS, with requirements.txt alone."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 from harness import ROOT
 
 LINUX = {"ops/diff.py"}
-"""What runs a cluster of the sandbox's."""
+"""Modules that start the sandbox."""
 FILES = [
     file
     for file in (
@@ -35,30 +35,30 @@ NEWER = re.compile(
     r"|^define \S+ ?=|^\w+ *!=|::=|&:|\$\((file|guile|let|intcmp) |--output-sync",
     re.MULTILINE,
 )
-"""What GNU make 3.81, which macOS has, does not know."""
+"""Features that GNU make 3.81 of macOS lacks."""
 
 
-def foreign(text: str) -> list[str]:
-    """What of a Python file exists on one system only."""
-    found = []
+def unportable(text: str) -> list[str]:
+    """Return modules, calls, programs and paths of a Python file that not every system has."""
+    hits = []
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import():
-                found += [one.name for one in node.names if one.name in SYSTEM]
+                hits += [alias.name for alias in node.names if alias.name in SYSTEM]
             case ast.ImportFrom() if node.module in SYSTEM:
-                found.append(str(node.module))
+                hits.append(str(node.module))
             case ast.Attribute() if CALLS.fullmatch(ast.unparse(node)):
-                found.append(ast.unparse(node))
+                hits.append(ast.unparse(node))
             case ast.List(elts=[ast.Constant(value=str(word)), *_]) if word in GNU:
-                found.append(word)
-    # Not those that name a path of the server's.
+                hits.append(word)
+    # Only paths that are opened; others are paths of the server.
     opened = re.findall(r"(?:Path|open)\(\s*f?\"(/[^\"]*)", text)
-    return found + [path for path in opened if PATHS.match(path)]
+    return hits + [path for path in opened if PATHS.match(path)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_nothing_is_asked_of_a_server_by_what_one_system_has(file: Path) -> None:
-    assert foreign(file.read_text()) == []
+def test_code_for_a_server_is_portable(file: Path) -> None:
+    assert unportable(file.read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_nothing_is_asked_of_a_server_by_what_one_system_has(file: Path) -> None
         "os.geteuid()",
     ],
 )
-def test_what_one_system_has_is_found(line: str) -> None:
-    assert foreign(line)
+def test_unportable_code_is_detected(line: str) -> None:
+    assert unportable(line)
 
 
-def test_the_makefile_is_one_for_make_3_81() -> None:
+def test_the_makefile_works_with_make_3_81_and_bsd_tools() -> None:
     text = (ROOT / "Makefile").read_text()
 
     assert NEWER.findall(text) == []
@@ -85,24 +85,24 @@ def test_the_makefile_is_one_for_make_3_81() -> None:
 
 
 def names(requirements: str) -> set[str]:
-    """The packages that a file asks for, as PyPI compares them."""
+    """Return the packages of a requirements file, with normalized names."""
     lines = (ROOT / requirements).read_text().splitlines()
     return {
         re.sub("[-_.]+", "-", line.partition("==")[0]).lower() for line in lines if "==" in line
     }
 
 
-def test_exactly_what_is_imported_is_asked_for() -> None:
-    known, own = packages_distributions(), {"components", "config", "ops", "sandbox"}
+def test_requirements_has_exactly_the_imported_packages() -> None:
+    distributions, own = packages_distributions(), {"components", "config", "ops", "sandbox"}
     imported = set()
     for file in [*FILES, *(ROOT / name for name in LINUX)]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
-                imported |= {one.name.partition(".")[0] for one in node.names}
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.partition(".")[0])
     packages = {
-        re.sub("[-_.]+", "-", known[name][0]).lower()
+        re.sub("[-_.]+", "-", distributions[name][0]).lower()
         for name in imported - own - sys.stdlib_module_names
     }
 
@@ -111,10 +111,10 @@ def test_exactly_what_is_imported_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("target", ["up", "demo"])
-def test_the_sandbox_says_that_it_needs_linux(target: str, tmp_path: Path) -> None:
+def test_make_up_reports_that_the_sandbox_needs_linux(target: str, tmp_path: Path) -> None:
     (tmp_path / "uname").write_text("#!/bin/sh\necho Darwin\n")
     (tmp_path / "uname").chmod(0o755)
-    done = subprocess.run(
+    process = subprocess.run(
         ["make", "-o", ".venv/dev", target],
         cwd=ROOT,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
@@ -123,5 +123,5 @@ def test_the_sandbox_says_that_it_needs_linux(target: str, tmp_path: Path) -> No
         check=False,
     )
 
-    assert done.stderr.startswith("error: the sandbox needs Linux; ")
-    assert done.stdout == ""
+    assert process.stderr.startswith("error: the sandbox needs Linux; ")
+    assert process.stdout == ""

@@ -1,4 +1,4 @@
-"""The files around the program agree with it: keys, pins, documents."""
+"""Project files agree with the program: declared keys, pinned versions, links of the docs."""
 
 import ast
 import json
@@ -26,17 +26,23 @@ OWN = [
     for folder in ("components", "config", "ops", "sandbox", "tests")
     for file in sorted((ROOT / folder).rglob("*.py"))
 ]
-"""Files that may name a page."""
+"""Files that may link to a page."""
 
 
-def test_every_key_is_declared_with_type_and_description() -> None:
+def test_pulumi_yaml_declares_every_key() -> None:
     declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
     own = {
-        name.removeprefix("homelab:"): what for name, what in declared.items() if "homelab:" in name
+        name.removeprefix("homelab:"): declaration
+        for name, declaration in declared.items()
+        if "homelab:" in name
     }
 
     assert set(own) == {*Settings.model_fields}
-    assert [name for name, what in own.items() if not (what["type"] and what["description"])] == []
+    assert [
+        name
+        for name, declaration in own.items()
+        if not (declaration["type"] and declaration["description"])
+    ] == []
 
 
 @pytest.mark.parametrize("stack", ["home", "sandbox", "example-two-nodes"])
@@ -55,14 +61,14 @@ def test_every_package_is_pinned_and_installed_as_pinned(name: str) -> None:
             assert version(package) == pinned
 
 
-def test_the_cli_must_be_as_new_as_the_sdk() -> None:
+def test_the_required_cli_is_the_version_of_the_sdk() -> None:
     needed = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["requiredPulumiVersion"]
 
     assert needed == f">={version('pulumi')}"
 
 
 def texts(file: Path) -> list[str]:
-    """The constants of a Python file, or all scalars of a YAML file."""
+    """Return the constants of a Python module, or the scalars of a YAML file."""
     if file.suffix == ".py":
         values = [node.value for node in ast.parse(file.read_text()).body if hasattr(node, "value")]
         return [str(value.value) for value in values if isinstance(value, ast.Constant)]
@@ -70,14 +76,16 @@ def texts(file: Path) -> list[str]:
     return [event.value for event in events if isinstance(event, yaml.ScalarEvent)]
 
 
-def test_the_update_bot_finds_every_pin() -> None:
-    """Those of requirements, go.mod and workflows it knows without being told."""
+def test_renovate_matches_every_pinned_version() -> None:
+    """In Python and YAML files; requirements, go.mod and workflows need no pattern."""
     (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
     (pattern,) = manager["matchStrings"]
-    # The same expression, as Python writes named groups.
+    # JavaScript writes named groups without the P.
     pattern = pattern.replace("(?<", "(?P<")
-    looked_at = [re.compile(one.strip("/")) for one in manager["managerFilePatterns"]]
-    pinned, found = [], []
+    looked_at = [
+        re.compile(files_pattern.strip("/")) for files_pattern in manager["managerFilePatterns"]
+    ]
+    pinned, matched = [], []
     folders = ("components", "config", "ops", "sandbox")
     for file in [
         *(file for folder in folders for file in (ROOT / folder).rglob("*.py")),
@@ -87,33 +95,33 @@ def test_the_update_bot_finds_every_pin() -> None:
         for text in texts(file):
             if version := re.search(r"(?:^|[:=])(v?\d+\.\d+\.\d+)(?:@sha256:\w+)?$", text):
                 pinned.append((name, version[1]))
-        if any(one.search(name) for one in looked_at):
+        if any(files_pattern.search(name) for files_pattern in looked_at):
             matches = re.finditer(pattern, file.read_text())
-            found += [(name, match["currentValue"]) for match in matches]
+            matched += [(name, match["currentValue"]) for match in matches]
 
-    assert sorted(found) == sorted(pinned)
+    assert sorted(matched) == sorted(pinned)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
 
 def dead(page: Path, anchor: str) -> bool:
-    """Whether a page is not there, or has no such heading."""
+    """Return whether a page does not exist, or has no such heading."""
     return not page.exists() or (bool(anchor) and anchor not in anchors(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_of_a_page_has_a_target(page: Path) -> None:
     links = re.findall(r"(?:\]\(|src=\")([^)#\"]*)#?([^)\"]*)[)\"]", page.read_text())
     own = [(target, anchor) for target, anchor in links if not target.startswith("http")]
 
     assert [link for link in own if dead(page.parent / link[0] if link[0] else page, link[1])] == []
 
 
-def test_every_page_that_a_file_names_exists() -> None:
+def test_every_page_that_the_code_links_to_exists() -> None:
     named = [
         (file.name, *link)
         for file in OWN
@@ -145,37 +153,37 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     assert set(named) <= targets
 
 
-def test_another_stack_than_the_sandbox_is_left_to_pulumi_itself(tmp_path: Path) -> None:
+def test_make_runs_or_names_the_pulumi_command_for_a_server(tmp_path: Path) -> None:
     pulumi = tmp_path / "pulumi"
     pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
     pulumi.chmod(0o755)
 
     def make(path: str, *words: str) -> subprocess.CompletedProcess[str]:
-        # Up to date: nothing is to be installed here.
+        # -o: as if up to date, so that nothing is installed.
         command = ["make", "-o", ".venv/ready", "-o", ".venv/dev", *words]
         return subprocess.run(
             command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
         )
 
     with_pulumi, without = f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"
-    said = {"up": "up --stack home", "preview": "preview --diff --stack home"}
-    for target, asked in said.items():
-        assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {asked}\n"
+    commands = {"up": "up --stack home", "preview": "preview --diff --stack home"}
+    for target, arguments in commands.items():
+        assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {arguments}\n"
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
     for target, instead in {"down": "destroy", "output": "stack output"}.items():
         want = f"for a server: pulumi {instead} --stack home\n"
         assert want in make(with_pulumi, target, "STACK=home").stderr
     assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a server")
-    shown = make(without, "status", "STACK=home", "KUBECONFIG=/nowhere")
-    assert shown.stderr.startswith("error: kubeconfig, context 'homelab': ")
+    status = make(without, "status", "STACK=home", "KUBECONFIG=/nowhere")
+    assert status.stderr.startswith("error: kubeconfig, context 'homelab': ")
 
 
-def test_what_pip_installs_is_shown_while_it_does(tmp_path: Path) -> None:
+def test_make_shows_the_progress_of_pip(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     wheel = "one-1-py3-none-any.whl"
     with zipfile.ZipFile(tmp_path / wheel, "w") as file:
-        about = "Metadata-Version: 2.1\nName: one\nVersion: 1\n"
-        file.writestr("one-1.dist-info/METADATA", about)
+        metadata = "Metadata-Version: 2.1\nName: one\nVersion: 1\n"
+        file.writestr("one-1.dist-info/METADATA", metadata)
         file.writestr("one-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n")
         file.writestr("one-1.dist-info/RECORD", "")
     (tmp_path / "requirements.txt").touch()

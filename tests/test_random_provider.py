@@ -1,4 +1,4 @@
-"""Passwords where the official `random` plugin cannot be downloaded."""
+"""The sandbox's provider for RandomPassword."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from harness import ROOT
 
-# In a process of its own: the SDK's provider server and OpenTelemetry bring google.rpc.Status both.
+# In another process: both the SDK's provider server and OpenTelemetry register google.rpc.Status.
 PROGRAM = """
 import json, sys
 from sandbox.random_provider import DEFAULTS, password, problem
@@ -20,7 +20,7 @@ NONE = dict.fromkeys(("upper", "lower", "numeric", "special"), False)
 
 
 def outcome(inputs: dict[str, Any]) -> Any:
-    """Return nine passwords of these inputs, or the property that is refused."""
+    """Return nine passwords with these inputs, or the name of the invalid property."""
     command = [sys.executable, "-c", PROGRAM, json.dumps(inputs)]
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
 
@@ -29,7 +29,7 @@ def outcome(inputs: dict[str, Any]) -> Any:
     ("inputs", "characters"),
     [({"special": False}, "[A-Za-z0-9]"), ({**NONE, "numeric": True}, "[0-9]")],
 )
-def test_a_password_is_of_the_characters_that_were_asked_for(
+def test_a_password_has_only_the_enabled_characters(
     inputs: dict[str, Any], characters: str
 ) -> None:
     passwords = outcome({"length": 24.0, **inputs})
@@ -39,7 +39,7 @@ def test_a_password_is_of_the_characters_that_were_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("inputs", "refused"),
+    ("inputs", "invalid"),
     [
         ({}, "length"),
         ({"length": 0.0}, "length"),
@@ -47,7 +47,5 @@ def test_a_password_is_of_the_characters_that_were_asked_for(
         ({"length": 9.0, **NONE}, "special"),
     ],
 )
-def test_an_input_that_no_password_can_have_is_refused(
-    inputs: dict[str, Any], refused: str
-) -> None:
-    assert outcome(inputs) == refused
+def test_invalid_inputs_are_refused(inputs: dict[str, Any], invalid: str) -> None:
+    assert outcome(inputs) == invalid

@@ -1,4 +1,4 @@
-"""Recovery without a cluster: what is found, who may still be at work, and bad input."""
+"""`make recover` with a scripted CLI and cluster."""
 
 import io
 import json
@@ -28,14 +28,14 @@ from ops.stacks import Stack
 
 URN = "urn:pulumi:home::homelab::kubernetes:{}::{}"
 DEAD = 2**22 + 1
-"""A pid that no process of Linux can have."""
+"""A PID above the maximum of Linux."""
 
 
 def resource(type_: str, namespace: str, name: str, **more: Any) -> dict[str, Any]:
-    """A Kubernetes object as the state has it."""
+    """Return a resource as in the state."""
     metadata = {"namespace": namespace, "name": name} if namespace else {"name": name}
-    about = {"urn": URN.format(type_, name), "type": f"kubernetes:{type_}", "custom": True}
-    return {**about, "inputs": {"metadata": metadata}, **more}
+    identity = {"urn": URN.format(type_, name), "type": f"kubernetes:{type_}", "custom": True}
+    return {**identity, "inputs": {"metadata": metadata}, **more}
 
 
 NAMESPACE = resource("core/v1:Namespace", "", "observability", id="observability")
@@ -48,20 +48,20 @@ KNOWN = {**RELEASE, "id": "observability/kube-prom-stack"}
 
 
 def state(*resources: dict[str, Any], pending: Any = ()) -> dict[str, Any]:
-    """What `pulumi stack export` gives."""
-    operations = [{"resource": one, "type": kind} for kind, one in pending]
+    """Return an export of the stack."""
+    operations = [{"resource": item, "type": kind} for kind, item in pending]
     deployment = {"resources": list(resources), "pending_operations": operations}
     return {"version": 3, "deployment": deployment}
 
 
 class Server:
-    """A stack whose CLI and cluster answer what a test says, and keep what they were asked."""
+    """A scripted CLI and cluster, which note the requests."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.asked, self.deleted = folder, list[str](), list[str]()
+        self.folder, self.commands, self.deleted = folder, list[str](), list[str]()
         self.state: Any = state(NAMESPACE, KNOWN)
         self.imported: Any = None
-        self.kept: list[Revision] = []
+        self.revisions: list[Revision] = []
         self.url = f"{folder.as_uri()}?metadata=skip"
         self.refused: dict[str, str] = {}
         self.deletion: Exception | None = None
@@ -69,20 +69,20 @@ class Server:
         self.freed: list[str] = []
 
     def ask(self, path: str) -> Any:
-        """Give the volumes, each in its phase."""
+        """Return the volumes with their phases."""
         assert path == "/api/v1/persistentvolumes"
         items = self.volumes.items()
         return {"items": [{"metadata": {"name": n}, "status": {"phase": p}} for n, p in items]}
 
     def patch_persistent_volume(self, name: str, body: Any, **_: Any) -> None:
-        """Keep which volumes are freed."""
+        """Note the volumes whose claimRef is cleared."""
         assert body == {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
         self.freed.append(name)
 
     def cli(self, *arguments: str) -> CompletedProcess[str]:
-        """Answer as the CLI does."""
+        """Return the scripted result of a command."""
         command = " ".join(arguments[:2])
-        self.asked.append(command)
+        self.commands.append(command)
         if command in self.refused:
             return CompletedProcess([], 255, "", f"error: {self.refused[command]}\n")
         if command == "stack import":
@@ -91,21 +91,23 @@ class Server:
         return CompletedProcess([], 0, json.dumps(answers.get(command, "")), "")
 
     def keep(self, *statuses: str, age: float = 3600) -> None:
-        """Let Helm keep these revisions of kube-prom-stack, the oldest first."""
-        about = ("observability", "kube-prom-stack")
+        """Set the revisions of kube-prom-stack, oldest first, and their age in seconds."""
+        names = ("observability", "kube-prom-stack")
         since = int(time.time() - age)
-        self.kept = [Revision(*about, n, status, since) for n, status in enumerate(statuses, 1)]
+        self.revisions = [
+            Revision(*names, n, status, since) for n, status in enumerate(statuses, 1)
+        ]
 
     def lock(self, host: str = "", pid: int = DEAD) -> None:
-        """Let the file backend have a lock."""
+        """Write a lock of the file backend."""
         path = self.folder / ".pulumi/locks/organization/homelab/home/1234.json"
         path.parent.mkdir(parents=True)
         since = "2026-07-01T10:00:00Z"
-        who = {"pid": pid, "username": "me", "hostname": host or socket.gethostname()}
-        path.write_text(json.dumps({**who, "timestamp": since}))
+        holder = {"pid": pid, "username": "me", "hostname": host or socket.gethostname()}
+        path.write_text(json.dumps({**holder, "timestamp": since}))
 
     def delete_namespaced_secret(self, name: str, namespace: str, **_: Any) -> None:
-        """Delete as the API server does."""
+        """Note the deletion of a Secret, or raise the scripted error."""
         if self.deletion:
             raise self.deletion
         self.deleted.append(f"{namespace}/{name}")
@@ -113,20 +115,23 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    made = Server(tmp_path)
-    stack = Stack(name="home", cli=made.cli, kubeconfig=None, simulated=False, folder=tmp_path)
+    """Replaces the stack, its cluster and Helm's revisions by scripted ones."""
+    server = Server(tmp_path)
+    stack = Stack(name="home", cli=server.cli, kubeconfig=None, simulated=False, folder=tmp_path)
     monkeypatch.setattr(stacks, "find", lambda _: stack)
-    monkeypatch.setattr(recover, "Cluster", lambda *_: made)
+    monkeypatch.setattr(recover, "Cluster", lambda *_: server)
     monkeypatch.setattr(
         releases,
         "revisions",
         lambda _, namespace, name: [
-            one for one in made.kept if (one.namespace, one.name) == (namespace, name)
+            revision
+            for revision in server.revisions
+            if (revision.namespace, revision.name) == (namespace, name)
         ],
     )
     monkeypatch.setattr(recover, "new_client_from_config", lambda *_: None)
-    monkeypatch.setattr(recover, "CoreV1Api", lambda _: made)
-    return made
+    monkeypatch.setattr(recover, "CoreV1Api", lambda _: server)
+    return server
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -134,42 +139,43 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command, with an answer to its question."""
+    """Runs the command, and answers its question."""
 
     def command(answer: str | None = "y", stack: str = "home") -> tuple[int, str, str]:
-        server.asked.clear()
+        server.commands.clear()
 
-        def asked(_: str) -> str:
+        def confirm(_: str) -> str:
             if answer is None:
                 raise KeyboardInterrupt
             return answer
 
-        monkeypatch.setattr("builtins.input", asked)
+        monkeypatch.setattr("builtins.input", confirm)
         return (main(["recover", "--stack", stack]), *capsys.readouterr())
 
     return command
 
 
 def untouched(server: Server) -> bool:
-    """Say whether nothing was changed."""
-    return not server.deleted + server.freed and {*server.asked} <= {
+    """Return whether nothing was changed."""
+    return not server.deleted + server.freed and {*server.commands} <= {
         "stack export",
         "whoami --json",
     }
 
 
 def secrets(*numbers: int) -> list[str]:
-    """Namespace and name of Secrets of kube-prom-stack."""
+    """Return namespace and name of the Secrets of these revisions of kube-prom-stack."""
     return [f"observability/sh.helm.release.v1.kube-prom-stack.v{number}" for number in numbers]
 
 
-def test_the_releases_are_all_that_the_program_makes() -> None:
-    made = [one.inputs for one in deployed("home").of_kind("Release")]
+def test_recover_knows_every_release_of_the_program() -> None:
+    releases = [release.inputs for release in deployed("home").of_kind("Release")]
+    names = {f"{inputs['namespace']}/{inputs['name']}" for inputs in releases}
 
-    assert {f"{one['namespace']}/{one['name']}" for one in made} == {*recover.RELEASES}
+    assert names == {*recover.RELEASES}
 
 
-def test_nothing_to_recover_is_a_line(server: Server, run: Run) -> None:
+def test_nothing_to_recover_is_one_line(server: Server, run: Run) -> None:
     server.keep("superseded", "deployed")
 
     code, out, err = run()
@@ -179,7 +185,7 @@ def test_nothing_to_recover_is_a_line(server: Server, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "statuses", "gone"),
+    ("in_state", "statuses", "deleted"),
     [
         (True, ["pending-install"], [1]),
         (True, ["failed"], [1]),
@@ -191,20 +197,20 @@ def test_nothing_to_recover_is_a_line(server: Server, run: Run) -> None:
         (False, ["deployed"], [1]),
     ],
 )
-def test_what_goes_is_what_stands_in_the_way(
-    server: Server, run: Run, known: bool, statuses: list[str], gone: list[int]
+def test_the_unfinished_revisions_are_deleted(
+    server: Server, run: Run, in_state: bool, statuses: list[str], deleted: list[int]
 ) -> None:
-    server.state = state(NAMESPACE, *([KNOWN] if known else []))
+    server.state = state(NAMESPACE, *([KNOWN] if in_state else []))
     server.keep(*statuses)
 
     code, out, err = run()
 
     assert (code, err) == (0, "")
-    assert server.deleted == secrets(*gone)
+    assert server.deleted == secrets(*deleted)
     assert out.splitlines()[-1] == "next: make up STACK=home"
 
 
-def test_only_the_stacks_own_volumes_are_freed_for_new_claims(server: Server, run: Run) -> None:
+def test_only_released_volumes_of_the_stack_are_freed(server: Server, run: Run) -> None:
     ours = [
         resource("core/v1:PersistentVolume", "", name, id=name) for name in ("models", "prometheus")
     ]
@@ -218,7 +224,7 @@ def test_only_the_stacks_own_volumes_are_freed_for_new_claims(server: Server, ru
     assert "volume models: Released, its claim is gone" in out
 
 
-def test_a_release_in_a_namespace_of_somebody_else_stays(server: Server, run: Run) -> None:
+def test_a_release_in_a_namespace_of_another_stack_is_left_alone(server: Server, run: Run) -> None:
     server.state = state()
     server.keep("pending-install")
 
@@ -226,7 +232,7 @@ def test_a_release_in_a_namespace_of_somebody_else_stays(server: Server, run: Ru
     assert untouched(server)
 
 
-def test_a_lock_and_what_is_pending_are_mended(server: Server, run: Run) -> None:
+def test_lock_and_pending_operations_are_removed(server: Server, run: Run) -> None:
     server.lock()
     server.state = state(NAMESPACE, pending=[("creating", DEPLOYMENT), ("creating", RELEASE)])
     server.keep("pending-install", age=1)
@@ -236,9 +242,9 @@ def test_a_lock_and_what_is_pending_are_mended(server: Server, run: Run) -> None
     assert code == 0
     assert f"the stack is locked by me@{socket.gethostname()} (pid {DEAD}) since 2026-07-" in out
     assert "  pending in the state: creating Deployment ollama\n" in out
-    assert server.asked[-2:] == ["cancel --yes", "stack import"]
-    made = server.imported["deployment"]["resources"]
-    assert made == [NAMESPACE, {**DEPLOYMENT, "id": "ollama-stack/ollama"}]
+    assert server.commands[-2:] == ["cancel --yes", "stack import"]
+    imported = server.imported["deployment"]["resources"]
+    assert imported == [NAMESPACE, {**DEPLOYMENT, "id": "ollama-stack/ollama"}]
     assert server.deleted == secrets(1)
 
 
@@ -255,7 +261,9 @@ def test_any_other_answer_than_yes_changes_nothing(
     assert out.splitlines()[-1] == "nothing was changed"
 
 
-def test_no_terminal_is_no_yes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_nothing_is_changed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.keep("pending-install")
     monkeypatch.setattr("sys.stdin", io.StringIO())
 
@@ -263,13 +271,13 @@ def test_no_terminal_is_no_yes(server: Server, monkeypatch: pytest.MonkeyPatch) 
     assert untouched(server)
 
 
-# Somebody may be at work
+# Another run may still be active
 
 
 @pytest.mark.parametrize(
     ("host", "pid"), [("another", DEAD), ("", os.getpid())], ids=["elsewhere", "alive"]
 )
-def test_a_lock_whose_holder_may_live_is_left(
+def test_a_lock_whose_holder_may_run_is_left_alone(
     server: Server, run: Run, monkeypatch: pytest.MonkeyPatch, host: str, pid: int
 ) -> None:
     server.lock(host, pid)
@@ -285,7 +293,7 @@ def test_a_lock_whose_holder_may_live_is_left(
 
 
 @pytest.mark.parametrize("cli", [False, True], ids=["alone", "below a CLI"])
-def test_a_plugin_that_lives_on_is_named(
+def test_a_plugin_that_still_runs_is_reported(
     server: Server, run: Run, tmp_path_factory: pytest.TempPathFactory, cli: bool
 ) -> None:
     server.lock()
@@ -294,7 +302,7 @@ def test_a_plugin_that_lives_on_is_named(
     shutil.copy("/bin/sleep", plugin)
     parent = tmp_path_factory.mktemp("bin") / ("pulumi" if cli else "sh")
     shutil.copy("/bin/sh", parent)
-    # The CLI itself may run in another folder.
+    # A CLI with another working directory counts too.
     start = f"cd {server.folder}; {plugin} 100 & echo $!; cd /; wait"
     with subprocess.Popen([parent, "-c", start], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -305,13 +313,13 @@ def test_a_plugin_that_lives_on_is_named(
         finally:
             os.kill(pid, signal.SIGKILL)
 
-    how = ": wait, or end it with" if cli else ", but nothing waits for it"
+    advice = ": wait, or end it with" if cli else ", but nothing waits for it"
     assert (code, untouched(server)) == (1, True)
-    assert err == f"error: {plugin.name} still runs{how}: kill {pid}\n"
+    assert err == f"error: {plugin.name} still runs{advice}: kill {pid}\n"
     assert run()[0] == 0
 
 
-def test_a_pid_that_another_program_has_by_now_is_no_holder(server: Server, run: Run) -> None:
+def test_a_reused_pid_does_not_hold_the_lock(server: Server, run: Run) -> None:
     server.lock(pid=os.getpid())
     server.keep("pending-install")
 
@@ -319,7 +327,7 @@ def test_a_pid_that_another_program_has_by_now_is_no_holder(server: Server, run:
     assert server.deleted == secrets(1)
 
 
-def test_without_a_lock_a_young_revision_may_be_helms_work(server: Server, run: Run) -> None:
+def test_without_a_lock_a_recent_revision_is_left_alone(server: Server, run: Run) -> None:
     server.keep("pending-upgrade", age=20)
 
     code, _, err = run()
@@ -328,7 +336,7 @@ def test_without_a_lock_a_young_revision_may_be_helms_work(server: Server, run: 
     assert "Helm may still run, it wrote 2" in err
 
 
-def test_a_state_that_changed_while_it_asked_is_left(
+def test_a_state_that_changed_during_the_question_is_left_alone(
     server: Server, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.keep("pending-install")
@@ -366,16 +374,16 @@ def test_a_state_that_cannot_be_read_is_one_line(server: Server, run: Run, comma
     assert err == f"error: pulumi {command}: error: no stack named 'home' found\n"
 
 
-def test_a_cluster_that_is_away_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: Any) -> None:
+def test_an_unreachable_cluster_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any) -> None:
         raise UnreadableError("/api/v1/secrets: no answer: timed out")
 
-    monkeypatch.setattr(releases, "revisions", away)
+    monkeypatch.setattr(releases, "revisions", unreachable)
 
     assert run() == (1, "", "error: /api/v1/secrets: no answer: timed out\n")
 
 
-def test_a_lock_in_a_bucket_is_the_clis_to_tell(server: Server, run: Run) -> None:
+def test_a_lock_in_a_bucket_is_the_clis_error(server: Server, run: Run) -> None:
     server.url = "s3://bucket"
     server.state = state(NAMESPACE, KNOWN, pending=[("creating", DEPLOYMENT)])
     server.refused["stack import"] = "the stack is currently locked by 1 lock(s): me@other (pid 3)"
@@ -389,7 +397,7 @@ def test_a_lock_in_a_bucket_is_the_clis_to_tell(server: Server, run: Run) -> Non
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 1)])
-def test_a_secret_that_is_gone_by_now_is_as_good_as_deleted(
+def test_a_secret_that_is_already_deleted_is_no_error(
     server: Server, run: Run, status: int, code: int
 ) -> None:
     server.keep("pending-install")
@@ -404,19 +412,19 @@ def test_a_secret_that_is_gone_by_now_is_as_good_as_deleted(
 # The state
 
 
-def test_what_was_being_made_is_taken_for_made_once() -> None:
+def test_a_pending_creation_becomes_one_resource_with_an_id() -> None:
     old = {**DEPLOYMENT, "id": "ollama-stack/ollama", "pendingReplacement": True}
     after = {**DEPLOYMENT, "id": "ollama-stack/ollama"}
-    kept = {**old, "delete": True}
+    replaced = {**old, "delete": True}
     password = {"urn": "urn:p", "type": "random:index:RandomPassword", "inputs": {}}
 
-    def made(*resources: dict[str, Any], pending: Any) -> Any:
+    def resources_after(*resources: dict[str, Any], pending: Any) -> Any:
         deployment = without_pending(state(*resources, pending=pending))["deployment"]
         assert "pending_operations" not in deployment
         return deployment["resources"]
 
-    assert made(old, pending=[("creating", DEPLOYMENT)]) == [after]
-    assert made(kept, pending=[("creating", DEPLOYMENT)]) == [kept, after]
-    assert made(after, pending=[("creating", DEPLOYMENT)]) == [after]
-    assert made(after, pending=[("deleting", after), ("updating", after)]) == [after]
-    assert made(pending=[("creating", RELEASE), ("creating", password)]) == []
+    assert resources_after(old, pending=[("creating", DEPLOYMENT)]) == [after]
+    assert resources_after(replaced, pending=[("creating", DEPLOYMENT)]) == [replaced, after]
+    assert resources_after(after, pending=[("creating", DEPLOYMENT)]) == [after]
+    assert resources_after(after, pending=[("deleting", after), ("updating", after)]) == [after]
+    assert resources_after(pending=[("creating", RELEASE), ("creating", password)]) == []

@@ -1,4 +1,4 @@
-"""What Helm keeps of its releases, without a cluster."""
+"""Reading Helm's releases from Secrets."""
 
 import base64
 import gzip
@@ -17,12 +17,12 @@ SECRET = "sh.helm.release.v1.kube-prom-stack.v{}"
 
 
 def metadata(number: str, status: str, **labels: str) -> dict[str, Any]:
-    about = {"owner": "helm", "name": "kube-prom-stack", "version": number, "status": status}
-    place = {"name": SECRET.format(number), "namespace": "observability"}
-    return {"metadata": {**place, "labels": {**about, "createdAt": "1790000000", **labels}}}
+    helm = {"owner": "helm", "name": "kube-prom-stack", "version": number, "status": status}
+    names = {"name": SECRET.format(number), "namespace": "observability"}
+    return {"metadata": {**names, "labels": {**helm, "createdAt": "1790000000", **labels}}}
 
 
-def kept(*items: dict[str, Any]) -> list[Revision]:
+def revisions(*items: dict[str, Any]) -> list[Revision]:
     cluster: Any = Scripted(secrets={"items": list(items)})
     return releases.revisions(cluster)
 
@@ -32,19 +32,21 @@ def revision(number: int = 2, status: str = "deployed") -> Revision:
 
 
 def test_revisions_are_read_by_their_labels_and_sorted_by_number() -> None:
-    found = kept(
+    result = revisions(
         metadata("10", "pending-upgrade"),
         metadata("9", "deployed", modifiedAt="1790000005"),
     )
-    assert [(one.number, one.status, one.changed, one.secret) for one in found] == [
+    assert [
+        (revision.number, revision.status, revision.changed, revision.secret) for revision in result
+    ] == [
         (9, "deployed", 1790000005, SECRET.format(9)),
         (10, "pending-upgrade", 1790000000, SECRET.format(10)),
     ]
 
 
-def test_a_secret_with_the_label_of_somebody_else_is_no_release() -> None:
+def test_a_secret_that_helm_did_not_write_is_an_error() -> None:
     with pytest.raises(UnreadableError, match=r"observability/sh.helm.*vone: not a Helm release"):
-        kept(metadata("one", "deployed"))
+        revisions(metadata("one", "deployed"))
     nothing: Any = Scripted()
     assert releases.revisions(nothing, "no-such-namespace") == []
 
@@ -56,7 +58,7 @@ def test_only_the_newest_revision_can_be_unfinished(status: str) -> None:
     assert releases.unfinished([]) is None
 
 
-def test_the_problem_names_the_command() -> None:
+def test_an_unfinished_release_is_reported_with_the_command() -> None:
     assert releases.problem(revision(2, "pending-upgrade"), "home") == (
         "release observability/kube-prom-stack: revision 2 is pending-upgrade: "
         "an up was cut off; make recover STACK=home"
@@ -64,7 +66,7 @@ def test_the_problem_names_the_command() -> None:
     assert releases.problem(revision(1, "failed"), "sandbox").endswith("; make recover")
 
 
-def test_the_manifest_is_what_helm_packed() -> None:
+def test_the_manifest_is_unpacked() -> None:
     packed = gzip.compress(json.dumps({"manifest": "kind: Service\n"}).encode())
     data = base64.b64encode(base64.b64encode(packed)).decode()
     cluster: Any = Scripted(**{SECRET.format(2): {"data": {"release": data}}})

@@ -1,4 +1,4 @@
-"""What is missing is said in one list, before anything is done."""
+"""What `make demo` requires of the machine."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,13 @@ from sandbox.oci import reference
 from sandbox.processes import SandboxError
 
 
-def test_who_is_not_root_hears_of_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_the_error_names_make_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SandboxError, match="sudo make demo; without root: make up"):
         requirements.missing()
 
 
-def test_missing_packages_are_named_and_nothing_is_installed_without_consent(
+def test_missing_packages_are_listed_and_not_installed_without_consent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -33,7 +33,7 @@ def test_missing_packages_are_named_and_nothing_is_installed_without_consent(
 
 
 @pytest.mark.parametrize(
-    ("asked", "name"),
+    ("image", "name"),
     [
         ("debian:bookworm", "docker.io/library/debian:bookworm"),
         ("restic/restic:0.19.1", "docker.io/restic/restic:0.19.1"),
@@ -42,5 +42,5 @@ def test_missing_packages_are_named_and_nothing_is_installed_without_consent(
         ("localhost:5000/a:1@sha256:910d", "localhost:5000/a@sha256:910d"),
     ],
 )
-def test_reference_is_the_name_that_containerd_looks_for(asked: str, name: str) -> None:
-    assert reference(asked) == name
+def test_an_image_reference_is_the_one_that_containerd_uses(image: str, name: str) -> None:
+    assert reference(image) == name

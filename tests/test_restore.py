@@ -1,4 +1,4 @@
-"""The restore from the laptop: what happens in which order, and how things stand if it fails."""
+"""`make restore` on a scripted API server: the order of its steps, and what a failure leaves."""
 
 import json
 import socket
@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from harness import backup_config, deploy_program
+from harness import backup_config, deploy_program, environment
 from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from urllib3.exceptions import HTTPError
 
@@ -21,7 +21,7 @@ STOPPED, STARTED = ["NoSchedule", 0], [1, "untaint"]
 
 
 class _Cluster:
-    """An API server with the chat page and the restore's template, that notes what is asked."""
+    """A scripted API server with the chat page and the restore's CronJob; notes the requests."""
 
     api_client = ApiClient()
 
@@ -32,7 +32,7 @@ class _Cluster:
         running: str = "",
         mute: Exception | None = None,
     ):
-        """End the containers of a Job with these codes."""
+        """Let the containers of the Job end with these exit codes."""
         self.codes, self.backups, self.running, self.mute = codes, backups, running, mute
         self.noted: list[Any] = []
         self.job: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class _Cluster:
 
     def list_namespaced_pod(self, _: str, label_selector: str) -> Any:
         if label_selector.endswith("=open-webui"):
-            # An evicted one is listed until somebody deletes it.
+            # An evicted pod is listed until it is deleted.
             evicted = SimpleNamespace(status=SimpleNamespace(phase="Failed"))
             return SimpleNamespace(items=[evicted])
 
@@ -98,7 +98,7 @@ class _Cluster:
             state = SimpleNamespace(waiting=None, terminated=terminated)
             return SimpleNamespace(name=name, state=state)
 
-        first, *rest = [ended(*one) for one in self.codes]
+        first, *rest = [ended(*code) for code in self.codes]
         status = SimpleNamespace(init_container_statuses=[first], container_statuses=rest)
         pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=status)
         return SimpleNamespace(items=[pod])
@@ -114,7 +114,7 @@ class _Cluster:
 
 
 class _Stuck(_Cluster):
-    """A cluster whose Job does not end: its pod waits for a disk, or is at work."""
+    """A cluster whose Job does not end: its pod waits, or runs if `at_work`."""
 
     at_work = False
     waiting: Any = None
@@ -131,31 +131,28 @@ class _Stuck(_Cluster):
             return super().list_namespaced_pod(namespace, label_selector)
         running = self.at_work or None
         state = SimpleNamespace(waiting=self.waiting, running=running, terminated=None)
-        one = SimpleNamespace(name="restore", state=state)
-        status = SimpleNamespace(init_container_statuses=None, container_statuses=[one])
+        container = SimpleNamespace(name="restore", state=state)
+        status = SimpleNamespace(init_container_statuses=None, container_statuses=[container])
         pod = SimpleNamespace(metadata=SimpleNamespace(name="p"), status=status)
         deleted = any("delete" in str(note) for note in self.noted)
         return SimpleNamespace(items=[] if deleted else [pod])
 
 
 def container(cluster: _Cluster, kind: str) -> dict[str, Any]:
-    (found,) = cluster.job[kind]
-    assert isinstance(found, dict)
-    return found
+    (spec,) = cluster.job[kind]
+    assert isinstance(spec, dict)
+    return spec
 
 
-def test_the_page_stops_before_and_starts_after() -> None:
+def test_open_webui_is_stopped_before_and_started_after_the_job() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
 
     assert restore(cluster.page(), "1a2b3c4d", None) == "restore said this"
     assert cluster.noted == [*STOPPED, "job", *STARTED]
-    variables = {
-        one["name"]: one.get("value") for one in container(cluster, "initContainers")["env"]
-    }
-    assert variables["SNAPSHOT"] == "1a2b3c4d"
+    assert environment(container(cluster, "initContainers"))["SNAPSHOT"] == "1a2b3c4d"
 
 
-def test_an_older_image_checks_the_schema_and_then_runs() -> None:
+def test_an_older_image_runs_the_job_and_then_the_page() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
     old = "ghcr.io/open-webui/open-webui:v0.12.3"
 
@@ -169,7 +166,7 @@ def test_an_older_image_checks_the_schema_and_then_runs() -> None:
 @pytest.mark.parametrize(
     "codes", [[("fetch", 12)], [("fetch", 137)], [("fetch", 0), ("restore", 1)]]
 )
-def test_what_was_not_touched_runs_again_as_it_was(codes: list[tuple[str, int]]) -> None:
+def test_a_job_that_changed_nothing_starts_the_page_again(codes: list[tuple[str, int]]) -> None:
     cluster = _Cluster(*codes)
 
     with pytest.raises(RestoreError, match=f"nothing was changed.*: {codes[-1][0]} said this"):
@@ -177,7 +174,7 @@ def test_what_was_not_touched_runs_again_as_it_was(codes: list[tuple[str, int]])
     assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
-def test_a_restore_of_which_nobody_knows_the_end_is_not_served() -> None:
+def test_without_the_jobs_exit_status_the_page_stays_stopped() -> None:
     cluster = _Stuck()
     cluster.read_namespaced_job_status = lambda *_: SimpleNamespace(  # type: ignore[method-assign]
         status=SimpleNamespace(succeeded=0, failed=1)
@@ -190,7 +187,7 @@ def test_a_restore_of_which_nobody_knows_the_end_is_not_served() -> None:
     assert cluster.noted == [*STOPPED, "job"]
 
 
-def test_what_was_cut_off_is_not_served() -> None:
+def test_after_a_killed_restore_the_page_stays_stopped() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 137))
 
     with pytest.raises(RestoreError, match=r"cut off with exit code 137.*the page stays stopped"):
@@ -198,7 +195,7 @@ def test_what_was_cut_off_is_not_served() -> None:
     assert cluster.noted == [*STOPPED, "job"]
 
 
-def test_without_backups_nothing_is_stopped() -> None:
+def test_without_backups_the_page_is_not_stopped() -> None:
     cluster = _Cluster(backups=False)
 
     with pytest.raises(RestoreError, match=r"webui\.backup is not set"):
@@ -207,7 +204,7 @@ def test_without_backups_nothing_is_stopped() -> None:
 
 
 @pytest.mark.parametrize("job", ["open-webui-restore-x", "open-webui-backup-29412345"])
-def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
+def test_while_another_job_runs_the_page_is_not_stopped(job: str) -> None:
     cluster = _Cluster(running=job)
 
     with pytest.raises(RestoreError, match=f"Job {job} is running: try again when it is over"):
@@ -216,31 +213,31 @@ def test_while_another_job_has_the_data_nothing_is_stopped(job: str) -> None:
 
 
 @pytest.mark.parametrize("mute", [ApiException(500, "no kubelet"), HTTPError("timed out")])
-def test_the_page_starts_also_when_the_log_cannot_be_read(mute: Exception) -> None:
+def test_the_page_starts_although_the_log_cannot_be_read(mute: Exception) -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0), mute=mute)
 
     assert "its log cannot be read" in restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
-def test_the_list_needs_neither_the_data_nor_a_stop() -> None:
+def test_listing_snapshots_does_not_stop_the_page() -> None:
     cluster = _Cluster(("fetch", 0))
     page = cluster.page()
 
-    *_, said = page.run(page.list_job(), "listing")
-    assert said == "first\nfetch said this"
+    *_, log = page.run(page.list_job(), "listing")
+    assert log == "first\nfetch said this"
     assert cluster.noted == ["job"]
     assert container(cluster, "containers")["command"][-1] == "list"
     assert "initContainers" not in cluster.job
     assert '"data"' not in json.dumps(cluster.job)
 
 
-def test_a_server_that_refuses_is_told_in_one_line() -> None:
+def test_an_error_of_the_api_server_is_one_line() -> None:
     with pytest.raises(RestoreError, match="answered 403 Forbidden"), readable_errors():
         raise ApiException(403, "Forbidden")
 
 
-def test_a_restore_that_cannot_begin_is_taken_back() -> None:
+def test_a_job_that_does_not_start_is_deleted_and_the_page_started() -> None:
     cluster = _Stuck()
 
     with pytest.raises(RestoreError, match="nothing was changed, and the page runs as before"):
@@ -248,7 +245,7 @@ def test_a_restore_that_cannot_begin_is_taken_back() -> None:
     assert cluster.noted == [*STOPPED, "job", "delete Foreground", *STARTED]
 
 
-def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
+def test_an_image_that_cannot_be_pulled_is_not_waited_for() -> None:
     cluster = _Stuck()
     message = 'Back-off pulling image "page:typo"'
     cluster.waiting = SimpleNamespace(reason="ImagePullBackOff", message=message)
@@ -258,7 +255,7 @@ def test_an_image_that_cannot_be_had_is_not_waited_for() -> None:
     assert cluster.noted == [*STOPPED, "job", "delete Foreground", *STARTED]
 
 
-def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() -> None:
+def test_after_the_timeout_a_running_restore_continues_and_the_page_stays_stopped() -> None:
     cluster = _Stuck()
     cluster.at_work = True
 
@@ -267,7 +264,7 @@ def test_a_restore_that_takes_too_long_is_left_at_work_and_the_page_stopped() ->
     assert cluster.noted == [*STOPPED, "job"]
 
 
-def test_a_server_that_does_not_answer_for_a_while_is_asked_again() -> None:
+def test_an_unanswered_request_is_repeated() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
     cluster.wait_errors = [HTTPError("no route to host"), HTTPError("timed out")]
 
@@ -275,7 +272,7 @@ def test_a_server_that_does_not_answer_for_a_while_is_asked_again() -> None:
     assert cluster.noted == [*STOPPED, "job", *STARTED]
 
 
-def test_a_job_whose_creation_had_no_answer_is_not_created_twice() -> None:
+def test_a_job_whose_creation_was_not_answered_is_not_created_twice() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 0))
     cluster.create_errors = [HTTPError("timed out"), ApiException(409, "Conflict")]
 
@@ -302,7 +299,7 @@ def test_if_the_job_cannot_be_created_the_page_starts_again() -> None:
         (KeyboardInterrupt(), KeyboardInterrupt, "interrupted; a started restore continues"),
     ],
 )
-def test_an_end_while_the_page_is_stopped_says_how_to_go_on(
+def test_an_error_while_the_page_is_stopped_says_how_to_continue(
     error: BaseException, raised: type[BaseException], line: str
 ) -> None:
     cluster = _Stuck()
@@ -316,9 +313,9 @@ def test_an_end_while_the_page_is_stopped_says_how_to_go_on(
     assert cluster.noted == [*STOPPED, "job"]
 
 
-def test_no_request_waits_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "TIMEOUTS", (5, 0.01))
-    # The system accepts connections to it; nobody answers.
+    # The kernel accepts connections to it; nobody answers.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         configuration = Configuration(host=f"http://127.0.0.1:{silent.getsockname()[1]}")
         core = CoreV1Api(api.Client(configuration))

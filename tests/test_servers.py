@@ -1,4 +1,4 @@
-"""Several model servers in one stack: settings, plan, objects, and who may reach whom."""
+"""Several model servers in one stack: settings, plan, objects and network policies."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +11,16 @@ from harness import (
     deploy,
     deploy_program,
     deployed,
+    environment,
     gpu_config,
     read,
+    small_ollama_stack,
     stack_config,
     two_servers,
 )
 from jsonschema import Draft7Validator
 
 import config
-from components import OllamaStack
 from config import SettingsError, capacity
 from config.schema import schema
 
@@ -27,13 +28,13 @@ VARIANT = {"name": "m:1b", "base": "x:1b", "context": 4096}
 
 
 def errors(raw: dict[str, Any]) -> list[str]:
-    """The lines that such a stack file is refused with."""
+    """Return the lines of the SettingsError."""
     with pytest.raises(SettingsError) as caught:
         read(raw)
     return str(caught.value).splitlines()
 
 
-def test_what_a_server_does_not_set_is_as_in_ollama() -> None:
+def test_a_server_inherits_from_ollama_what_it_does_not_set() -> None:
     raw = two_servers(parallel=2)
     raw["ollama"] |= {"context_length": 4096, "keep_alive": "1h"}
     settings = read(raw)
@@ -43,12 +44,12 @@ def test_what_a_server_does_not_set_is_as_in_ollama() -> None:
     assert (big.context_length, big.keep_alive, big.parallel) == (4096, "1h", 2)
     assert (settings.ollama.parallel, settings.node_of(big)) == (1, "big")
     assert big.names == ["llama3.3:70b", "llama3.2:3b"]
-    # Only the first embeds documents.
+    # Only Ollama has the embedding model.
     assert settings.models_on(big) == big.names
     assert settings.model_set == [*settings.models_on(settings.ollama), "llama3.3:70b"]
 
 
-def test_a_server_on_a_node_of_its_own_may_be_as_ollama_in_all_else() -> None:
+def test_a_server_on_its_own_node_may_inherit_everything_but_the_node() -> None:
     raw = two_servers()
     raw["nodes"]["big"]["disk"]["path"] = raw["nodes"]["evo4t"]["disk"]["path"]
     raw["servers"] = {"big": {"node": "big"}}
@@ -96,17 +97,19 @@ def test_a_server_on_a_node_of_its_own_may_be_as_ollama_in_all_else() -> None:
         ),
     ],
 )
-def test_an_invalid_value_is_named_by_its_own_key(server: dict[str, Any], line: str) -> None:
+def test_an_invalid_value_of_a_server_is_reported_by_its_own_key(
+    server: dict[str, Any], line: str
+) -> None:
     lines = errors(two_servers(**server))
 
     assert lines[0].startswith(f"homelab:servers.big.{line}"), lines
-    assert [it for it in lines if not it.startswith("homelab:servers.big.")] == []
+    assert [other for other in lines if not other.startswith("homelab:servers.big.")] == []
 
 
 @pytest.mark.parametrize(
     "name", ["ollama", "Big", "a_b", "1a", "a-", "x" * 41, "a.b", "models", "x-gateway"]
 )
-def test_a_name_that_objects_cannot_have_is_refused(name: str) -> None:
+def test_a_server_name_that_is_no_dns_label_is_refused(name: str) -> None:
     raw = two_servers()
     raw["servers"] = {name: raw["servers"]["big"]}
 
@@ -115,7 +118,7 @@ def test_a_name_that_objects_cannot_have_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", [{"cpu": "x"}, {"context_length": 1}, {"models": ["gemma2:4b"]}])
-def test_a_value_of_ollama_that_a_server_shares_is_refused_once(change: dict[str, Any]) -> None:
+def test_an_invalid_value_that_a_server_inherits_is_reported_once(change: dict[str, Any]) -> None:
     raw = two_servers()
     del raw["servers"]["big"]["models"]
     raw["ollama"] |= change
@@ -125,13 +128,13 @@ def test_a_value_of_ollama_that_a_server_shares_is_refused_once(change: dict[str
     assert line.startswith("homelab:ollama.")
 
 
-def test_without_ollama_a_server_has_no_lines_of_its_own() -> None:
+def test_an_invalid_section_ollama_is_reported_once() -> None:
     assert [line.partition(" ")[0] for line in errors({**two_servers(), "ollama": None})] == [
         "homelab:ollama:"
     ]
 
 
-def test_an_editor_accepts_a_server_with_one_key_and_no_unknown_one() -> None:
+def test_the_schema_needs_only_the_node_of_a_server_and_rejects_unknown_keys() -> None:
     raw = two_servers()
     for server, is_valid in (({"node": "big"}, True), ({"nodes": "big"}, False)):
         raw["servers"] = {"big": server}
@@ -148,7 +151,7 @@ def test_the_volumes_of_all_servers_of_a_node_must_fit_on_its_disk() -> None:
     ]
 
 
-def test_a_gpu_is_one_servers() -> None:
+def test_a_gpu_is_for_one_server_only() -> None:
     raw = gpu_config()
     raw["servers"] = {"more": {"volume": {"path": "/mnt/evo4t/more", "size": "50Gi"}}}
     raw["servers"]["more"]["models"] = ["llama3.2:3b"]
@@ -158,7 +161,7 @@ def test_a_gpu_is_one_servers() -> None:
     )
 
 
-def test_a_model_that_does_not_fit_is_told_where_it_would() -> None:
+def test_a_model_that_does_not_fit_is_reported_with_the_server_where_it_fits() -> None:
     raw = two_servers(models=["llama3.2:3b"])
     raw["ollama"]["models"] = ["llama3.2:3b", "gpt-oss:120b"]
     raw["nodes"]["evo4t"]["memory"] = "64Gi"
@@ -167,7 +170,7 @@ def test_a_model_that_does_not_fit_is_told_where_it_would() -> None:
         "; it fits without gpt-oss:120b; gpt-oss:120b fits on servers.big"
     )
 
-    # Neither in that memory, nor on that disk.
+    # With too little memory, or too small a disk, that server is not suggested.
     for change in ({"memory": {"request": "20Gi", "limit": "20Gi"}}, {"volume": SMALL}):
         changed = {**raw, "servers": {"big": raw["servers"]["big"] | change}}
         assert errors(changed)[0].endswith("; it fits without gpt-oss:120b")
@@ -181,12 +184,12 @@ def test_servers_of_one_node_share_its_memory() -> None:
     more = {"path": "/mnt/evo4t/more", "size": "100Gi"}
     raw["servers"] = {"more": {"volume": more, "models": ["gpt-oss:20b"], "cpu": 1}}
     plans = config.plan(read(raw), RESERVED)
-    one, two = plans["ollama"], plans["servers.more"]
-    sizes = [int(plan.memory.request.removesuffix("Gi")) * capacity.GIB for plan in (one, two)]
+    first, second = plans["ollama"], plans["servers.more"]
+    sizes = [int(plan.memory.request.removesuffix("Gi")) * capacity.GIB for plan in (first, second)]
 
-    assert two.available == one.available - sizes[0]
+    assert second.available == first.available - sizes[0]
     rest = capacity.SYSTEM_RESERVE.memory + RESERVED.memory + capacity.GIB
-    assert one.requested["evo4t"].memory == sum(sizes) + rest
+    assert first.requested["evo4t"].memory == sum(sizes) + rest
 
     raw["nodes"]["evo4t"]["memory"] = "40Gi"
     assert errors(raw)[0].startswith("homelab:servers.more.models: got ['gpt-oss:20b'], want")
@@ -206,48 +209,25 @@ def test_the_plan_of_all_servers_is_one_table() -> None:
         *("ollama", "ollama", "servers.big", "servers.big"),
         *("evo4t", "big"),
     ]
-    # 256 GB/s instead of 89.6.
+    # tokens/s with 256 GB/s instead of 89.6.
     assert lines[5].split()[-1] == "127"
 
 
-def stack(name: str, namespace: str) -> None:
-    """A model server with as little as there can be."""
-    OllamaStack(
-        name,
-        {
-            "namespace": namespace,
-            "claim_name": f"models-{name}",
-            "pod": {"image": "o:1.0.0", "cpu": 1, "memory_request": "1Gi", "memory_limit": "1Gi"},
-            "models": {"declared": [{"name": "m:1b"}]},
-            "gateway": {"image": "python:1.0.0"},
-            "model_name": "",
-            "runtime": {
-                "context_length": 8192,
-                "parallel": 1,
-                "loaded_models": 1,
-                "prompt_cache_mib": 512,
-                "keep_alive": "30m",
-                "backend": {},
-            },
-        },
-    )
+def pods(deployment: Deployment) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield server, namespace and labels of each pod template."""
+    for resource in (*deployment.of_kind("Deployment"), *deployment.of_kind("Job")):
+        labels = resource.inputs["spec"]["template"]["metadata"]["labels"]
+        yield resource.parent, resource.inputs["metadata"]["namespace"], labels
 
 
-def pods(lab: Deployment) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Server, namespace and labels of every pod."""
-    for made in (*lab.of_kind("Deployment"), *lab.of_kind("Job")):
-        labels = made.inputs["spec"]["template"]["metadata"]["labels"]
-        yield made.parent, made.inputs["metadata"]["namespace"], labels
-
-
-def selectors(made: Registration) -> Iterator[dict[str, str]]:
-    """Every selector of pods in an object, less the one of all pods, which opens nothing."""
-    spec = made.inputs["spec"]
-    if made.type.endswith(":Service"):
+def selectors(resource: Registration) -> Iterator[dict[str, str]]:
+    """Yield the pod selectors of an object, without the empty one of default-deny policies."""
+    spec = resource.inputs["spec"]
+    if resource.type.endswith(":Service"):
         yield spec["selector"]
-    elif made.type.endswith(":Deployment"):
+    elif resource.type.endswith(":Deployment"):
         yield spec["selector"]["matchLabels"]
-    elif made.type.endswith(":NetworkPolicy"):
+    elif resource.type.endswith(":NetworkPolicy"):
         assert spec["podSelector"] or not (spec.get("ingress") or spec.get("egress"))
         if spec["podSelector"]:
             yield spec["podSelector"]["matchLabels"]
@@ -259,52 +239,58 @@ def selectors(made: Registration) -> Iterator[dict[str, str]]:
                     yield peer["podSelector"]["matchLabels"]
 
 
-def shared(lab: Deployment) -> list[str]:
-    """The names that two objects have, and the selectors that match another server's pods."""
-    named = [
-        (made.type, made.inputs["metadata"].get("namespace"), made.inputs["metadata"]["name"])
-        for made in lab.objects()
+def shared(deployment: Deployment) -> list[str]:
+    """Return names that two objects have, and selectors that match pods of another server."""
+    names = [
+        (
+            resource.type,
+            resource.inputs["metadata"].get("namespace"),
+            resource.inputs["metadata"]["name"],
+        )
+        for resource in deployment.objects()
     ]
-    found = [str(name) for name in named if named.count(name) > 1]
-    for made in lab.objects():
-        for wanted in selectors(made) if "spec" in made.inputs else ():
-            for server, namespace, labels in pods(lab):
-                is_match = wanted.items() <= labels.items()
-                if namespace == made.inputs["metadata"]["namespace"] and is_match:
-                    found += [f"{made.name}: {wanted}"] if server != made.parent else []
-    return found
+    problems = [str(name) for name in names if names.count(name) > 1]
+    for resource in deployment.objects():
+        for selector in selectors(resource) if "spec" in resource.inputs else ():
+            for server, namespace, labels in pods(deployment):
+                is_match = selector.items() <= labels.items()
+                if namespace == resource.inputs["metadata"]["namespace"] and is_match:
+                    problems += (
+                        [f"{resource.name}: {selector}"] if server != resource.parent else []
+                    )
+    return problems
 
 
 def two() -> None:
-    stack("ollama", "one")
-    stack("ollama-big", "one")
+    small_ollama_stack("ollama", "one", "models")
+    small_ollama_stack("ollama-big", "one", "models-big")
 
 
 def three() -> None:
     two()
-    stack("ollama-far", "two")
+    small_ollama_stack("ollama-far", "two", "models")
 
 
 @pytest.mark.parametrize(("program", "count"), [(two, 2), (three, 3)])
 def test_servers_share_no_name_and_no_pods(program: Callable[[], None], count: int) -> None:
-    lab = deploy(program)
+    deployment = deploy(program)
 
-    assert len({server for server, _, _ in pods(lab)}) == count
-    assert shared(lab) == []
+    assert len({server for server, _, _ in pods(deployment)}) == count
+    assert shared(deployment) == []
 
 
-def test_no_name_that_is_accepted_makes_servers_share_anything() -> None:
+def test_no_accepted_server_name_gives_two_objects_the_same_name() -> None:
     for name in ("service", "program", "job", "client", "default", "x-deployment"):
         raw = two_servers()
         raw["servers"] = {name: raw["servers"]["big"]}
-        lab = deploy_program("home", raw)
-        named = [(r.type, str(r.inputs["metadata"])) for r in lab.objects()]
-        alike = {named.count(it) for it in named}
+        deployment = deploy_program("home", raw)
+        names = [(r.type, str(r.inputs["metadata"])) for r in deployment.objects()]
+        counts = {names.count(item) for item in names}
 
-        assert alike == {1}
+        assert counts == {1}
 
 
-def test_a_second_server_changes_nothing_of_the_first() -> None:
+def test_a_second_server_does_not_change_the_objects_of_the_first() -> None:
     before, after = deployed().resources, deploy_program("home", two_servers()).resources
 
     assert before.keys() <= after.keys()
@@ -317,18 +303,17 @@ def test_a_second_server_changes_nothing_of_the_first() -> None:
     }
 
 
-def test_the_page_asks_all_servers_and_embeds_on_the_first() -> None:
-    lab = deploy_program("home", two_servers())
+def test_open_webui_uses_all_servers_and_embeds_on_the_first() -> None:
+    deployment = deploy_program("home", two_servers())
 
-    def page(lab: Deployment) -> tuple[dict[str, Any], dict[str, str]]:
-        made = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
-        template = made["spec"]["template"]
+    def page(deployment: Deployment) -> tuple[dict[str, Any], dict[str, str]]:
+        inputs = deployment["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+        template = inputs["spec"]["template"]
         (container,) = template["spec"]["containers"]
-        env = {entry["name"]: entry.get("value") for entry in container["env"]}
-        return env, template["metadata"]["labels"]
+        return environment(container), template["metadata"]["labels"]
 
-    env, labels = page(lab)
-    first, big = (f"http://{it}-service.ollama-stack:11434" for it in ("ollama", "ollama-big"))
+    env, labels = page(deployment)
+    first, big = (f"http://{name}-service.ollama-stack:11434" for name in ("ollama", "ollama-big"))
     assert env["OLLAMA_BASE_URLS"] == f"{first};{big}"
     assert env["RAG_OLLAMA_BASE_URL"] == env["OLLAMA_BASE_URL"] == first
     assert int(env["AIOHTTP_CLIENT_TIMEOUT_MODEL_LIST"]) < 10
@@ -336,7 +321,7 @@ def test_the_page_asks_all_servers_and_embeds_on_the_first() -> None:
     assert "OLLAMA_BASE_URLS" not in page(deployed())[0]
 
 
-def test_the_editor_may_use_a_model_of_any_server() -> None:
+def test_the_editors_model_may_be_on_any_server() -> None:
     raw = two_servers(models=["codellama:13b"], context_length=4096)
     raw["ollama"]["models"] = ["llama3.2:3b"]
     editor = deploy_program("home", raw).outputs["ide_config"]
@@ -347,14 +332,14 @@ def test_the_editor_may_use_a_model_of_any_server() -> None:
 
 def test_each_server_has_its_own_models_memory_node_and_series() -> None:
     raw = two_servers()
-    lab, plans = deploy_program("home", raw), config.plan(read(raw), RESERVED)
+    deployment, plans = deploy_program("home", raw), config.plan(read(raw), RESERVED)
 
     for name, key, node in (("ollama", "ollama", "evo4t"), ("ollama-big", "servers.big", "big")):
-        made = lab[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
-        pod = made["spec"]["template"]["spec"]
+        inputs = deployment[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
+        pod = inputs["spec"]["template"]["spec"]
         (ollama,), (gateway,) = pod["initContainers"], pod["containers"]
-        env = {entry["name"]: entry.get("value") for entry in gateway["env"]}
-        files = lab[f"kubernetes:core/v1:ConfigMap::{name}-program"].inputs["data"]
+        env = environment(gateway)
+        files = deployment[f"kubernetes:core/v1:ConfigMap::{name}-program"].inputs["data"]
 
         claim = name.replace("ollama", "models", 1)
         assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": claim}

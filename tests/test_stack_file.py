@@ -1,4 +1,4 @@
-"""The stack file as Pulumi reads it, and its schema, by which an editor does."""
+"""Reading a stack file, and its JSON schema for editors."""
 
 import json
 import subprocess
@@ -28,18 +28,18 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def whole(raw: dict[str, Any]) -> dict[str, Any]:
-    """A stack file with these keys, and what Pulumi itself writes there."""
+    """Return a stack file with these keys, and keys that Pulumi writes."""
     keys = {f"homelab:{key}": value for key, value in raw.items()}
-    other = {"kubernetes:context": "other", "pulumi:tags": {"a": "b"}}
+    others = {"kubernetes:context": "other", "pulumi:tags": {"a": "b"}}
     return {
         "secretsprovider": "passphrase",
         "encryptionsalt": "v1:abc=:v1:def:ghi==",
-        "config": keys | other,
+        "config": keys | others,
     }
 
 
-def test_a_date_is_a_text_and_a_text_of_the_cli_what_it_says(tmp_path: Path) -> None:
-    # `pulumi config set protect false` writes a text.
+def test_a_date_is_read_as_a_string_and_a_string_of_the_cli_as_its_value(tmp_path: Path) -> None:
+    # `pulumi config set protect false` writes a string.
     text = 'config: {"homelab:protect": "false", "homelab:context": "5", ollama: {a: 2026-12-01}}'
 
     assert project_keys(read_config(written(tmp_path, text))) == {
@@ -57,7 +57,7 @@ def test_a_date_is_a_text_and_a_text_of_the_cli_what_it_says(tmp_path: Path) -> 
         ("config: {b: {c: 1, c: 2}}", "cannot be read: line 1: c: duplicate key"),
     ],
 )
-def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: Path) -> None:
+def test_an_invalid_stack_file_is_one_line(text: str, line: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read_config(written(tmp_path, text))
 
@@ -65,20 +65,20 @@ def test_a_stack_file_that_is_none_is_one_line(text: str, line: str, tmp_path: P
     assert "\n" not in str(caught.value)
 
 
-def test_a_stack_file_is_read_without_pulumi() -> None:
+def test_reading_a_stack_file_does_not_import_pulumi() -> None:
     code = "import config, config.stack_file, sys; sys.exit('pulumi' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_schema_is_the_one_of_the_models() -> None:
+def test_schema_and_settings_page_are_up_to_date() -> None:
     assert json.loads(schema.FILE.read_text()) == schema.schema(), "run python -m config.schema"
     Draft7Validator.check_schema(schema.schema())
     assert schema.PAGE.read_text() == schema.page(), "run python -m config.schema"
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_stack_file_names_the_schema_and_fits_it(stack: str) -> None:
+def test_a_stack_file_names_the_schema_and_is_valid(stack: str) -> None:
     text = (ROOT / f"Pulumi.{stack}.yaml").read_text()
     named = text.partition("\n")[0].removeprefix("# yaml-language-server: $schema=")
 
@@ -86,7 +86,7 @@ def test_a_stack_file_names_the_schema_and_fits_it(stack: str) -> None:
     VALIDATOR.validate(yaml.safe_load(text))
 
 
-def test_the_schema_accepts_a_whole_stack_file_with_every_key() -> None:
+def test_the_schema_accepts_every_key() -> None:
     VALIDATOR.validate(whole(every_key()))
     VALIDATOR.validate(whole(stack_config("home") | {"protect": "false"}))
 
@@ -130,7 +130,7 @@ def test_no_value_may_be_of_another_type(path: str) -> None:
         ("webui/volume/path", "/mnt/../x"),
     ],
 )
-def test_what_the_program_refuses_of_one_key_the_editor_marks(path: str, value: object) -> None:
+def test_the_schema_rejects_what_the_program_rejects(path: str, value: object) -> None:
     raw = changed(path, value)
 
     assert not VALIDATOR.is_valid(whole(raw))
@@ -138,20 +138,22 @@ def test_what_the_program_refuses_of_one_key_the_editor_marks(path: str, value: 
         read(raw)
 
 
-@pytest.mark.parametrize("above", ["confg", "homelab:context"])
-def test_a_key_that_pulumi_does_not_know_is_marked(above: str) -> None:
-    assert not VALIDATOR.is_valid(whole(stack_config("home")) | {above: "x"})
+@pytest.mark.parametrize("key", ["confg", "homelab:context"])
+def test_the_schema_rejects_unknown_keys_of_pulumi(key: str) -> None:
+    assert not VALIDATOR.is_valid(whole(stack_config("home")) | {key: "x"})
 
 
-def test_every_key_is_explained() -> None:
+def test_every_key_has_a_description() -> None:
     bare = [
         f"{name}.{key}"
         for name, section in schema.schema()["definitions"].items()
-        for key, one in section.get("properties", {}).items()
-        # Ollama's own, and sections, whose description is theirs.
+        for key, definition in section.get("properties", {}).items()
+        # Not Ollama's own parameters, and not sections, which have a description themselves.
         if name not in ("Parameters", "Encrypted")
-        and "description" not in one
-        and not any("$ref" in kind and "Encrypted" not in kind["$ref"] for kind in one["anyOf"])
+        and "description" not in definition
+        and not any(
+            "$ref" in kind and "Encrypted" not in kind["$ref"] for kind in definition["anyOf"]
+        )
     ]
 
     assert bare == []

@@ -1,6 +1,6 @@
-"""The model Job on a scripted Ollama: in sync afterwards, or one line that says why not.
+"""The model Job with a scripted Ollama: models are in sync, or one line has the errors.
 
-What a person pulled or created is never deleted, and never replaced by a variant.
+Models that the Job did not add are never deleted, and never replaced by a variant.
 """
 
 import json
@@ -39,8 +39,8 @@ MANIFEST, SUCCESS, SIZE = fake_ollama.MANIFEST, fake_ollama.SUCCESS, fake_ollama
 SILENCE = stream(MANIFEST, pause=10)
 
 
-class Lab(FakeOllama):
-    """A server, and the program to run on it, with a folder for its ledger."""
+class Server(FakeOllama):
+    """A scripted Ollama, on which the Job runs with a ledger in `folder`."""
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
@@ -48,42 +48,42 @@ class Lab(FakeOllama):
     def run(
         self, *models: str | dict[str, Any], refreshed: str = "", dry_run: bool = False
     ) -> tuple[int, list[str]]:
-        """Run the program for names, or objects, of models: exit code and lines."""
+        """Run the Job for these models; return exit code and lines."""
         file = self.folder / "declared.json"
         declared = [{"name": model} if isinstance(model, str) else model for model in models]
         file.write_text(json.dumps({"models": declared, "refreshed": refreshed}))
-        self.asked.clear()
+        self.requests.clear()
         code = sync_models.main(["--dry-run"] * dry_run + [str(file)])
         return code, self.capsys.readouterr().out.splitlines()
 
     def changes(self) -> list[str]:
-        """What was asked for in the last run."""
-        return [f"{path.removeprefix('/api/')} {body['model']}" for path, body in self.asked]
+        """Return the requests of the last run, as `pull a:1b`."""
+        return [f"{path.removeprefix('/api/')} {body['model']}" for path, body in self.requests]
 
 
 @pytest.fixture
-def lab(
+def server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Lab]:
-    """A server without models, and a program with little patience."""
-    lab = Lab()
-    lab.folder, lab.capsys = tmp_path, capsys
-    monkeypatch.setenv("OLLAMA_URL", lab.url)
+) -> Iterator[Server]:
+    """A server without models; the Job has short timeouts."""
+    server = Server()
+    server.folder, server.capsys = tmp_path, capsys
+    monkeypatch.setenv("OLLAMA_URL", server.url)
     monkeypatch.setenv("PULL_TOKEN", fake_ollama.TOKEN)
     monkeypatch.setenv("LEDGER_FOLDER", str(tmp_path))
     monkeypatch.setattr(ollama_client, "PAUSES", (0.01, 0.02))
     monkeypatch.setattr(ollama_client, "STALL", 1.5)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # it would outlive the test
-    with serving(lab):
-        yield lab
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # a handler would outlive the test
+    with serving(server):
+        yield server
 
 
-def test_what_is_missing_is_pulled_and_the_log_has_its_digest(lab: Lab) -> None:
-    lab.put("c:latest")
+def test_a_missing_model_is_pulled_and_its_digest_logged(server: Server) -> None:
+    server.put("c:latest")
 
-    code, lines = lab.run("a:1b", "Library/C", {"name": "b:1b", "digest": sha("b:1b")})
+    code, lines = server.run("a:1b", "Library/C", {"name": "b:1b", "digest": sha("b:1b")})
 
-    assert (code, lab.changes()) == (0, ["pull a:1b", "pull b:1b"])
+    assert (code, server.changes()) == (0, ["pull a:1b", "pull b:1b"])
     assert lines == [
         "a:1b: pull: missing",
         "a:1b: done in 0:00:00",
@@ -96,122 +96,119 @@ def test_what_is_missing_is_pulled_and_the_log_has_its_digest(lab: Lab) -> None:
     ]
 
 
-def test_variants_are_created_on_every_run_and_nothing_else_changes(lab: Lab) -> None:
-    lab.run("a:1b", VARIANT, refreshed="first")
-    before = {name: digest for name, (digest, _) in lab.models.items()}
+def test_a_variant_is_created_on_every_run_and_follows_its_base(server: Server) -> None:
+    server.run("a:1b", VARIANT, refreshed="first")
+    before = {name: digest for name, (digest, _) in server.models.items()}
 
-    code, _ = lab.run("a:1b", VARIANT, refreshed="first")
+    code, _ = server.run("a:1b", VARIANT, refreshed="first")
 
-    assert (code, lab.changes()) == (0, ["create mine:1b"])
-    assert {name: digest for name, (digest, _) in lab.models.items()} == before
-    assert lab.asked[-1][1] == {
+    assert (code, server.changes()) == (0, ["create mine:1b"])
+    assert {name: digest for name, (digest, _) in server.models.items()} == before
+    assert server.requests[-1][1] == {
         "model": "mine:1b",
         "from": "a:1b",
         "system": "Be short.",
         "template": "",
         "parameters": {"num_ctx": 4096},
     }
-    # It follows its base.
-    lab.registry["a:1b"] = sha("new")
-    assert lab.run("a:1b", VARIANT, refreshed="now")[0] == 0
-    assert lab.models["mine:1b"][0] != before["mine:1b"]
+    server.registry["a:1b"] = sha("new")
+    assert server.run("a:1b", VARIANT, refreshed="now")[0] == 0
+    assert server.models["mine:1b"][0] != before["mine:1b"]
 
 
-def test_another_word_pulls_every_declared_tag_once(lab: Lab) -> None:
-    lab.put("hand:1b")
+def test_another_value_of_refreshed_pulls_every_tag_once(server: Server) -> None:
+    server.put("hand:1b")
     pinned = {"name": "pinned:1b", "digest": sha("pinned:1b")}
     models = ("a:1b", "hand:1b", pinned)
-    lab.run(*models)
-    lab.registry = {name: sha(f"new {name}") for name in ("a:1b", "hand:1b", "pinned:1b")}
+    server.run(*models)
+    server.registry = {name: sha(f"new {name}") for name in ("a:1b", "hand:1b", "pinned:1b")}
 
-    code, lines = lab.run(*models, refreshed="2026-12-01")
+    code, lines = server.run(*models, refreshed="2026-12-01")
 
-    assert (code, lab.changes()) == (0, ["pull a:1b", "pull hand:1b"])
+    assert (code, server.changes()) == (0, ["pull a:1b", "pull hand:1b"])
     assert lines[0] == "a:1b: pull: ollama.refreshed: 2026-12-01"
-    assert lab.models["a:1b"][0] == sha("new a:1b")
-    assert lab.run(*models, refreshed="2026-12-01")[0] == lab.run(*models)[0] == 0
-    assert lab.changes() == []
-    # Each is still whose it was.
-    lab.run("b:1b")
-    assert set(lab.models) == {"hand:1b", "b:1b"}
+    assert server.models["a:1b"][0] == sha("new a:1b")
+    assert server.run(*models, refreshed="2026-12-01")[0] == server.run(*models)[0] == 0
+    assert server.changes() == []
+    # Refreshing a model does not make it the Job's.
+    server.run("b:1b")
+    assert set(server.models) == {"hand:1b", "b:1b"}
 
 
-def test_a_word_counts_only_once_all_were_pulled(lab: Lab) -> None:
-    lab.run("a:1b", "b:1b")
-    lab.replies["b:1b"] = [NO_SUCH_MODEL]
+def test_refreshed_is_recorded_only_after_all_pulls_succeeded(server: Server) -> None:
+    server.run("a:1b", "b:1b")
+    server.replies["b:1b"] = [NO_SUCH_MODEL]
 
-    assert lab.run("a:1b", "b:1b", refreshed="now")[0] == 1
-    assert lab.run("a:1b", "b:1b", refreshed="now")[0] == 0
+    assert server.run("a:1b", "b:1b", refreshed="now")[0] == 1
+    assert server.run("a:1b", "b:1b", refreshed="now")[0] == 0
 
-    assert lab.changes() == ["pull a:1b", "pull b:1b"]
+    assert server.changes() == ["pull a:1b", "pull b:1b"]
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
-def test_another_digest_is_pulled_in_place_and_a_wrong_one_is_one_line(
-    lab: Lab, by_hand: bool
-) -> None:
+def test_another_digest_is_pulled_and_a_mismatch_is_one_line(server: Server, by_hand: bool) -> None:
     if by_hand:
-        lab.put("a:1b", sha("old"))
-    lab.registry["a:1b"] = sha("old")
-    lab.run("a:1b")
-    lab.registry["a:1b"] = sha("newest")
+        server.put("a:1b", sha("old"))
+    server.registry["a:1b"] = sha("old")
+    server.run("a:1b")
+    server.registry["a:1b"] = sha("newest")
 
-    code, lines = lab.run({"name": "a:1b", "digest": sha("new"), "load": True}, VARIANT)
-    # Neither loaded, nor anything made of it.
-    assert (code, lab.changes()) == (1, ["pull a:1b"])
+    code, lines = server.run({"name": "a:1b", "digest": sha("new"), "load": True}, VARIANT)
+    # It is not loaded, and no variant is created from it.
+    assert (code, server.changes()) == (1, ["pull a:1b"])
     wrong, variant = lines[-1].split("; ")
     assert wrong.startswith(f"failed: a:1b: digest: got {sha('newest')}, want {sha('new')}: ")
     assert variant == "mine:1b: base a:1b is missing"
 
-    assert lab.run({"name": "a:1b", "digest": sha("newest")})[0] == 0
-    assert lab.changes() == []
-    lab.run("b:1b")
-    assert ("a:1b" in lab.models) == by_hand
+    assert server.run({"name": "a:1b", "digest": sha("newest")})[0] == 0
+    assert server.changes() == []
+    server.run("b:1b")
+    assert ("a:1b" in server.models) == by_hand
 
 
-def test_only_what_the_job_added_is_deleted(lab: Lab) -> None:
-    lab.put("by-hand:1b")
-    lab.put("before:1b")
-    lab.run("a:1b", "before:1b", "b:1b", "again:1b", VARIANT)
-    lab.put("again:1b")  # the same content, pulled by a person
+def test_only_what_the_job_added_is_deleted(server: Server) -> None:
+    server.put("by-hand:1b")
+    server.put("before:1b")
+    server.run("a:1b", "before:1b", "b:1b", "again:1b", VARIANT)
+    server.put("again:1b")  # pulled again by a person, with the same digest
 
-    code, lines = lab.run("a:1b")
+    code, lines = server.run("a:1b")
 
-    assert (code, lab.changes()) == (0, ["delete b:1b", "delete mine:1b"])
+    assert (code, server.changes()) == (0, ["delete b:1b", "delete mine:1b"])
     assert [line for line in lines if "kept" in line] == [
         f"{name}:1b: kept: not added by this Job" for name in ("again", "before", "by-hand")
     ]
-    # Declared and taken off again, it is still the person's; and so is one removed and pulled.
-    lab.put("b:1b")
-    lab.run("a:1b", "again:1b", "b:1b")
-    lab.run("a:1b")
-    assert {"again:1b", "b:1b"} <= set(lab.models)
+    # Declaring a person's model for a while does not make it the Job's.
+    server.put("b:1b")
+    server.run("a:1b", "again:1b", "b:1b")
+    server.run("a:1b")
+    assert {"again:1b", "b:1b"} <= set(server.models)
 
 
-def test_nothing_is_deleted_while_something_failed(lab: Lab) -> None:
-    lab.run("a:1b", "b:1b")
-    lab.replies["c:1b"] = [NO_SUCH_MODEL]
-    assert lab.run("c:1b")[0] == 1
-    assert {"a:1b", "b:1b"} <= set(lab.models)
-    lab.refusals["/api/delete"] = "busy"
-    assert lab.run("a:1b", "c:1b")[1][-1] == "failed: b:1b: HTTP 500: busy"
-    lab.refusals.clear()
+def test_nothing_is_deleted_if_a_pull_failed(server: Server) -> None:
+    server.run("a:1b", "b:1b")
+    server.replies["c:1b"] = [NO_SUCH_MODEL]
+    assert server.run("c:1b")[0] == 1
+    assert {"a:1b", "b:1b"} <= set(server.models)
+    server.refusals["/api/delete"] = "busy"
+    assert server.run("a:1b", "c:1b")[1][-1] == "failed: b:1b: HTTP 500: busy"
+    server.refusals.clear()
 
-    assert lab.run("c:1b")[0] == 0
+    assert server.run("c:1b")[0] == 0
 
-    assert set(lab.models) == {"c:1b"}
+    assert set(server.models) == {"c:1b"}
 
 
-def test_a_dry_run_prints_it_all_and_changes_nothing(lab: Lab) -> None:
-    lab.run("a:1b", "b:1b", "d:1b")
-    lab.put("by-hand:1b")
-    models, ledger = dict(lab.models), (lab.folder / "models.json").read_text()
-    wanted = {"name": "a:1b", "digest": "0" * 64, "load": True}
+def test_a_dry_run_prints_every_step_and_changes_nothing(server: Server) -> None:
+    server.run("a:1b", "b:1b", "d:1b")
+    server.put("by-hand:1b")
+    models, ledger = dict(server.models), (server.folder / "models.json").read_text()
+    other_digest = {"name": "a:1b", "digest": "0" * 64, "load": True}
 
-    code, lines = lab.run(wanted, "c:1b", "d:1b", VARIANT, refreshed="now", dry_run=True)
+    code, lines = server.run(other_digest, "c:1b", "d:1b", VARIANT, refreshed="now", dry_run=True)
 
-    assert (code, lab.asked, lab.models) == (0, [], models)
-    assert (lab.folder / "models.json").read_text() == ledger
+    assert (code, server.requests, server.models) == (0, [], models)
+    assert (server.folder / "models.json").read_text() == ledger
     assert [line for line in lines if ", digest " not in line or "would" in line] == [
         f"a:1b: would pull: digest: got {sha('a:1b')}, want {'0' * 64}",
         "c:1b: would pull: missing",
@@ -225,62 +222,62 @@ def test_a_dry_run_prints_it_all_and_changes_nothing(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_a_variant_never_replaces_a_persons_model(lab: Lab, dry_run: bool) -> None:
-    lab.put("mine:1b", sha("a person's"))
+def test_a_variant_never_replaces_a_persons_model(server: Server, dry_run: bool) -> None:
+    server.put("mine:1b", sha("a person's"))
 
-    code, lines = lab.run("a:1b", VARIANT, dry_run=dry_run)
+    code, lines = server.run("a:1b", VARIANT, dry_run=dry_run)
 
     assert code == 1
     assert lines[-1].startswith("failed: mine:1b: already exists, not created by this Job")
-    assert lab.models["mine:1b"][0] == sha("a person's")
+    assert server.models["mine:1b"][0] == sha("a person's")
 
 
-def test_a_variant_that_cannot_be_created_leaves_no_claim_on_its_name(lab: Lab) -> None:
-    lab.refusals["/api/create"] = "template error: unclosed action"
-    assert lab.run("a:1b", VARIANT)[1][-1] == (
+def test_a_variant_that_could_not_be_created_is_not_recorded_as_the_jobs(server: Server) -> None:
+    server.refusals["/api/create"] = "template error: unclosed action"
+    assert server.run("a:1b", VARIANT)[1][-1] == (
         "failed: mine:1b: HTTP 500: template error: unclosed action"
     )
-    lab.refusals.clear()
-    lab.put("mine:1b", sha("a person's"))
+    server.refusals.clear()
+    server.put("mine:1b", sha("a person's"))
 
-    assert lab.run("a:1b", VARIANT)[0] == 1
+    assert server.run("a:1b", VARIANT)[0] == 1
 
-    assert lab.models["mine:1b"][0] == sha("a person's")
+    assert server.models["mine:1b"][0] == sha("a person's")
 
 
-def test_a_claim_on_a_name_ends_with_its_declaration(lab: Lab) -> None:
+def test_an_unfinished_variant_that_is_no_longer_declared_is_forgotten(server: Server) -> None:
     killed = {"refreshed": "", "models": {"mine:1b": ["", "", 0, "a:1b"]}}
-    (lab.folder / "models.json").write_text(json.dumps(killed))
-    lab.run("a:1b")
-    lab.put("mine:1b")
+    (server.folder / "models.json").write_text(json.dumps(killed))
+    server.run("a:1b")
+    server.put("mine:1b")
 
-    assert lab.run("a:1b")[0] == 0
+    assert server.run("a:1b")[0] == 0
 
-    assert "mine:1b" in lab.models
+    assert "mine:1b" in server.models
 
 
-def test_a_name_may_become_a_variant_and_a_model_of_the_registry_again(lab: Lab) -> None:
-    lab.run("a:1b", "mine:1b")
-    assert lab.run("a:1b", VARIANT)[0] == 0
-    assert lab.models["mine:1b"][0] != sha("mine:1b")
+def test_a_model_may_become_a_variant_and_a_model_again(server: Server) -> None:
+    server.run("a:1b", "mine:1b")
+    assert server.run("a:1b", VARIANT)[0] == 0
+    assert server.models["mine:1b"][0] != sha("mine:1b")
 
-    assert lab.run("a:1b", "mine:1b")[0] == 0
+    assert server.run("a:1b", "mine:1b")[0] == 0
 
-    assert lab.models["mine:1b"][0] == sha("mine:1b")
+    assert server.models["mine:1b"][0] == sha("mine:1b")
 
 
 @pytest.mark.parametrize(
-    ("keep_alive", "asked"),
+    ("keep_alive", "options"),
     [("", {}), ("2h", {"keep_alive": "2h"}), ("-1", {"keep_alive": -1})],
 )
-def test_a_model_is_loaded_for_as_long_as_declared(
-    lab: Lab, keep_alive: str, asked: dict[str, Any]
+def test_a_model_is_loaded_with_its_keep_alive(
+    server: Server, keep_alive: str, options: dict[str, Any]
 ) -> None:
-    assert lab.run({"name": "a:1b", "load": True, "keep_alive": keep_alive}, "b:1b")[0] == 0
-    assert lab.asked[-1] == ("/api/generate", {"model": "a:1b", "stream": False, **asked})
+    assert server.run({"name": "a:1b", "load": True, "keep_alive": keep_alive}, "b:1b")[0] == 0
+    assert server.requests[-1] == ("/api/generate", {"model": "a:1b", "stream": False, **options})
 
-    lab.refusals["/api/generate"] = "model requires more system memory (9 GiB)"
-    assert lab.run({"name": "a:1b", "load": True})[1][-1] == (
+    server.refusals["/api/generate"] = "model requires more system memory (9 GiB)"
+    assert server.run({"name": "a:1b", "load": True})[1][-1] == (
         "failed: a:1b: HTTP 500: model requires more system memory (9 GiB)"
     )
 
@@ -308,18 +305,18 @@ FINAL = {
     "403-inside-a-500": (status(500, "pull model manifest: 403: no"), "HTTP 500: pull model"),
     "bad-request": (status(400, "invalid model name"), "HTTP 400: invalid model name"),
 }
-PASSING = {
+TEMPORARY = {
     "500": status(500, "oops"),
     "429": status(429, "slow down"),
     "429-in-the-stream": error("pull model manifest: 429: slow down"),
     "408-in-the-stream": error("pull model manifest: 408: too slow"),
     "503-in-the-stream": error("pull model manifest: 503: busy"),
-    # The signed address of a blob is over; the next try gets another.
+    # The signed URL of a blob has expired; the next attempt gets another.
     "403-of-a-blob": error("max retries exceeded: unexpected status code 403"),
     "offline": error('Get "https://r2.example/blob?X-Amz-Signature=5ec7e7": i/o timeout'),
     "mismatch": error("digest mismatch, file must be downloaded again"),
     "silence": SILENCE,
-    # As in server/download.go: the same line every 60 ms, also after a part fell back.
+    # Ollama repeats the line of progress every 60 ms without progress (server/download.go).
     "standstill": stream(layer(9), *[layer(7), layer(8)] * 20, SUCCESS, pause=0.1, listed=False),
     "cut": stream(MANIFEST, layer(9), cut=True),
     "cut-within-a-line": stream(MANIFEST, b'{"status":"pul', cut=True),
@@ -328,63 +325,66 @@ PASSING = {
 }
 
 
-def test_one_run_meets_every_failure(lab: Lab) -> None:
-    lab.replies = {f"{case}:1b": [reply] for case, (reply, _) in FINAL.items()}
-    lab.replies |= {f"{case}:1b": [reply] for case, reply in PASSING.items()}
+def test_final_errors_are_reported_and_temporary_ones_retried(server: Server) -> None:
+    server.replies = {f"{case}:1b": [reply] for case, (reply, _) in FINAL.items()}
+    server.replies |= {f"{case}:1b": [reply] for case, reply in TEMPORARY.items()}
 
-    code, lines = lab.run(*lab.replies, "good:1b")
+    code, lines = server.run(*server.replies, "good:1b")
 
     assert code == 1
-    # What another try cannot mend is explained and not tried again.
+    # Final errors are explained and not retried.
     reasons = lines[-1].removeprefix("failed: ").split("; ")
     assert len(reasons) == len(FINAL)
-    for reason, (case, (_, wanted)) in zip(reasons, FINAL.items(), strict=True):
-        assert reason.startswith(f"{case}:1b: {wanted}")
-    assert {lab.pulls(f"{case}:1b") for case in FINAL} == {1}
-    # What may pass is tried again, and all that follows is done.
-    assert {case: lab.pulls(f"{case}:1b") for case in PASSING} == dict.fromkeys(PASSING, 2)
-    for case in PASSING:
+    for reason, (case, (_, expected)) in zip(reasons, FINAL.items(), strict=True):
+        assert reason.startswith(f"{case}:1b: {expected}")
+    assert {server.pulls(f"{case}:1b") for case in FINAL} == {1}
+    # Temporary errors are retried, and the other models are pulled.
+    assert {case: server.pulls(f"{case}:1b") for case in TEMPORARY} == dict.fromkeys(TEMPORARY, 2)
+    for case in TEMPORARY:
         assert [line for line in lines if re.match(rf"{case}:1b: .*; retrying in 0.01 s", line)]
-    assert set(lab.models) == {f"{case}:1b" for case in (*PASSING, "good")}
+    assert set(server.models) == {f"{case}:1b" for case in (*TEMPORARY, "good")}
     assert "5ec7e7" not in "".join(lines)
 
 
-def test_tries_and_waiting_end(lab: Lab) -> None:
-    lab.replies["a:1b"] = [status(500, "oops")] * 9
-    assert lab.run("a:1b")[1][-1] == "failed: a:1b: HTTP 500: oops"
-    assert lab.pulls("a:1b") == 3
-    lab.failing_gets = 2
-    assert lab.run("b:1b")[0] == 0
-    lab.failing_gets = 99
-    assert lab.run("b:1b")[1][-1] == "failed: HTTP 503: busy"
+def test_retries_are_limited(server: Server) -> None:
+    server.replies["a:1b"] = [status(500, "oops")] * 9
+    assert server.run("a:1b")[1][-1] == "failed: a:1b: HTTP 500: oops"
+    assert server.pulls("a:1b") == 3
+    server.failing_gets = 2
+    assert server.run("b:1b")[0] == 0
+    server.failing_gets = 99
+    assert server.run("b:1b")[1][-1] == "failed: HTTP 503: busy"
 
 
-def test_a_server_that_is_not_there_is_one_line(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_one_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_URL", "http://127.0.0.1:9")
 
     assert (
-        "failed: no valid response from http://127.0.0.1:9: [Errno 111]" in lab.run("a:1b")[1][-1]
+        "failed: no valid response from http://127.0.0.1:9: [Errno 111]"
+        in server.run("a:1b")[1][-1]
     )
 
 
-def test_the_token_is_needed_and_never_printed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_needed_and_never_printed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PULL_TOKEN", "an old one")
 
-    lines = lab.run("a:1b")[1]
+    lines = server.run("a:1b")[1]
 
     assert lines[-1] == "failed: a:1b: HTTP 401: managing models needs the token"
     assert "an old one" not in "".join(lines)
 
 
-def test_progress_adds_up_the_layers(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_the_sum_of_the_layers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ollama_client, "PROGRESS", 0)
     half = [layer(10**9, 2 * 10**9, digest) for digest in ("one", "two")]
     more = layer(2 * 10**9, 2 * 10**9, "one")
-    lab.replies["a:1b"] = [stream(MANIFEST, *half, more, SUCCESS, pause=0.01)]
+    server.replies["a:1b"] = [stream(MANIFEST, *half, more, SUCCESS, pause=0.01)]
 
-    lines = [line for line in lab.run("a:1b")[1] if "%" in line]
+    lines = [line for line in server.run("a:1b")[1] if "%" in line]
 
-    # What is left of an earlier try is no speed.
+    # Bytes of an earlier attempt do not count for the speed.
     assert lines[:2] == [
         "a:1b: 50 %, 1.00 of 2.00 GB, 0.0 MB/s",
         "a:1b: 50 %, 2.00 of 4.00 GB, 0.0 MB/s",
@@ -393,30 +393,32 @@ def test_progress_adds_up_the_layers(lab: Lab, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"refreshed": "", "models": {"a:1b": 1}}'])
-def test_a_ledger_that_cannot_be_read_stops_everything(lab: Lab, text: str) -> None:
-    (lab.folder / "models.json").write_text(text)
+def test_with_an_unreadable_ledger_nothing_is_requested(server: Server, text: str) -> None:
+    (server.folder / "models.json").write_text(text)
 
-    assert f"{lab.folder}/models.json: cannot be read, move it away: " in lab.run("a:1b")[1][-1]
-    assert lab.asked == []
+    assert (
+        f"{server.folder}/models.json: cannot be read, move it away: " in server.run("a:1b")[1][-1]
+    )
+    assert server.requests == []
 
 
-def test_a_ledger_that_cannot_be_written_stays_as_it_was(lab: Lab) -> None:
-    lab.run("a:1b")
-    before = (lab.folder / "models.json").read_text()
-    (lab.folder / "models.partial").mkdir()
+def test_a_failed_write_keeps_the_old_ledger(server: Server) -> None:
+    server.run("a:1b")
+    before = (server.folder / "models.json").read_text()
+    (server.folder / "models.partial").mkdir()
 
-    code, lines = lab.run("a:1b", "b:1b")
+    code, lines = server.run("a:1b", "b:1b")
 
-    assert (code, (lab.folder / "models.json").read_text()) == (1, before)
-    assert lines[-1] == f"failed: [Errno 21] Is a directory: '{lab.folder}/models.partial'"
+    assert (code, (server.folder / "models.json").read_text()) == (1, before)
+    assert lines[-1] == f"failed: [Errno 21] Is a directory: '{server.folder}/models.partial'"
 
 
 class KilledError(BaseException):
-    """The program is gone."""
+    """Stands for SIGKILL."""
 
 
-def test_killed_at_any_step_it_goes_on_and_loses_nothing(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+def test_after_a_kill_at_any_step_the_next_run_completes_and_deletes_nothing_of_a_person(
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = VARIANT | {"base": "b:1b", "system": "Be long."}
     changed = (
@@ -443,61 +445,60 @@ def test_killed_at_any_step_it_goes_on_and_loses_nothing(
         return wrapped
 
     for limit in range(100):  # noqa: B007
-        lab.models.clear()
-        lab.registry.clear()
-        (lab.folder / "models.json").unlink(missing_ok=True)
-        lab.put("by-hand:1b")
-        lab.put("hand:1b")
-        lab.run("a:1b", "b:1b", VARIANT)
-        lab.registry |= {"b:1b": sha("b"), "hand:1b": sha("hand")}
+        server.models.clear()
+        server.registry.clear()
+        (server.folder / "models.json").unlink(missing_ok=True)
+        server.put("by-hand:1b")
+        server.put("hand:1b")
+        server.run("a:1b", "b:1b", VARIANT)
+        server.registry |= {"b:1b": sha("b"), "hand:1b": sha("hand")}
         steps.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Ledger, "save", around("save", Ledger.save))
             for name in ("pull", "create", "delete"):
                 patch.setattr(Ollama, name, around(name, getattr(Ollama, name)))
             try:
-                lab.run(*changed, refreshed="now")
+                server.run(*changed, refreshed="now")
                 break
             except KilledError:
                 killed = steps[-1]
-        assert {"b:1b", "hand:1b", "mine:1b", "by-hand:1b"} <= set(lab.models), killed
+        assert {"b:1b", "hand:1b", "mine:1b", "by-hand:1b"} <= set(server.models), killed
 
-        code, lines = lab.run(*changed, refreshed="now")
+        code, lines = server.run(*changed, refreshed="now")
         assert code == 0, (killed, lines)
-        wanted = {"b:1b", "c:1b", "hand:1b", "mine:1b", "yours:1b", "by-hand:1b"}
-        assert set(lab.models) == wanted, killed
-        assert lab.run(*changed, refreshed="now")[0] == 0
-        assert lab.changes() == ["create mine:1b", "create yours:1b"], killed
+        expected = {"b:1b", "c:1b", "hand:1b", "mine:1b", "yours:1b", "by-hand:1b"}
+        assert set(server.models) == expected, killed
+        assert server.run(*changed, refreshed="now")[0] == 0
+        assert server.changes() == ["create mine:1b", "create yours:1b"], killed
 
-        # What persons had stays when nothing is declared any more; so does what arrived in the
-        # moment of the kill, because nobody saw by whom it was pulled.
-        lab.run("last:1b")
-        unseen = {"b:1b", "c:1b"} & set(lab.models)
-        assert len(unseen) <= (killed in ("after pull", "before save"))
-        assert set(lab.models) == {"last:1b", "hand:1b", "by-hand:1b", *unseen}, killed
+        # A model that was pulled at the moment of the kill stays, too: the ledger does not have it.
+        server.run("last:1b")
+        unrecorded = {"b:1b", "c:1b"} & set(server.models)
+        assert len(unrecorded) <= (killed in ("after pull", "before save"))
+        assert set(server.models) == {"last:1b", "hand:1b", "by-hand:1b", *unrecorded}, killed
 
     assert len(steps) > 20
     assert limit == len(steps)
 
 
-def test_sigterm_ends_it_at_once_and_the_pod_has_all_files_that_it_needs(lab: Lab) -> None:
+def test_the_files_of_the_config_map_are_complete_and_sigterm_ends_the_job(server: Server) -> None:
     program = deployed()["kubernetes:core/v1:ConfigMap::ollama-program"].inputs["data"]
     for name in program.keys() - {"models.json"}:
-        (lab.folder / name).write_text(program[name])
-    file = lab.folder / "declared.json"
+        (server.folder / name).write_text(program[name])
+    file = server.folder / "declared.json"
     file.write_text(json.dumps({"models": [{"name": "a:1b"}], "refreshed": ""}))
-    lab.replies["a:1b"] = [SILENCE]
+    server.replies["a:1b"] = [SILENCE]
     environment = {
-        "OLLAMA_URL": lab.url,
+        "OLLAMA_URL": server.url,
         "PULL_TOKEN": fake_ollama.TOKEN,
-        "LEDGER_FOLDER": str(lab.folder),
+        "LEDGER_FOLDER": str(server.folder),
     }
-    # Without site-packages: nothing is needed but Python and these files.
-    command = [sys.executable, "-S", "-u", str(lab.folder / "sync_models.py"), str(file)]
+    # -S: without site-packages.
+    command = [sys.executable, "-S", "-u", str(server.folder / "sync_models.py"), str(file)]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert eventually(lambda: lab.asked or process.poll() is not None)
+    assert eventually(lambda: server.requests or process.poll() is not None)
 
     process.terminate()
     out, _ = process.communicate(timeout=30)

@@ -1,4 +1,4 @@
-"""The workflows ask for little, name only what is there, and do what they say."""
+"""The GitHub workflows: their commands, pins and secrets, and the issue about drift."""
 
 import json
 import re
@@ -23,35 +23,34 @@ WORKFLOWS: dict[str, dict[Any, Any]] = {
 JOBS = [job for workflow in WORKFLOWS.values() for job in workflow["jobs"].values()]
 STEPS = [step for job in JOBS for step in job["steps"]]
 LINES = [line for step in STEPS for line in step.get("run", "").splitlines()]
-# What every shell has.
 SHELL = ("umask", "printf")
+"""Builtins of the shell."""
 
 
 def missing(line: str) -> str | None:
-    """What a line of a workflow names that is not there."""
+    """Return the error of a line whose program, target or command does not exist."""
     words = shlex.split(line.partition(">")[0])
     if words[0] == "sudo":
-        # After its own words and the environment.
+        # Skip the options of sudo and the variables.
         words = words[[n for n, word in enumerate(words) if "=" in word][-1] + 1 :]
     if words[0] == ".ci/run" and len(words) > 1:
         words = ["make", *words[1:]]
     if words[0] in SHELL:
         return None
     if words[0] == "make":
-        # What it would run, and nothing of it.
         command = ["make", "--dry-run", *words[1:]]
     elif "-m" in words:
         command = [sys.executable, *words[1:], "--help"]
     else:
         return None if shutil.which(words[0], path=str(ROOT)) else f"{words[0]}: no such program"
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    # A target that is only among the phony ones is no error to make.
-    idle = "Nothing to be done" in done.stdout
-    return (done.stderr or done.stdout) if done.returncode or idle else None
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # For a phony target without a rule, make exits with 0.
+    is_no_rule = "Nothing to be done" in process.stdout
+    return (process.stderr or process.stdout) if process.returncode or is_no_rule else None
 
 
 @pytest.mark.parametrize("line", sorted(set(LINES)))
-def test_every_command_is_there(line: str) -> None:
+def test_every_command_of_a_workflow_exists(line: str) -> None:
     assert missing(line) is None
 
 
@@ -59,80 +58,84 @@ def test_every_command_is_there(line: str) -> None:
     "line",
     ["make nothing", "make .venv", ".venv/bin/python -m ops nothing --stack home", ".ci/nothing"],
 )
-def test_a_command_that_is_not_there_is_found(line: str) -> None:
+def test_a_missing_command_is_detected(line: str) -> None:
     assert missing(line)
 
 
-def test_the_auditor_has_nothing_to_say() -> None:
+def test_zizmor_has_no_findings() -> None:
     zizmor = Path(sys.executable).parent / "zizmor"
     command = [str(zizmor), "--offline", "--no-progress", "--persona=pedantic", str(FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stdout
-    assert "No findings to report" in done.stdout
+    assert process.returncode == 0, process.stdout
+    assert "No findings to report" in process.stdout
 
 
-def test_every_action_is_pinned_by_commit_and_says_its_version() -> None:
+def test_every_action_is_pinned_by_commit_with_its_version_in_a_comment() -> None:
     text = "".join(file.read_text() for file in FOLDER.glob("*.yml"))
     pins = re.findall(r"uses: (\S+)(.*)", text)
 
     assert len(pins) > 8
-    for action, rest in pins:
+    for action, comment in pins:
         assert re.fullmatch(r"[\w-]+(/[\w-]+)+@[0-9a-f]{40}", action)
-        assert re.fullmatch(r" # v\d+\.\d+\.\d+", rest)
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
     assert len({action for action, _ in pins}) == len({action.split("@")[0] for action, _ in pins})
 
 
-def test_secrets_are_only_where_an_environment_guards_them() -> None:
+def test_jobs_with_secrets_have_an_environment() -> None:
     with_secrets = [job for job in JOBS if "secrets." in str(job)]
 
     assert with_secrets
     assert [job["name"] for job in with_secrets if "environment" not in job] == []
 
 
-def test_numbers_and_addresses_are_those_of_the_program() -> None:
+def test_versions_and_addresses_are_those_of_the_project() -> None:
     inputs = [step.get("with", {}) for step in STEPS]
     pinned = re.search(r"^pulumi==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    wanted = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text())
+    target = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text())
 
     assert pinned
-    assert wanted
-    assert {one["pulumi-version"] for one in inputs if "pulumi-version" in one} == {pinned[1]}
-    pythons = {one["python-version"] for one in inputs if "python-version" in one}
-    assert pythons == {f"3.{wanted[1]}", "${{ matrix.python }}"}
+    assert target
+    versions = {values["pulumi-version"] for values in inputs if "pulumi-version" in values}
+    assert versions == {pinned[1]}
+    pythons = {values["python-version"] for values in inputs if "python-version" in values}
+    assert pythons == {f"3.{target[1]}", "${{ matrix.python }}"}
     # The address is the owner's: docs/operate.md#from-github.
-    assert {one["ping"] for one in inputs if "ping" in one} == {"${{ vars.TAILNET_ADDRESS }}"}
+    pings = {values["ping"] for values in inputs if "ping" in values}
+    assert pings == {"${{ vars.TAILNET_ADDRESS }}"}
 
 
-def test_what_is_built_is_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_job_saves_the_build_cache_and_the_others_restore_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     saved, *restored = [step for step in STEPS if "actions/cache" in step.get("uses", "")]
     home = Path.home()
 
     monkeypatch.delenv("HOMELAB_CACHE", raising=False)
     monkeypatch.delenv("SUDO_USER", raising=False)
     assert Path(saved["with"]["path"].replace("~", str(home))) == cache()
-    # Jobs that begin together would build and save the same.
+    # Jobs that run at the same time would build and save the same.
     assert saved["uses"].split("@")[0] == "actions/cache"
     assert {step["uses"].split("@")[0] for step in restored} == {"actions/cache/restore"}
     assert [step["with"] for step in restored] == [saved["with"]] * len(restored)
 
 
-def test_the_summary_has_what_make_prints_and_ends_where_it_fails(tmp_path: Path) -> None:
+def test_the_summary_has_the_output_of_make_and_a_failure_ends_the_step(tmp_path: Path) -> None:
     (script,) = [step["run"] for step in STEPS if "make --silent diff" in step.get("run", "")]
     summary, make = tmp_path / "summary.md", tmp_path / "make"
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_STEP_SUMMARY": str(summary)}
     for code in (0, 1):
         make.write_text(f'#!/bin/sh\necho "asked for: $*"\nexit {code}\n')
         make.chmod(0o755)
-        done = subprocess.run(["bash", "-e", "-c", script], env=environment, check=False)
+        process = subprocess.run(["bash", "-e", "-c", script], env=environment, check=False)
 
-        assert done.returncode == code
-    asked = "~~~~~diff\nasked for: --silent diff STACK=home BASE=HEAD^1\n"
-    assert summary.read_text() == f"{asked}~~~~~\n{asked}"
+        assert process.returncode == code
+    output = "~~~~~diff\nasked for: --silent diff STACK=home BASE=HEAD^1\n"
+    assert summary.read_text() == f"{output}~~~~~\n{output}"
 
 
 class GitHub:
-    """A program `gh` that keeps issues; it takes no flag that the real one has not."""
+    """A scripted `gh` with issues in a file; it accepts only flags that the real one has."""
 
     PROGRAM = """#!{python}
 import argparse, json, pathlib, sys
@@ -155,23 +158,23 @@ for flag in flags:
     parser.add_argument(flag, required=True)
 options = parser.parse_args(sys.argv[3:])
 body = sys.stdin.read() if "--body-file" in flags else ""
-this = next((one for one in issues if one["number"] == getattr(options, "number", 0)), None)
+issue = next((i for i in issues if i["number"] == getattr(options, "number", 0)), None)
 if sys.argv[2] == "list":
     keys = options.json.split(",")
-    mine = [one for one in issues if one["app"] == options.app and one["state"] == options.state]
-    print(json.dumps([{{key: one[key] for key in keys}} for one in mine]))
+    listed = [i for i in issues if i["app"] == options.app and i["state"] == options.state]
+    print(json.dumps([{{key: i[key] for key in keys}} for i in listed]))
 elif sys.argv[2] == "create":
     number = len(issues) + 1
     issues.append(dict(number=number, app="github-actions", state="open", title=options.title,
                        body=body, comments=[]))
     print(f"https://github.com/me/homelab/issues/{{number}}")
 elif sys.argv[2] == "edit":
-    this["body"] = body
+    issue["body"] = body
 elif sys.argv[2] == "comment":
-    this["comments"].append(body)
+    issue["comments"].append(body)
 else:
-    this["state"] = "closed"
-    this["comments"].append(options.comment)
+    issue["state"] = "closed"
+    issue["comments"].append(options.comment)
 store.write_text(json.dumps(issues))
 """
 
@@ -183,12 +186,12 @@ store.write_text(json.dumps(issues))
         self.program.chmod(0o755)
 
     def issues(self) -> list[dict[str, Any]]:
-        """Every issue there is."""
-        found: list[dict[str, Any]] = json.loads(self.store.read_text())
-        return found
+        """Return all issues."""
+        issues: list[dict[str, Any]] = json.loads(self.store.read_text())
+        return issues
 
-    def asked(self) -> list[str]:
-        """The commands since the last time, less what they were told."""
+    def commands(self) -> list[str]:
+        """Return the subcommands since the last call."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return [line.split()[1] for line in lines]
@@ -200,99 +203,101 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GitHub:
     return GitHub(tmp_path)
 
 
-def look(monkeypatch: pytest.MonkeyPatch, code: int, table: str = "", error: str = "") -> int:
-    """Run the workflow's last command, with this answer of `python -m ops drift`."""
+def check_drift(
+    monkeypatch: pytest.MonkeyPatch, code: int, table: str = "", error: str = ""
+) -> int:
+    """Run the workflow's last command, with this result of `python -m ops drift`."""
     run = subprocess.run
 
-    def answered(command: list[str], **rest: Any) -> subprocess.CompletedProcess[str]:
+    def run_scripted(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if "drift" not in command:
-            return run(command, **rest)
+            return run(command, **options)
         assert command[1:] == ["-m", "ops", "drift", "--stack", "home"]
         return subprocess.CompletedProcess(command, code, table, error)
 
     (line,) = [line for line in LINES if "-m ops issue" in line]
     with monkeypatch.context() as patch:
-        patch.setattr("subprocess.run", answered)
+        patch.setattr("subprocess.run", run_scripted)
         return main(shlex.split(line.partition("-m ops ")[2]))
 
 
-def test_an_issue_is_open_for_as_long_as_there_is_drift(
+def test_an_issue_is_open_while_there_is_drift(
     github: GitHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert look(monkeypatch, 0, "no drift\n") == 0
-    assert github.asked() == ["list"]
+    assert check_drift(monkeypatch, 0, "no drift\n") == 0
+    assert github.commands() == ["list"]
 
-    assert look(monkeypatch, 7, "Deployment scaled\n") == 0
-    assert github.asked() == ["list", "create"]
+    assert check_drift(monkeypatch, 7, "Deployment scaled\n") == 0
+    assert github.commands() == ["list", "create"]
     (opened,) = github.issues()
     assert opened["title"] == "Drift: home"
     assert "```\nDeployment scaled\n```" in opened["body"]
 
-    assert look(monkeypatch, 7, "Deployment scaled\n") == 0
-    assert github.asked() == ["list"]
+    assert check_drift(monkeypatch, 7, "Deployment scaled\n") == 0
+    assert github.commands() == ["list"]
 
-    assert look(monkeypatch, 7, "Service edited\n") == 0
-    assert github.asked() == ["list", "edit", "comment"]
+    assert check_drift(monkeypatch, 7, "Service edited\n") == 0
+    assert github.commands() == ["list", "edit", "comment"]
     (changed,) = github.issues()
     assert "Service edited" in changed["body"]
     assert ["Service edited" in text for text in changed["comments"]] == [True]
 
-    assert look(monkeypatch, 0) == 0
-    assert github.asked() == ["list", "close"]
+    assert check_drift(monkeypatch, 0) == 0
+    assert github.commands() == ["list", "close"]
     (closed,) = github.issues()
     assert closed["state"] == "closed"
 
-    assert look(monkeypatch, 7, "Service edited\n") == 0
-    assert [one["state"] for one in github.issues()] == ["closed", "open"]
+    assert check_drift(monkeypatch, 7, "Service edited\n") == 0
+    assert [issue["state"] for issue in github.issues()] == ["closed", "open"]
 
 
-def test_an_issue_about_a_run_that_was_cut_off_begins_with_the_command(
+def test_an_issue_about_an_interrupted_up_begins_with_make_recover(
     github: GitHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look(monkeypatch, 7, "  helm: secret observability/one: pending-upgrade\n")
+    check_drift(monkeypatch, 7, "  helm: secret observability/one: pending-upgrade\n")
     assert github.issues()[0]["body"].startswith("An `up` was cut off: first `make recover STACK=h")
-    look(monkeypatch, 7, "  release: service observability/one: changed\n")
+    check_drift(monkeypatch, 7, "  release: service observability/one: changed\n")
     assert "recover" not in github.issues()[0]["body"]
 
 
-def test_what_could_not_be_looked_at_is_no_answer(
+def test_a_failed_check_leaves_the_issue_as_it_is(
     github: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    look(monkeypatch, 7, "Deployment scaled\n")
-    github.asked()
+    check_drift(monkeypatch, 7, "Deployment scaled\n")
+    github.commands()
 
     for code in (1, 2, 255, -9):
-        assert look(monkeypatch, code, "", "error: could not check home: no route\n") == 1
-    assert github.asked() == []
+        assert check_drift(monkeypatch, code, "", "error: could not check home: no route\n") == 1
+    assert github.commands() == []
     assert github.issues()[0]["state"] == "open"
     assert "error: could not check home: no route" in capsys.readouterr().err
 
 
-def test_an_issue_of_somebody_else_is_left_alone(
+def test_an_issue_of_another_author_is_left_alone(
     github: GitHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = {"number": 1, "app": "", "state": "open", "title": "Drift: home", "body": "hello"}
     github.store.write_text(json.dumps([theirs]))
 
-    look(monkeypatch, 0)
+    check_drift(monkeypatch, 0)
     assert github.issues() == [theirs]
-    look(monkeypatch, 7, "Deployment scaled\n")
+    check_drift(monkeypatch, 7, "Deployment scaled\n")
     assert github.issues()[0] == theirs
     assert len(github.issues()) == 2
 
 
 def test_a_long_table_fits_in_an_issue(github: GitHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    look(monkeypatch, 7, "Deployment scaled ```\n" * 9999)
+    check_drift(monkeypatch, 7, "Deployment scaled ```\n" * 9999)
 
     (opened,) = github.issues()
     assert 60_000 < len(opened["body"]) < 65536
     assert opened["body"].endswith("\n````")
 
 
-def test_a_refusal_of_github_is_one_line(
+def test_an_error_of_gh_is_one_line(
     github: GitHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     github.program.write_text("#!/bin/sh\necho 'HTTP 403: not\n accessible' >&2\nexit 1\n")
 
-    assert look(monkeypatch, 7, "Deployment scaled\n") == 1
+    assert check_drift(monkeypatch, 7, "Deployment scaled\n") == 1
     assert capsys.readouterr().err == "error: gh list: HTTP 403: not accessible\n"

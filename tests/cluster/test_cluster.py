@@ -1,4 +1,4 @@
-"""What is real in the cluster, and that starting it again heals whatever happened to it."""
+"""The simulated cluster: its security, and that a start repairs it."""
 
 import http.client
 import os
@@ -22,13 +22,13 @@ Connect = Callable[[Cluster], DynamicClient]
 
 @pytest.fixture(scope="module")
 def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Another cluster, to be mistreated."""
+    """Another cluster, whose processes are killed."""
     cluster = Cluster(tmp_path_factory.mktemp("second"), tools)
     yield cluster
     cluster.remove()
 
 
-def test_the_kubeconfig_is_private_and_the_server_is_verified(
+def test_kubeconfig_and_key_are_private_and_the_certificate_is_verified(
     cluster: Cluster, connect: Connect
 ) -> None:
     secrets = [cluster.kubeconfig, cluster.folder / "certificates" / "admin.key"]
@@ -54,11 +54,11 @@ def test_the_kubeconfig_is_private_and_the_server_is_verified(
 
 
 def test_without_its_kubeconfig_a_cluster_does_not_count_as_running(cluster: Cluster) -> None:
-    away = cluster.kubeconfig.with_suffix(".away")
-    cluster.kubeconfig.rename(away)
-    # So the next start ends what is left of it, and writes the file again.
+    moved = cluster.kubeconfig.with_suffix(".away")
+    cluster.kubeconfig.rename(moved)
+    # So the next start ends its processes and writes the file again.
     assert not cluster.running()
-    away.rename(cluster.kubeconfig)
+    moved.rename(cluster.kubeconfig)
     assert cluster.running()
 
 
@@ -75,9 +75,9 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
     broken.write_text("#!/bin/sh\necho first\necho no such luck\nexit 1\n")
     broken.chmod(0o755)
     cluster = Cluster(tmp_path / "state", Tools(tmp_path / "tools", tools.pulumi, {}))
-    rest = tmp_path / "state" / "data" / "rest"
-    rest.parent.mkdir(parents=True)
-    rest.touch()
+    leftover = tmp_path / "state" / "data" / "rest"
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
 
     with pytest.raises(SandboxError) as failure:
         cluster.start([home])
@@ -85,10 +85,10 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
     log = tmp_path / "state" / "logs" / "etcd.log"
     assert str(failure.value).startswith(f"etcd ended; {log} ends with: no such luck")
     assert not cluster.running()
-    assert not rest.exists()
+    assert not leftover.exists()
 
 
-def test_two_clusters_run_at_once_and_nodes_come_and_go(
+def test_two_clusters_run_at_once_and_nodes_are_added_and_removed(
     cluster: Cluster, second: Cluster, connect: Connect, home: Node
 ) -> None:
     nodes = [home, Node(name="spare", cpus=4, memory="8Gi", address="192.168.1.99")]
@@ -110,7 +110,7 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
     second.start(nodes[:1])
     assert ready() == ["evo4t"]
 
-    # With its node the pod goes in which MetalLB's controller believes itself.
+    # MetalLB's controller restarts, because its pod was on the removed node.
     controller = kube.resources.get(api_version="v1", kind="Pod")
     before = second.status()
     second.start(nodes[1:])
@@ -120,13 +120,13 @@ def test_two_clusters_run_at_once_and_nodes_come_and_go(
 
 
 @pytest.mark.parametrize("victim", ["etcd", "kwok", "operator"])
-def test_a_killed_process_is_healed_with_all_objects(
+def test_a_start_after_a_killed_process_keeps_all_objects(
     second: Cluster, victim: str, connect: Connect, home: Node
 ) -> None:
     second.start([home])
-    name, about = f"before-{victim}", {"api_version": "v1", "kind": "ConfigMap"}
+    name, kind = f"before-{victim}", {"api_version": "v1", "kind": "ConfigMap"}
     body = {"metadata": {"name": name}, "data": {"still": "here"}}
-    connect(second).resources.get(**about).create(body=body, namespace="default")
+    connect(second).resources.get(**kind).create(body=body, namespace="default")
     pid = second.status()[victim]
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -135,8 +135,8 @@ def test_a_killed_process_is_healed_with_all_objects(
     second.start([home])
 
     assert second.running()
-    kept = connect(second).resources.get(**about).get(name=name, namespace="default")
-    assert kept.data.still == "here"
+    config_map = connect(second).resources.get(**kind).get(name=name, namespace="default")
+    assert config_map.data.still == "here"
 
 
 def test_stopping_ends_the_clusters_processes_and_no_other(
@@ -153,7 +153,7 @@ def test_stopping_ends_the_clusters_processes_and_no_other(
     assert cluster.running()
 
 
-def test_a_folder_that_cannot_be_made_is_named_in_one_line(
+def test_a_folder_that_cannot_be_created_is_one_line(
     tmp_path: Path, tools: Tools, home: Node
 ) -> None:
     (tmp_path / "file").touch()
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(
         assert "\n" not in str(failure.value)
 
 
-def test_a_full_disk_is_said_before_anything_starts(
+def test_a_full_disk_is_reported_before_the_start(
     second: Cluster, home: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage("/")._replace(free=1024**2)

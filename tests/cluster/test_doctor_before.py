@@ -1,4 +1,4 @@
-"""The doctor on a real API server: a cluster as it should be, and what is planted in it."""
+"""`make doctor` before the first `up`, on a real API server."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doctor_lab import STACK, Place, thing
+from doctor_lab import STACK, Place, manifest
 from harness import gpu_config, stack_config
 
 from ops import doctor, stacks
@@ -25,7 +25,7 @@ EVERYBODY = """{"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRo
 
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, tools: Tools) -> Place:
-    """The cluster, nothing brought up on it: the stack is made, and nothing in it."""
+    """The cluster with an empty stack."""
     engine = Engine(cluster, tools)
     engine.preview()
     return Place(cluster, engine)
@@ -41,27 +41,27 @@ def test_a_cluster_that_is_ready_passes(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
 
     assert code == 0
-    # The sandbox has the definitions before any chart, and is not at home.
+    # The sandbox has the CRDs before any chart, and is not in the LAN.
     assert {line[1] for line in lines if line[0] == "warn"} == {"addons", "addresses"}
-    well = {"api", "state", "rbac", "marks", "nodes", "releases", "names"}
-    assert {line[1] for line in lines if line[0] == "ok"} == well
+    ok = {"api", "state", "rbac", "marks", "nodes", "releases", "names"}
+    assert {line[1] for line in lines if line[0] == "ok"} == ok
     assert lines[-1][:8] == ["0", "fail,", "2", "warn,", "7", "ok,", "5", "skipped;"]
 
 
-def test_who_asks(place: Place, tmp_path: Path) -> None:
+def test_an_account_that_is_no_admin_fails(place: Place, tmp_path: Path) -> None:
     accounts = place.kube.resources.get(api_version="v1", kind="ServiceAccount")
-    made = accounts.subresources["token"].create(
+    response = accounts.subresources["token"].create(
         name="default", namespace="default", body={"kind": "TokenRequest", "spec": {}}
     )
 
     def account(token: str) -> Path:
-        whole = json.loads(place.cluster.kubeconfig.read_text())
-        whole["users"][0]["user"] = {"token": token}
-        (tmp_path / "kubeconfig").write_text(json.dumps(whole))
+        kubeconfig = json.loads(place.cluster.kubeconfig.read_text())
+        kubeconfig["users"][0]["user"] = {"token": token}
+        (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
         return tmp_path / "kubeconfig"
 
     assert place.problems(doctor.rbac) == []
-    assert place.problems(doctor.rbac, account=account(made.status.token)) == [
+    assert place.problems(doctor.rbac, account=account(response.status.token)) == [
         "the kubeconfig's user may not do everything"
     ]
     with pytest.raises(UnreadableError, match="selfsubjectaccessreviews: 401"):
@@ -69,8 +69,8 @@ def test_who_asks(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", ["system:unauthenticated", "system:serviceaccounts"])
-def test_a_cluster_that_lets_everybody_in_fails(place: Place, group: str) -> None:
-    with place.planted(json.loads(EVERYBODY % group)):
+def test_a_cluster_where_every_account_is_admin_fails(place: Place, group: str) -> None:
+    with place.created(json.loads(EVERYBODY % group)):
         (problem,) = place.problems(doctor.rbac)
 
     assert problem.endswith("any pod may list Secrets")
@@ -79,17 +79,19 @@ def test_a_cluster_that_lets_everybody_in_fails(place: Place, group: str) -> Non
 @pytest.mark.parametrize(
     ("mask", "count"), [(None, 1), ("0xff00ff00", 1), ("0xff000000", 0), ("0xffff0000", 1)]
 )
-def test_calico_with_the_bits_of_others_warns(place: Place, mask: str | None, count: int) -> None:
+def test_calico_with_the_mark_bits_of_tailscale_warns(
+    place: Place, mask: str | None, count: int
+) -> None:
     variables = [{"name": doctor.MASK, "value": mask}] if mask else []
     pod = {"containers": [{"name": "calico-node", "image": "calico", "env": variables}]}
     labels = {"k8s-app": "calico-node"}
     template = {"metadata": {"labels": labels}, "spec": pod}
     spec = {"selector": {"matchLabels": labels}, "template": template}
-    calico = thing("DaemonSet", "calico-node", "kube-system", apiVersion="apps/v1", spec=spec)
-    with place.planted(calico):
-        found = place.problems(doctor.marks)
+    calico = manifest("DaemonSet", "calico-node", "kube-system", apiVersion="apps/v1", spec=spec)
+    with place.created(calico):
+        results = place.problems(doctor.marks)
 
-    assert [type(problem) for problem in found] == [Warn] * count
+    assert [type(problem) for problem in results] == [Warn] * count
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_calico_with_the_bits_of_others_warns(place: Place, mask: str | None, co
         ("evo4t", {"memory": "128Gi"}, "evo4t: memory: got 93Gi, want 128Gi"),
     ],
 )
-def test_a_node_that_is_not_as_written_fails(
+def test_a_node_that_differs_from_the_stack_file_fails(
     place: Place, name: str, size: dict[str, Any], problem: str
 ) -> None:
     raw = stack_config(STACK)
@@ -109,28 +111,28 @@ def test_a_node_that_is_not_as_written_fails(
     assert place.problems(doctor.nodes, raw) == [problem]
 
 
-def test_a_gpu_that_no_plugin_offers_is_told(place: Place) -> None:
-    wanted, missing = gpu_config(STACK), ["evo4t: amd.com/gpu: got 0, want 1"]
-    assert place.problems(doctor.nodes, wanted) == missing
+def test_a_gpu_that_no_device_plugin_offers_fails(place: Place) -> None:
+    config, problem = gpu_config(STACK), ["evo4t: amd.com/gpu: got 0, want 1"]
+    assert place.problems(doctor.nodes, config) == problem
 
     nodes = place.kube.resources.get(api_version="v1", kind="Node").subresources["status"]
-    # As a kubelet does for a device plugin that comes, and goes again.
-    for capacity, count, problems in (("1", "1", []), ("1", "0", missing), (None, None, missing)):
+    # As a kubelet does when a device plugin registers, and when it has gone.
+    for capacity, count, problems in (("1", "1", []), ("1", "0", problem), (None, None, problem)):
         sizes = {"capacity": {"amd.com/gpu": capacity}, "allocatable": {"amd.com/gpu": count}}
         body = {"status": sizes}
         nodes.patch(name="evo4t", body=body, content_type="application/merge-patch+json")
-        assert place.problems(doctor.nodes, wanted) == problems
+        assert place.problems(doctor.nodes, config) == problems
 
 
-def test_a_release_of_the_addon_and_its_leftovers_are_in_the_way(place: Place) -> None:
+def test_a_release_of_the_addon_and_its_leftovers_warn(place: Place) -> None:
     name = "sh.helm.release.v1.kube-prom-stack.v1"
-    secret = thing("Secret", name, "default", metadata={"labels": HELM})
-    with place.planted(secret):
+    secret = manifest("Secret", name, "default", metadata={"labels": HELM})
+    with place.created(secret):
         assert "release default/kube-prom-stack is not the stack's" in place.problems(doctor.addons)
 
     orphan = "kube-prom-stack-kubelet"
     ports = [{"name": "https", "port": 10250}]
-    with place.planted(thing("Service", orphan, "kube-system", spec={"ports": ports})):
-        found = place.problems(doctor.addons)
-    assert f"{orphan} is left by a release" in found
-    assert {type(problem) for problem in found} == {Warn}
+    with place.created(manifest("Service", orphan, "kube-system", spec={"ports": ports})):
+        results = place.problems(doctor.addons)
+    assert f"{orphan} is left by a release" in results
+    assert {type(problem) for problem in results} == {Warn}

@@ -1,4 +1,4 @@
-"""The components as a Pulumi package, through the plugin's own program."""
+"""The components as a Pulumi package, through their provider host."""
 
 import json
 import os
@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes import client
-from kubernetes import config as kubeconfig
+from kubernetes.dynamic import DynamicClient
 
 from sandbox.build import Tools
-from sandbox.cluster import Cluster, Node
+from sandbox.cluster import Cluster
 from sandbox.engine import PROJECT, Engine
 
 PROGRAM = """
@@ -31,7 +30,7 @@ pulumi.export("pool", pool.poolName)
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An executable that starts the provider host, as the language host would, on the PATH."""
+    """A plugin on PATH that starts the provider host as the language host does."""
     file = tmp_path / "plugin" / "pulumi-resource-homelab"
     file.parent.mkdir()
     file.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{PROJECT}/components/__main__.py" "$@"\n')
@@ -40,25 +39,23 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def test_a_program_makes_an_address_pool_through_the_plugin(
-    plugin: Path, cluster: Cluster, tools: Tools, tmp_path: Path
+def test_another_program_creates_an_address_pool_with_the_plugin(
+    plugin: Path, cluster: Cluster, kube: DynamicClient, tools: Tools, tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "Pulumi.yaml").write_text("name: guests\nruntime: python\n")
     (project / "Pulumi.sandbox.yaml").write_text("config: {}\n")
     (project / "__main__.py").write_text(PROGRAM)
-    cluster.start([Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")])
     engine = Engine(cluster, tools, project)
     engine.up(lambda _: None)
 
-    path = str(cluster.kubeconfig)
-    api = kubeconfig.new_client_from_config(path, cluster.context)  # type: ignore[no-untyped-call]
-    custom: Any = client.CustomObjectsApi(api)
-    kind = ("metallb.io", "v1beta1", "metallb-system")
-    pool = custom.get_namespaced_custom_object(*kind, "ipaddresspools", "guests")
-    assert pool["spec"]["addresses"] == ["192.168.1.120-192.168.1.121"]
-    assert custom.get_namespaced_custom_object(*kind, "l2advertisements", "guests")
+    def read(kind: str) -> Any:
+        resource = kube.resources.get(api_version="metallb.io/v1beta1", kind=kind)
+        return resource.get(name="guests", namespace="metallb-system")
+
+    assert read("IPAddressPool").spec.addresses == ["192.168.1.120-192.168.1.121"]
+    assert read("L2Advertisement")
     assert engine.outputs()["pool"] == ("guests", False)
 
     schema = json.loads(engine.cli("package", "get-schema", str(plugin)).stdout)

@@ -1,4 +1,4 @@
-"""The programs of the pods: which versions, when they are installed again, what they need."""
+"""The programs of the pods: their versions, builds and requirements."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox import programs
+from sandbox import programs as pod_programs
 from sandbox.build import Tool, build_tool
 from sandbox.processes import SandboxError
 from sandbox.programs import (
@@ -21,18 +21,12 @@ from sandbox.programs import (
 )
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
-ROOT = Path(programs.__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def installed() -> dict[str, Path]:
-    """The project's own programs; they are installed once, which takes a quarter of an hour."""
-    return install_tools(("ollama", "prometheus", "restic"))
+ROOT = Path(pod_programs.__file__).parent.parent
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
-    """A program with a line of C, which says another word with the build tag `two`."""
+    """A program with a line of C, which prints another word with the build tag `two`."""
     monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
     module = tmp_path / "tiny"
     module.mkdir()
@@ -49,7 +43,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all there is on PATH."""
+    """The only folder on PATH, empty."""
     folder = tmp_path / "path"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -73,49 +67,51 @@ def with_header(folder: Path) -> Path:
 
 
 def say(program: Path) -> str:
-    """Give what the tiny program says."""
+    """Return what the tiny program prints."""
     return subprocess.run([program], capture_output=True, text=True, check=True).stderr
 
 
-def test_the_programs_have_the_pinned_versions(installed: dict[str, Path]) -> None:
+def test_the_programs_have_the_pinned_versions(programs: dict[str, Path]) -> None:
     prometheus = Version(prometheus_version())
-    assert ask_version(str(installed["prometheus"]), "--version") == prometheus
-    ollama = Version(pinned("ollama", programs.OLLAMA))
-    assert ask_version(str(installed["ollama"]), "--version") == ollama
-    restic = Version(pinned("restic", programs.RESTIC))
-    assert ask_version(str(installed["restic"]), "version") == restic
+    assert ask_version(str(programs["prometheus"]), "--version") == prometheus
+    ollama = Version(pinned("ollama", pod_programs.OLLAMA))
+    assert ask_version(str(programs["ollama"]), "--version") == ollama
+    restic = Version(pinned("restic", pod_programs.RESTIC))
+    assert ask_version(str(programs["restic"]), "version") == restic
 
     built = install_tools(("promtool", "kube-state-metrics", "node_exporter"))
     assert ask_version(str(built["promtool"]), "--version") == prometheus
-    state = Version(pinned("kube-state-metrics", programs.KUBE_STATE_METRICS))
+    state = Version(pinned("kube-state-metrics", pod_programs.KUBE_STATE_METRICS))
     assert ask_version(str(built["kube-state-metrics"]), "version") == state
-    node = Version(pinned("monitoring", programs.NODE_EXPORTER))
+    node = Version(pinned("monitoring", pod_programs.NODE_EXPORTER))
     assert ask_version(str(built["node_exporter"]), "--version") == node
 
 
-def test_open_webui_is_the_one_of_the_house() -> None:
-    assert OPEN_WEBUI_IMAGE.endswith(f":v{programs.OPEN_WEBUI}")
+def test_open_webui_has_the_version_of_the_image() -> None:
+    assert OPEN_WEBUI_IMAGE.endswith(f":v{pod_programs.OPEN_WEBUI}")
 
 
-def test_restic_is_the_one_of_the_house() -> None:
-    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", programs.RESTIC)
+def test_restic_has_the_version_of_the_image() -> None:
+    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", pod_programs.RESTIC)
 
 
-def test_the_gateway_is_tested_with_the_packages_that_open_webui_brings(
+def test_the_gateway_is_tested_with_the_package_versions_of_open_webuis_image(
     open_webui: Path,
 ) -> None:
     freeze = [str(open_webui), "-m", "pip", "freeze", "--disable-pip-version-check"]
-    brought = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split("\n")
+    installed = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     files = ("requirements.txt", "requirements-dev.txt")
     pins = "\n".join((ROOT / name).read_text() for name in files)
     ours = re.findall(r"^(?:aiohttp|opentelemetry|uvloop)[\w.=-]+", pins, re.MULTILINE)
 
     assert len(ours) == 4
-    assert set(ours) <= set(brought)
-    assert f"open-webui=={programs.OPEN_WEBUI}" in brought
+    assert set(ours) <= set(installed)
+    assert f"open-webui=={pod_programs.OPEN_WEBUI}" in installed
 
 
-def test_other_tags_or_flags_build_again(tiny: Tool, tmp_path: Path) -> None:
+def test_other_tags_or_flags_are_another_build(tiny: Tool, tmp_path: Path) -> None:
     with_header(tmp_path)
     first = build_tool(tiny, tmp_path).stat()
     assert build_tool(tiny, tmp_path).stat() == first
@@ -129,7 +125,7 @@ def test_other_tags_or_flags_build_again(tiny: Tool, tmp_path: Path) -> None:
     assert say(program) == "two ./others/where.h\n"
 
 
-def test_a_program_does_not_tell_where_it_was_built(tiny: Tool, tmp_path: Path) -> None:
+def test_a_program_does_not_contain_the_path_of_its_build(tiny: Tool, tmp_path: Path) -> None:
     folder = with_header(tmp_path / "some where")
     program = build_tool(tiny, folder)
 
@@ -137,7 +133,7 @@ def test_a_program_does_not_tell_where_it_was_built(tiny: Tool, tmp_path: Path) 
     assert str(tmp_path).encode() not in program.read_bytes()
 
 
-def test_a_missing_compiler_is_named_in_one_line(
+def test_a_missing_compiler_is_one_line(
     tiny: Tool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CC", raising=False)
@@ -151,7 +147,7 @@ def test_a_missing_compiler_is_named_in_one_line(
 
 
 @pytest.mark.parametrize("version", ["3.10.9", "3.13.0"])
-def test_another_python_is_refused_before_anything_is_installed(
+def test_an_unsupported_python_is_refused_before_the_installation(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     monkeypatch.setattr("sys.executable", str(put(path, "python3", version)))
@@ -165,8 +161,8 @@ def test_another_python_is_refused_before_anything_is_installed(
     assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
     assert not (tmp_path / "new").exists()
 
-    other = put(path, "python3.12", "3.12.9")
-    assert find_python() == (other, Version("3.12.9"))
+    python312 = put(path, "python3.12", "3.12.9")
+    assert find_python() == (python312, Version("3.12.9"))
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

@@ -1,4 +1,4 @@
-"""The stack, up on the published charts, with MetalLB from its addon and from its release."""
+"""The stack, up with the published charts, and MetalLB as addon and as release."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ def live_stack(
     tools: Tools,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[LiveStack]:
-    """The stack on a cluster of its own, with the published charts."""
+    """The stack with the published charts, on a simulated cluster."""
 
     def change(keys: dict[str, Any]) -> None:
         keys["homelab:network"]["metallb"] = request.param

@@ -1,4 +1,4 @@
-"""The stack on the published charts, and what the sandbox's own chart has of them."""
+"""The stack with the published charts, and the sandbox's chart compared with them."""
 
 import base64
 import gzip
@@ -16,10 +16,10 @@ from config.versions import KUBE_PROMETHEUS_STACK, METALLB
 from sandbox.build import Tools
 from sandbox.cluster import Cluster
 
-# Every version of a chart has others.
 VERSIONS = {"app.kubernetes.io/version", "chart", "helm.sh/chart"}
+"""Labels with the version of the chart."""
 WHOLE = ("labels", "Labels", "selector", "ports")
-"""Fields of which our own chart states all or nothing; of others it may leave something out."""
+"""Fields that our chart must have completely; of others it may have a part."""
 
 
 def test_every_claim_is_bound_and_every_pod_runs(live_stack: LiveStack) -> None:
@@ -39,49 +39,55 @@ def test_a_second_up_changes_nothing(live_stack: LiveStack) -> None:
     assert live_stack.up() == {}
 
 
-def test_metallb_gives_both_addresses(live_stack: LiveStack, tools: Tools) -> None:
+def test_metallb_assigns_both_addresses(live_stack: LiveStack, tools: Tools) -> None:
     published = {"kube-prom-stack": f"kube-prometheus-stack {KUBE_PROMETHEUS_STACK}"}
     released = live_stack.engine.charts()
     assert released in (published, {**published, "metallb": f"metallb {METALLB}"})
-    # The controller that runs here has nothing to act on before the release has brought it.
+    # The controller starts after the release has created its CRDs.
     Cluster(live_stack.cluster.folder, tools).start([NODE])
     live_stack.connect()
 
-    wanted = {
+    expected = {
         "open-webui-service-local": ["192.168.1.101"],
         "grafana-external": ["192.168.1.102"],
     }
-    assert eventually(lambda: addresses(live_stack.core) == wanted), addresses(live_stack.core)
+    assert eventually(lambda: addresses(live_stack.core) == expected), addresses(live_stack.core)
     assert live_stack.up() == {}
 
 
 @pytest.mark.parametrize("live_stack", ["addon"], indirect=True)
-def test_the_sandboxs_own_chart_states_what_the_published_one_does(live_stack: LiveStack) -> None:
-    published = made(live_stack)
+def test_the_sandboxs_chart_is_a_part_of_the_published_one(live_stack: LiveStack) -> None:
+    published = release_objects(live_stack)
     live_stack.edit(lambda keys: keys.pop("homelab:charts"))
     assert live_stack.up() == {"update": 1}
-    ours = made(live_stack)
+    ours = release_objects(live_stack)
 
-    assert {one[0] for one in ours} > {"Prometheus", "Alertmanager", "ServiceMonitor", "DaemonSet"}
+    assert {name[0] for name in ours} > {
+        "Prometheus",
+        "Alertmanager",
+        "ServiceMonitor",
+        "DaemonSet",
+    }
     assert ours.keys() - published.keys() == set()
-    found = {one: [*differences(stated, published[one])] for one, stated in ours.items()}
-    assert {one: fields for one, fields in found.items() if fields} == {}
+    different = {name: [*differences(stated, published[name])] for name, stated in ours.items()}
+    assert {name: fields for name, fields in different.items() if fields} == {}
 
 
-def made(live_stack: LiveStack) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Give the objects that Helm has made for the release, by kind, namespace and name."""
+def release_objects(live_stack: LiveStack) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Return the objects of the release, by kind, namespace and name."""
     label = "owner=helm,name=kube-prom-stack,status=deployed"
     (secret,) = live_stack.core.list_namespaced_secret("observability", label_selector=label).items
     packed = base64.b64decode(base64.b64decode(secret.data["release"]))
     manifest = json.loads(gzip.decompress(packed))["manifest"]
-    objects = [one for one in yaml.load_all(manifest, yaml.CSafeLoader) if one]
-    about = [(one["kind"], one["metadata"]) for one in objects]
-    names = [(kind, one.get("namespace", ""), one["name"]) for kind, one in about]
-    return dict(zip(names, objects, strict=True))
+    objects = [item for item in yaml.load_all(manifest, yaml.CSafeLoader) if item]
+    return {
+        (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
+        for item in objects
+    }
 
 
 def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
-    """Tell each field that our chart states and the published one has not, or has otherwise."""
+    """Yield each field of our chart that the published one lacks, or has with another value."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         left_out = theirs.keys() - ours.keys() - VERSIONS if at.endswith(WHOLE) else set()
         yield from (f"{at}.{key}: left out" for key in sorted(left_out))
@@ -89,9 +95,9 @@ def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
             yield from differences(part, theirs.get(key), f"{at}.{key}")
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
         for number, part in enumerate(ours):
-            # Of a Service or a container, all that is said of a port.
-            where = f"{at}[{number}].ports" if at.endswith("ports") else f"{at}[{number}]"
-            yield from differences(part, theirs[number], where)
+            # So that `WHOLE` applies to each port.
+            path = f"{at}[{number}].ports" if at.endswith("ports") else f"{at}[{number}]"
+            yield from differences(part, theirs[number], path)
     elif at.endswith(".image"):
         if theirs.rpartition(":")[0] != ours:
             yield f"{at}: {ours}, is {theirs}"

@@ -1,4 +1,4 @@
-"""Who may read Secrets, asked of the API server."""
+"""Which ServiceAccounts may read Secrets, by SubjectAccessReview."""
 
 from typing import Any
 
@@ -12,27 +12,27 @@ OWN = {"ollama-gateway", "open-webui"}
 
 
 def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bool:
-    """Ask whether an account, as `namespace:name`, may read these Secrets."""
-    asked = {"verb": verb, "resource": "secrets", "namespace": namespace, "name": name}
+    """Return whether an account, as `namespace:name`, may read these Secrets."""
+    attributes = {"verb": verb, "resource": "secrets", "namespace": namespace, "name": name}
     spec = {
         "user": f"system:serviceaccount:{account}",
         "groups": ["system:serviceaccounts", "system:authenticated"],
-        "resourceAttributes": asked,
+        "resourceAttributes": attributes,
     }
     answer: Any = api.create_subject_access_review({"spec": spec})
     return bool(answer.status.allowed)
 
 
 def accounts(live_stack: LiveStack) -> set[str]:
-    """The ServiceAccounts that the stack and its releases have, as `namespace:name`."""
-    found = [
+    """Return the ServiceAccounts of the stack and its releases, as `namespace:name`."""
+    items = [
         item.metadata for item in live_stack.core.list_service_account_for_all_namespaces().items
     ]
-    return {f"{item.namespace}:{item.name}" for item in found if item.namespace not in SYSTEM}
+    return {f"{item.namespace}:{item.name}" for item in items if item.namespace not in SYSTEM}
 
 
 @pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
-def test_who_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None:
+def test_only_these_accounts_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None:
     api = client.AuthorizationV1Api(live_stack.core.api_client)
     namespaces = {item.metadata.name for item in live_stack.core.list_namespace().items}
 
@@ -45,7 +45,7 @@ def test_who_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None
         for account in accounts(live_stack)
     }
 
-    assert {account: where for account, where in readable.items() if where} == {
+    assert {account: names for account, names in readable.items() if names} == {
         "observability:kube-prom-stack-operator": {EVERYWHERE, *namespaces},
         "observability:kube-prom-stack-grafana": {"observability"},
         "observability:homelab-reader": {"observability", "metallb-system"},
@@ -55,7 +55,7 @@ def test_who_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None
 
 
 @pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
-def test_who_may_read_a_secret_by_its_name(live_stack: LiveStack) -> None:
+def test_only_operator_and_reader_may_read_a_secret_by_name(live_stack: LiveStack) -> None:
     api = client.AuthorizationV1Api(live_stack.core.api_client)
 
     names = {*OWN, "open-webui-backup", "unknown"}

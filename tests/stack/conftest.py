@@ -1,4 +1,4 @@
-"""The stack, up on a cluster of its own, for all tests here."""
+"""The stack, up on a simulated cluster, for all tests of this folder."""
 
 import socket
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from sandbox.build import Tools
 
 @pytest.fixture(scope="package")
 def live_stack(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """The stack on a cluster of its own, as each test leaves it."""
+    """The stack, shared: a test has to undo its changes."""
     live_stack = LiveStack(tmp_path_factory.mktemp("live_stack"), tools)
     yield live_stack
     live_stack.cluster.remove()
@@ -19,7 +19,7 @@ def live_stack(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def own_address() -> str:
-    """The machine's address on its own network, without anything being sent."""
+    """The machine's address on its network; connecting a UDP socket sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -30,7 +30,7 @@ def own_address() -> str:
 
 @pytest.fixture
 def with_backups(live_stack: LiveStack) -> Iterator[None]:
-    """Let the stack have all that it can have."""
+    """Adds the backups to the stack, for one test."""
     volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
     live_stack.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
     live_stack.up()

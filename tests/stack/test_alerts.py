@@ -1,4 +1,4 @@
-"""What the real operator makes of Alertmanager's configuration, and that Alertmanager takes it."""
+"""Alertmanager's configuration, as the Prometheus operator generates it."""
 
 import base64
 import gzip
@@ -19,30 +19,30 @@ GENERATED = "alertmanager-kube-prom-stack-generated"
 
 @pytest.fixture(autouse=True, scope="module")
 def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
-    """Leave the stack as it was found."""
+    """Restore the stack after these tests."""
     yield
     live_stack.reset()
     live_stack.up()
 
 
 def generated(live_stack: LiveStack) -> Any:
-    """What the operator gives to Alertmanager."""
+    """Return the configuration that the operator generated."""
     packed = live_stack.core.read_namespaced_secret(GENERATED, "observability").data
     text = gzip.decompress(base64.b64decode(packed["alertmanager.yaml.gz"]))
     return yaml.safe_load(text)
 
 
 def encrypted(live_stack: LiveStack, secret: str) -> Any:
-    """Give what `pulumi config set --secret` writes into the stack file."""
+    """Return the value that `pulumi config set --secret` writes into the stack file."""
     engine = live_stack.engine
-    done = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
-    assert done.returncode == 0, done.stderr
+    process = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
+    assert process.returncode == 0, process.stderr
     text = (engine.work / "Pulumi.sandbox.yaml").read_text()
     return yaml.safe_load(text)["config"]["homelab:notifySecret"]
 
 
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
-def test_the_operator_gives_on_what_was_configured(
+def test_the_operator_passes_on_the_configuration_and_alertmanager_accepts_it(
     live_stack: LiveStack, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
 ) -> None:
     def change(keys: dict[str, Any]) -> None:
@@ -51,21 +51,21 @@ def test_the_operator_gives_on_what_was_configured(
 
     live_stack.edit(change)
     live_stack.up()
-    told: Any = {"timezone": "UTC", "secret": "", **notify}
-    wanted = configuration(told, secret)
+    settings: Any = {"timezone": "UTC", "secret": "", **notify}
+    expected = configuration(settings, secret)
 
-    def is_given_on() -> bool:
-        given = generated(live_stack)
-        if given["route"]["routes"] != wanted["route"]["routes"]:
+    def is_passed_on() -> bool:
+        actual = generated(live_stack)
+        if actual["route"]["routes"] != expected["route"]["routes"]:
             return False
         return all(
             theirs.get(way, [{}])[0].get(name, False) == value
-            for ours, theirs in zip(wanted["receivers"], given["receivers"], strict=True)
+            for ours, theirs in zip(expected["receivers"], actual["receivers"], strict=True)
             for way in ours.keys() - {"name"}
             for name, value in ours[way][0].items()
             if name != "http_config"
         )
 
-    assert eventually(is_given_on), generated(live_stack)["receivers"]
+    assert eventually(is_passed_on), generated(live_stack)["receivers"]
     with running(alertmanager, tmp_path, generated(live_stack)):
         pass

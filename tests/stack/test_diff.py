@@ -1,4 +1,4 @@
-"""`make diff` on the real engine: planted changes, each with exactly its lines."""
+"""`make diff` with the real engine: edits of the project, and the lines for them."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ from sandbox.processes import MARK, SandboxError
 
 HOME = "Pulumi.home.yaml"
 MODEL, PAGE = "ollama-stack/ollama", "ollama-stack/open-webui"
-NOT_HAD = [
+MISSING_CHARTS = [
     f"not compared: chart {chart}, which is not available"
     for chart in ("kube-prometheus-stack", "metallb")
 ]
 Edit = tuple[str, str, str]
-"""File, text in it, and what is there instead."""
+"""File, text in it, and its replacement."""
 
 PATH: list[Edit] = [(HOME, "path: /mnt/evo4t/models", "path: /mnt/evo4t/other")]
 IMAGE_ADDRESS_MODEL: list[Edit] = [
@@ -44,26 +44,26 @@ RENAMED_VOLUME: list[Edit] = [
 
 @dataclass(frozen=True)
 class Project:
-    """A clone of the project, and where its cluster is kept."""
+    """A copy of the project, and the folder of its cluster."""
 
     path: Path
     folder: Path
     tools: Tools
 
     def edit(self, edits: list[Edit]) -> None:
-        """Change files of the working tree; each text must be there."""
+        """Edit files of the working tree; asserts that each text exists."""
         for name, old, new in edits:
             text = (self.path / name).read_text()
             assert old in text
             (self.path / name).write_text(text.replace(old, new))
 
     def git(self, *arguments: str) -> None:
-        """Run git in it."""
-        who = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
-        subprocess.run(["git", *who, *arguments], cwd=self.path, check=True, capture_output=True)
+        """Run git in the copy."""
+        author = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+        subprocess.run(["git", *author, *arguments], cwd=self.path, check=True, capture_output=True)
 
     def compare(self, base: str = "main", stack: str = "home") -> tuple[list[str], str]:
-        """The lines, and what the engine printed."""
+        """Return the lines of the summary, and the engine's output."""
         lines, _, printed = compare(self.path, self.folder, self.tools, stack, base).partition(
             "\n\n"
         )
@@ -71,29 +71,29 @@ class Project:
 
 
 def new_job(printed: str) -> str:
-    """The model Job's name after the change: it has a hash of all that it does."""
+    """Return the name of the new model Job, which has a hash of its spec."""
     (name,) = re.findall(r'=> "(ollama-models-\w+)"\n', printed)
     return f"ollama-stack/{name}"
 
 
 def same_job(printed: str) -> str:
-    """The model Job's name before the change."""
+    """Return the name of the deployed model Job."""
     return str(re.findall(r"id=(ollama-stack/ollama-models-\w+)]", printed)[0])
 
 
 def left_running(folder: Path) -> list[str]:
-    """The programs that were started for the cluster in `folder` and run."""
-    found = []
+    """Return the names of running processes of the cluster in `folder`."""
+    names = []
     for process in psutil.process_iter(["name", "cmdline", "environ"]):
         words = [*(process.info["cmdline"] or []), (process.info["environ"] or {}).get(MARK, "")]
         if process.pid != os.getpid() and any(str(folder) in word for word in words):
-            found.append(process.info["name"])
-    return found
+            names.append(process.info["name"])
+    return names
 
 
 @pytest.fixture(scope="module")
 def clone(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project as it is, committed to main."""
+    """The project, committed to main of a new repository."""
     path = tmp_path_factory.mktemp("clone")
     for name in ("components", "config"):
         shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -111,27 +111,27 @@ def clone(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(clone: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """The clone, without uncommitted edits, and no charts but the sandbox's own."""
+    """The clone without uncommitted edits, and without published charts."""
     monkeypatch.delenv("HOMELAB_CHARTS", raising=False)
     yield clone
     clone.git("checkout", "--quiet", "--force", "main")
     assert left_running(clone.folder) == []
 
 
-def test_without_an_edit_nothing_changes_and_the_next_one_finds_the_base_applied(
+def test_without_edits_nothing_changes_and_a_second_run_reuses_the_base(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines, printed = project.compare()
     capsys.readouterr()
-    again = project.compare()
+    second = project.compare()
 
-    assert lines == NOT_HAD
+    assert lines == MISSING_CHARTS
     assert re.search(r"^Resources:\n +\d+ unchanged$", printed, re.MULTILINE)
-    assert again[0] == lines
+    assert second[0] == lines
     assert "applying" not in capsys.readouterr().out
 
 
-def test_another_path_replaces_the_volume_which_up_would_refuse(project: Project) -> None:
+def test_another_path_replaces_the_protected_volume(project: Project) -> None:
     project.edit(PATH)
 
     lines, printed = project.compare()
@@ -142,12 +142,12 @@ def test_another_path_replaces_the_volume_which_up_would_refuse(project: Project
         "data: PersistentVolumeClaim ollama-stack/models is replaced; refused: it is protected",
         f"restarts: Deployment {MODEL}",
         f"restarts: Job {same_job(printed)}",
-        *NOT_HAD,
+        *MISSING_CHARTS,
     ]
     assert '~ path: "/mnt/evo4t/models" => "/mnt/evo4t/other"' in printed
 
 
-def test_an_image_an_address_and_a_model(project: Project) -> None:
+def test_a_new_image_address_and_model_are_listed(project: Project) -> None:
     project.edit(IMAGE_ADDRESS_MODEL)
 
     lines, printed = project.compare()
@@ -163,11 +163,11 @@ def test_an_image_an_address_and_a_model(project: Project) -> None:
         f"restarts: Job {new_job(printed)}",
         "downloaded: image ghcr.io/open-webui/open-webui:v0.12.5",
         "downloaded: model llama3.2:1b",
-        *NOT_HAD,
+        *MISSING_CHARTS,
     ]
 
 
-def test_a_renamed_volume_and_an_encrypted_value(project: Project) -> None:
+def test_a_renamed_volume_is_deleted_and_an_encrypted_value_not_compared(project: Project) -> None:
     project.edit(RENAMED_VOLUME)
     project.edit([(HOME, "admin@homelab.home.arpa", "{secure: v1:AAAA:BBBB}")])
 
@@ -178,15 +178,15 @@ def test_a_renamed_volume_and_an_encrypted_value(project: Project) -> None:
         "data: PersistentVolumeClaim ollama-stack/models is deleted; refused: it is protected",
         f"restarts: Deployment {MODEL}",
         f"restarts: Deployment {PAGE}",
-        # Replaced with what it mounts, and not another one.
+        # Replaced with the claim that it mounts, under the same name.
         f"restarts: Job {same_job(printed)}",
         "not compared: webui.admin_email, which is encrypted",
-        *NOT_HAD,
+        *MISSING_CHARTS,
     ]
     assert "AAAA" not in printed
 
 
-def test_what_the_api_server_refuses_is_one_line(project: Project) -> None:
+def test_an_object_that_the_api_server_rejects_is_one_line(project: Project) -> None:
     project.edit([("__main__.py", "[settings.network.pool]", "[7]")])
 
     with pytest.raises(SandboxError) as refused:
@@ -199,7 +199,7 @@ def test_what_the_api_server_refuses_is_one_line(project: Project) -> None:
     assert "\n" not in reason
 
 
-def test_a_stack_that_is_new_is_compared_with_nothing(project: Project) -> None:
+def test_every_resource_of_a_new_stack_is_new(project: Project) -> None:
     (project.path / "Pulumi.new.yaml").write_text((project.path / HOME).read_text())
     project.edit([("Pulumi.new.yaml", "context: homelab", "context: other")])
 
@@ -208,7 +208,7 @@ def test_a_stack_that_is_new_is_compared_with_nothing(project: Project) -> None:
 
     assert len(lines) == 10
     assert re.fullmatch(r"and \d+ more", lines[6])
-    assert lines[7:] == ["main has no Pulumi.new.yaml: everything is new", *NOT_HAD]
+    assert lines[7:] == ["main has no Pulumi.new.yaml: everything is new", *MISSING_CHARTS]
     assert re.search(r"^Resources:\n +\+ \d+ to create$", printed, re.MULTILINE)
 
 
@@ -233,14 +233,14 @@ def test_a_base_that_fails_is_one_line(project: Project) -> None:
         ("early", "BASE: early has no config/versions.py; want a newer commit"),
     ],
 )
-def test_a_base_that_is_none_is_one_line(project: Project, base: str, reason: str) -> None:
+def test_an_invalid_base_is_one_line(project: Project, base: str, reason: str) -> None:
     with pytest.raises(SandboxError) as refused:
         project.compare(base)
 
     assert str(refused.value) == reason
 
 
-def test_a_wrong_setting_is_told_before_anything_is_started(project: Project) -> None:
+def test_an_invalid_setting_is_reported_before_anything_is_started(project: Project) -> None:
     project.edit([(HOME, "- codellama:7b", "- codellama:77b")])
 
     with pytest.raises(SettingsError, match=r"^homelab:ollama\.models\[1\]: got "):
@@ -258,14 +258,14 @@ def test_an_interrupt_leaves_nothing_running(project: Project, tmp_path: Path) -
     folder = tmp_path / "interrupted"
     script = INTERRUPTED.format(path=project.path, folder=folder, tools=project.tools)
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as asked:
-        # Some of BASE is made, by a program that has a child of its own.
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as diff:
+        # The CLI, a child of this process, deploys BASE.
         assert eventually(lambda: "pulumi" in left_running(folder))
-        family = psutil.Process(asked.pid)
+        family = psutil.Process(diff.pid)
         for process in (family, *family.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):  # a child may have ended by itself
                 process.send_signal(signal.SIGINT)
-        _, error = asked.communicate()
+        _, error = diff.communicate()
 
     assert "KeyboardInterrupt" in error
     assert eventually(lambda: left_running(folder) == [])

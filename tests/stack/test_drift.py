@@ -1,10 +1,9 @@
-"""Drift, planted by hand on the program as the official provider has applied it."""
+"""`make drift` on a live stack: edits by hand are found, and undone by the printed commands."""
 
 import base64
 import gzip
 import hashlib
 import json
-import os
 import re
 import shlex
 import shutil
@@ -74,7 +73,7 @@ NETWORK = "/apis/networking.k8s.io/v1/namespaces"
 MONITORING = "/apis/monitoring.coreos.com/v1/namespaces/observability"
 POD = "spec.template.spec"
 Edit = tuple[str, str, object, str]
-"""Where the object is, and what is added where in it, as JSON pointer; the line that tells it."""
+"""Path of the object, JSON pointer and value of what is added to it, and the expected line."""
 
 STATE: list[Edit] = [
     (
@@ -173,7 +172,7 @@ STATE: list[Edit] = [
         5,
         f"{POD}.terminationGracePeriodSeconds: got 5, want nothing",
     ),
-    # A default that was changed and changed back is somebody else's still.
+    # A default that was changed and changed back still has another manager.
     *(
         (
             f"{APPS}/ollama-stack/deployments/open-webui",
@@ -225,17 +224,17 @@ RELEASE: list[Edit] = [
 ]
 
 
-class Hand:
-    """Somebody with the rights of an admin, who asks the API server as kubectl does."""
+class Kubectl:
+    """An admin's requests to the API server, with the field managers of kubectl."""
 
     def __init__(self, live_stack: LiveStack) -> None:
         self.cluster = Cluster(live_stack.cluster.context, live_stack.cluster.kubeconfig)
 
     def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:
-        """Give the answer; a patch is an applied object or a list of JSON patches."""
+        """Send a request; a PATCH with a list is a JSON patch, else a server-side apply."""
         kind = "json-patch+json" if isinstance(body, list) else "apply-patch+yaml"
         api = self.cluster.api
-        asked = api.param_serialize(
+        request = api.param_serialize(
             method,
             path,
             query_params=[*query.items()],
@@ -246,18 +245,18 @@ class Hand:
             body=body,
             auth_settings=["BearerToken"],
         )
-        answer: Any = api.call_api(*asked)
-        found = json.loads(answer.read())
-        assert answer.status in (200, 201), found
-        return found
+        answer: Any = api.call_api(*request)
+        content = json.loads(answer.read())
+        assert answer.status in (200, 201), content
+        return content
 
-    def add(self, path: str, where: str, value: object) -> None:
-        """Add something, as `kubectl edit` does."""
-        patch = [{"op": "add", "path": where, "value": value}]
+    def add(self, path: str, pointer: str, value: object) -> None:
+        """Add a value, as `kubectl edit` does."""
+        patch = [{"op": "add", "path": pointer, "value": value}]
         self.ask("PATCH", path, patch, fieldManager="kubectl-edit")
 
     def run(self, command: str) -> None:
-        """Do what a kubectl command does that a report prints; `helm get manifest` before it."""
+        """Run a printed command: `kubectl patch`, or `helm get manifest | kubectl apply`."""
         words = shlex.split(command.rpartition(" | ")[2])
         verb = words[words.index("--context") + 2]
         manager = words[words.index("--field-manager") + 1]
@@ -265,9 +264,9 @@ class Hand:
             kind, name = words[words.index("patch") + 1 :][:2]
             namespace = words[words.index("-n") + 1] if "-n" in words else ""
             (path,) = {
-                known.path(namespace, name)
-                for known in self.cluster.kinds.values()
-                if f"{known.name}.{known.group}".strip(".").lower() == kind
+                resource.path(namespace, name)
+                for resource in self.cluster.kinds.values()
+                if f"{resource.name}.{resource.group}".strip(".").lower() == kind
             }
             body = json.loads(words[words.index("-p") + 1])
             self.ask("PATCH", path, body, fieldManager=manager)
@@ -275,61 +274,66 @@ class Hand:
         assert verb == "apply"
         release, namespace = re.findall(r"get manifest (\S+) -n (\S+)", command)[0]
         newest = releases.revisions(self.cluster, namespace, release)[-1]
-        for one in releases.objects(self.cluster, newest):
-            known = self.cluster.kinds[one["apiVersion"], one["kind"]]
-            path = known.path(one["metadata"].get("namespace", ""), one["metadata"]["name"])
-            self.ask("PATCH", path, one, fieldManager=manager, force="true")
+        for manifest in releases.objects(self.cluster, newest):
+            resource = self.cluster.kinds[manifest["apiVersion"], manifest["kind"]]
+            metadata = manifest["metadata"]
+            path = resource.path(metadata.get("namespace", ""), metadata["name"])
+            self.ask("PATCH", path, manifest, fieldManager=manager, force="true")
 
 
 @pytest.fixture(scope="module")
-def hand(live_stack: LiveStack) -> Hand:
-    return Hand(live_stack)
+def kubectl(live_stack: LiveStack) -> Kubectl:
+    """The admin's access to the live stack's cluster."""
+    return Kubectl(live_stack)
 
 
 def stack_of(live_stack: LiveStack, account: Path | None = None) -> Stack:
-    """Give the stack as a real one, looked at by the account in this kubeconfig."""
-    chosen = account or live_stack.cluster.kubeconfig
-    return Stack(name="home", cli=live_stack.engine.cli, kubeconfig=chosen, simulated=False)
+    """Return the stack as a server's, read with the account of this kubeconfig."""
+    kubeconfig = account or live_stack.cluster.kubeconfig
+    return Stack(name="home", cli=live_stack.engine.cli, kubeconfig=kubeconfig, simulated=False)
 
 
 def look(live_stack: LiveStack, account: Path | None = None) -> tuple[list[Finding], list[str]]:
-    """Look for drift; give what was found and what could not be read."""
+    """Return the drift, and what could not be read."""
     stack = stack_of(live_stack, account)
     return drift.check(stack, stacks.deployment(stack))
 
 
 def fields_in(live_stack: LiveStack, layer: str) -> dict[str, tuple[str, ...]]:
-    """Look for drift, all of one layer; by object, what is different, without who did it."""
+    """Return the change and the fields, without managers, of each object; all are of `layer`."""
     findings, unread = look(live_stack)
     assert unread == []
-    assert {one.layer for one in findings} <= {layer}
+    assert {finding.layer for finding in findings} <= {layer}
     return {
-        f"{one.kind} {one.where}": (one.change, *(field.partition(" (")[0] for field in one.fields))
-        for one in findings
+        f"{finding.kind} {finding.where}": (
+            finding.change,
+            *(field.partition(" (")[0] for field in finding.fields),
+        )
+        for finding in findings
     }
 
 
 def commands(live_stack: LiveStack) -> list[str]:
-    """Give the commands that put back what is there to be found."""
+    """Return the commands that undo the drift."""
     return drift.fix_commands(look(live_stack)[0], stack_of(live_stack), live_stack.cluster.context)
 
 
 def token(live_stack: LiveStack, name: str, namespace: str = "observability") -> str:
-    """Ask for a token of an account, as `kubectl create token` does."""
-    wanted = {"spec": {"expirationSeconds": 3600}}
-    made = live_stack.core.create_namespaced_service_account_token(name, namespace, wanted)
-    return str(made.status.token)
+    """Create a token of a ServiceAccount."""
+    body = {"spec": {"expirationSeconds": 3600}}
+    response = live_stack.core.create_namespaced_service_account_token(name, namespace, body)
+    return str(response.status.token)
 
 
 def kubeconfig_of(live_stack: LiveStack, name: str) -> str:
-    """Give a kubeconfig of the same cluster for another account."""
+    """Return a kubeconfig of the cluster for another ServiceAccount."""
     whole = json.loads(live_stack.cluster.kubeconfig.read_text())
     whole["users"][0]["user"] = {"token": token(live_stack, name)}
     return json.dumps(whole)
 
 
 def state_files(live_stack: LiveStack) -> dict[str, str]:
-    """Give the digest of every file of Pulumi's state."""
+    """Return the digest of every file of Pulumi's state."""
     folder = live_stack.cluster.folder / "engine" / "state"
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -342,7 +346,7 @@ def state_files(live_stack: LiveStack) -> dict[str, str]:
 def main(
     live_stack: LiveStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command on the stack, and gives exit code, output and errors."""
+    """Runs the command on the stack; returns exit code, output and errors."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(stacks, "find", lambda _: stack_of(live_stack))
@@ -354,7 +358,7 @@ def main(
 
 @pytest.fixture(scope="module")
 def release(live_stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The chart's release with a few objects more, as Helm makes them."""
+    """Adds the objects of `TEMPLATE` to the chart of the release."""
     chart = tmp_path_factory.mktemp("planted") / "chart"
     shutil.copytree(OWN_CHART, chart)
     (chart / "templates" / "planted.yaml").write_text(TEMPLATE)
@@ -367,7 +371,7 @@ def release(live_stack: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> 
     live_stack.up()
 
 
-def test_a_clean_stack_is_no_drift_and_nothing_is_written(
+def test_an_unchanged_stack_has_no_drift_and_the_check_writes_nothing(
     live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
     before = state_files(live_stack)
@@ -378,7 +382,7 @@ def test_a_clean_stack_is_no_drift_and_nothing_is_written(
     assert state_files(live_stack) == before
 
 
-def test_what_was_changed_by_hand_is_named_and_put_back(
+def test_fields_changed_by_hand_are_drift_and_undone_by_up(
     live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
     before = state_files(live_stack)
@@ -421,10 +425,10 @@ def test_what_was_changed_by_hand_is_named_and_put_back(
     assert fields_in(live_stack, "state") == {}
 
 
-def test_another_port_is_put_back_by_up_without_its_preview(
-    live_stack: LiveStack, hand: Hand
+def test_a_changed_port_is_undone_by_up_without_preview(
+    live_stack: LiveStack, kubectl: Kubectl
 ) -> None:
-    hand.add(f"{CORE}/ollama-stack/services/ollama-service", "/spec/ports/0/port", 11435)
+    kubectl.add(f"{CORE}/ollama-stack/services/ollama-service", "/spec/ports/0/port", 11435)
 
     with pytest.raises(CommandError, match="Duplicate value"):
         live_stack.engine.preview()
@@ -435,27 +439,27 @@ def test_another_port_is_put_back_by_up_without_its_preview(
 
 
 def expected(edits: Sequence[Edit]) -> set[str]:
-    """Give a line for each edit: the object's name, and what is to be told of it."""
+    """Return name of the object and expected line of each edit."""
     return {f"{path.rpartition('/')[2]}: {line}" for path, _, _, line in edits}
 
 
-def found(findings: Sequence[Finding]) -> set[str]:
-    """Give a line of the same form for each field that was found, and who did it away."""
+def lines_of(findings: Sequence[Finding]) -> set[str]:
+    """Return name of the object and line of each field, without the manager."""
     return {
-        f"{one.where.rpartition('/')[2]}: {field.partition(' (kubectl-edit, ')[0]}"
-        for one in findings
-        for field in one.fields
+        f"{finding.where.rpartition('/')[2]}: {field.partition(' (kubectl-edit, ')[0]}"
+        for finding in findings
+        for field in finding.fields
     }
 
 
-def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_again(
-    live_stack: LiveStack, hand: Hand, main: Callable[..., tuple[int, str, str]]
+def test_fields_added_by_hand_are_drift_and_removed_by_the_printed_patches(
+    live_stack: LiveStack, kubectl: Kubectl, main: Callable[..., tuple[int, str, str]]
 ) -> None:
-    policy = hand.ask("GET", f"{NETWORK}/ollama-stack/networkpolicies/ollama")
+    policy = kubectl.ask("GET", f"{NETWORK}/ollama-stack/networkpolicies/ollama")
     last = str(len(policy["spec"]["ingress"]))
     edits = [(*edit[:3], edit[3].replace("{last}", last)) for edit in STATE]
-    for path, where, value, _ in edits:
-        hand.add(path, where, value)
+    for path, pointer, value, _ in edits:
+        kubectl.add(path, pointer, value)
 
     code, out, _ = main()
     assert code == 7
@@ -464,27 +468,27 @@ def test_what_was_added_by_hand_is_found_by_no_refresh_but_here_and_taken_out_ag
     assert "Z3Vlc3MtbWU=" not in out
     findings, unread = look(live_stack)
     assert unread == []
-    assert expected(edits) - found(findings) == set()
-    # Beside them only what the API server itself adds to what was added.
-    assert found(findings) - expected(edits) == {
+    assert expected(edits) - lines_of(findings) == set()
+    # The API server adds this default to sessionAffinity.
+    assert lines_of(findings) - expected(edits) == {
         "ollama-service: spec.sessionAffinityConfig.clientIP.timeoutSeconds: got 10800,"
         " want nothing"
     }
     put_back = [line.partition("  ")[2] for line in out.splitlines() if " patch " in line]
     assert len(put_back) == len(findings)
     for command in put_back:
-        hand.run(command)
+        kubectl.run(command)
     assert look(live_stack) == ([], [])
     assert live_stack.up() == {}
 
 
-def test_what_was_changed_inside_a_release_is_named_and_put_back(
-    live_stack: LiveStack, release: None, hand: Hand
+def test_changed_objects_of_a_release_are_drift_and_undone_by_the_printed_commands(
+    live_stack: LiveStack, release: None, kubectl: Kubectl
 ) -> None:
     del release
     assert look(live_stack) == ([], [])
-    for path, where, value, _ in RELEASE:
-        hand.add(path, where, value)
+    for path, pointer, value, _ in RELEASE:
+        kubectl.add(path, pointer, value)
     extra = {"name": "extra", "image": "example.invalid/extra:1"}
     changed = {"name": "main", "image": "example.invalid/planted:2"}
     live_stack.apps.patch_namespaced_deployment(
@@ -499,26 +503,28 @@ def test_what_was_changed_inside_a_release_is_named_and_put_back(
 
     findings, unread = look(live_stack)
     assert unread == []
-    assert {one.layer for one in findings} == {"release observability/kube-prom-stack"}
-    assert {one.where for one in findings if one.change == "deleted"} == {"observability/planted"}
-    kept = [edit for edit in RELEASE if "/services/" not in edit[0]]
-    assert {line.partition(" (OpenAPI")[0] for line in found(findings)} == expected(kept) | {
+    assert {finding.layer for finding in findings} == {"release observability/kube-prom-stack"}
+    assert {finding.where for finding in findings if finding.change == "deleted"} == {
+        "observability/planted"
+    }
+    edits = [edit for edit in RELEASE if "/services/" not in edit[0]]
+    assert {line.partition(" (OpenAPI")[0] for line in lines_of(findings)} == expected(edits) | {
         "planted: data.empty: value not shown",
         f"planted: {POD}.containers[extra]: got an object, want nothing",
         f"planted: {POD}.containers[main].image: got example.invalid/planted:2,"
         " want example.invalid/planted:1",
     }
     for command in commands(live_stack):
-        hand.run(command)
+        kubectl.run(command)
     assert look(live_stack) == ([], [])
     assert live_stack.up() == {}
 
 
-def plant(hand: Hand, status: str) -> str:
-    """Leave Helm's records as an upgrade that was cut off does; give the path of the Secret."""
-    newest = releases.revisions(hand.cluster, "observability", "kube-prom-stack")[-1]
+def add_revision(kubectl: Kubectl, status: str) -> str:
+    """Add a revision with this status to the release; return the path of its Secret."""
+    newest = releases.revisions(kubectl.cluster, "observability", "kube-prom-stack")[-1]
     secrets = f"{CORE}/observability/secrets"
-    record = hand.ask("GET", f"{secrets}/{newest.secret}")
+    record = kubectl.ask("GET", f"{secrets}/{newest.secret}")
     text = gzip.decompress(base64.b64decode(base64.b64decode(record["data"]["release"])))
     body = json.loads(text)
     body["version"] += 1
@@ -527,24 +533,24 @@ def plant(hand: Hand, status: str) -> str:
     name = newest.secret.replace(f".v{newest.number}", f".v{newest.number + 1}")
     labels = {**record["metadata"]["labels"], "status": status, "version": str(body["version"])}
     metadata = {"name": name, "labels": labels}
-    made = {"metadata": metadata, "type": record["type"], "data": {"release": packed}}
-    hand.ask("POST", secrets, made)
+    secret = {"metadata": metadata, "type": record["type"], "data": {"release": packed}}
+    kubectl.ask("POST", secrets, secret)
     return f"{secrets}/{name}"
 
 
-def test_scaling_an_object_of_the_release_is_drift_and_hides_no_other(
-    live_stack: LiveStack, hand: Hand
-) -> None:
+def test_a_scaled_deployment_of_a_release_is_drift(live_stack: LiveStack, kubectl: Kubectl) -> None:
     grafana = f"{APPS}/observability/deployments/kube-prom-stack-grafana"
-    # As kubectl scale does: the API server notes no time for it.
-    scale = hand.ask("GET", f"{grafana}/scale")
-    hand.ask("PUT", f"{grafana}/scale", {**scale, "spec": {"replicas": 2}}, fieldManager="kubectl")
+    # As kubectl scale does; the API server records no time for it.
+    scale = kubectl.ask("GET", f"{grafana}/scale")
+    kubectl.ask(
+        "PUT", f"{grafana}/scale", {**scale, "spec": {"replicas": 2}}, fieldManager="kubectl"
+    )
     live_stack.core.delete_namespaced_config_map("ollama-model-job", "ollama-stack")
 
     findings, unread = look(live_stack)
 
     assert unread == []
-    assert {one.where.rpartition("/")[2]: one.fields for one in findings} == {
+    assert {finding.where.rpartition("/")[2]: finding.fields for finding in findings} == {
         "kube-prom-stack-grafana": ("spec.replicas: got 2, want 1 (kubectl, scale)",),
         "ollama-model-job": (),
     }
@@ -552,27 +558,27 @@ def test_scaling_an_object_of_the_release_is_drift_and_hides_no_other(
         if "make up" in command:
             live_stack.up()
         else:
-            hand.run(command)
+            kubectl.run(command)
     assert look(live_stack) == ([], [])
 
 
-def test_a_patch_that_is_printed_holds_for_the_object_as_it_was(
-    live_stack: LiveStack, hand: Hand
+def test_a_printed_patch_fails_if_the_object_has_changed_since(
+    live_stack: LiveStack, kubectl: Kubectl
 ) -> None:
     role = f"{RBAC}/clusterroles/homelab-reader"
     rule = {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]}
-    hand.add(role, "/rules/-", rule)
+    kubectl.add(role, "/rules/-", rule)
     (command,) = commands(live_stack)
-    hand.add(role, "/rules/0", rule)
+    kubectl.add(role, "/rules/0", rule)
 
     with pytest.raises(AssertionError, match="422"):
-        hand.run(command)
+        kubectl.run(command)
     for command in commands(live_stack):
-        hand.run(command)
+        kubectl.run(command)
     assert look(live_stack) == ([], [])
 
 
-def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(live_stack: LiveStack) -> None:
+def test_a_locked_stack_is_reported_with_make_recover(live_stack: LiveStack) -> None:
     folder = live_stack.cluster.folder / "engine/state/.pulumi/locks/organization/homelab/sandbox"
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / "1234.json"
@@ -581,29 +587,29 @@ def test_a_lock_is_a_run_that_is_at_work_or_was_cut_off(live_stack: LiveStack) -
     lock.write_text(json.dumps(holder))
     stack = replace(stack_of(live_stack), name="sandbox")
     try:
-        (found,) = drift.check(stack, stacks.deployment(stack))[0]
+        (finding,) = drift.check(stack, stacks.deployment(stack))[0]
     finally:
         lock.unlink()
 
-    assert found.change == f"the stack is locked by me@elsewhere (pid 1) since {since}"
-    assert drift.fix_commands([found], stack, "x")[0].startswith("make recover")
+    assert finding.change == f"the stack is locked by me@elsewhere (pid 1) since {since}"
+    assert drift.fix_commands([finding], stack, "x")[0].startswith("make recover")
 
 
 @pytest.mark.parametrize("status", ["pending-upgrade", "failed"])
-def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
+def test_an_unfinished_release_is_the_only_finding(
     live_stack: LiveStack,
     release: None,
-    hand: Hand,
+    kubectl: Kubectl,
     status: str,
     main: Callable[..., tuple[int, str, str]],
 ) -> None:
     del release
-    record = plant(hand, status)
-    hand.add(*RELEASE[1][:3])
+    record = add_revision(kubectl, status)
+    kubectl.add(*RELEASE[1][:3])
     try:
         code, out, _ = main()
     finally:
-        hand.ask("DELETE", record)
+        kubectl.ask("DELETE", record)
 
     assert code == 7
     lines = out.splitlines()
@@ -616,17 +622,19 @@ def test_of_a_release_that_helm_did_not_finish_only_that_is_found(
         "  make recover STACK=home",
         "  make up STACK=home",
     ]
-    # Without that revision it is compared again.
-    assert found(look(live_stack)[0]) == expected(RELEASE[1:2])
+    # Without that revision, the objects are compared.
+    assert lines_of(look(live_stack)[0]) == expected(RELEASE[1:2])
     for command in commands(live_stack):
-        hand.run(command)
+        kubectl.run(command)
 
 
-def test_a_resource_at_which_a_run_was_cut_off_is_found(live_stack: LiveStack) -> None:
+def test_a_pending_operation_is_reported_with_make_recover(live_stack: LiveStack) -> None:
     stack = stack_of(live_stack)
     state = stacks.deployment(stack)
-    (one, *_) = [made for made in state["resources"] if made["type"] == recover.RELEASE]
-    pending = [{"type": "creating", "resource": one}]
+    (resource, *_) = [
+        resource for resource in state["resources"] if resource["type"] == recover.RELEASE
+    ]
+    pending = [{"type": "creating", "resource": resource}]
 
     findings, unread = drift.check(stack, {**state, "pending_operations": pending})
     assert unread == []
@@ -636,21 +644,13 @@ def test_a_resource_at_which_a_run_was_cut_off_is_found(live_stack: LiveStack) -
     assert drift.fix_commands(findings, stack, "any")[0] == "make recover STACK=home"
 
 
-@pytest.fixture(scope="module")
-def published() -> Path:
-    """The folder with the published charts."""
-    if not (folder := os.environ.get("HOMELAB_CHARTS")):
-        pytest.skip("HOMELAB_CHARTS names no folder with the published charts")
-    return Path(folder)
-
-
 @contextmanager
 def metallb(live_stack: LiveStack, tools: Tools) -> Iterator[None]:
-    """Run MetalLB's controller as the release's pod, with its webhooks."""
+    """Run MetalLB's controller with webhooks, in place of the release's pod."""
     (pod,) = (
-        one.metadata.name
-        for one in live_stack.core.list_namespaced_pod("metallb-system").items
-        if one.metadata.name.startswith("metallb-controller")
+        item.metadata.name
+        for item in live_stack.core.list_namespaced_pod("metallb-system").items
+        if item.metadata.name.startswith("metallb-controller")
     )
     command = [
         *(
@@ -667,23 +667,22 @@ def metallb(live_stack: LiveStack, tools: Tools) -> Iterator[None]:
             process.kill()
 
 
-def test_the_published_charts_are_no_drift_after_everything_has_acted(
-    published: Path, tools: Tools, tmp_path: Path
+def test_the_published_charts_have_no_drift_after_their_controllers_have_run(
+    published: dict[str, str], tools: Tools, tmp_path: Path
 ) -> None:
     def change(keys: dict[str, Any]) -> None:
-        names = ("kube-prometheus-stack", "metallb")
-        keys["homelab:charts"] = {name: str(*published.glob(f"{name}-*.tgz")) for name in names}
+        keys["homelab:charts"] = published
         keys["homelab:network"]["metallb"] = "helm"
         keys["homelab:webui"]["backup"] = {"volume": {"path": "/mnt/backup", "size": "100Gi"}}
 
     live_stack = LiveStack(tmp_path, tools, change)
     try:
-        hand = Hand(live_stack)
+        kubectl = Kubectl(live_stack)
         with metallb(live_stack, tools):
             hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
             hook = f"{hooks}/metallb-webhook-configuration"
             assert eventually(
-                lambda: "caBundle" in hand.ask("GET", hook)["webhooks"][0]["clientConfig"]
+                lambda: "caBundle" in kubectl.ask("GET", hook)["webhooks"][0]["clientConfig"]
             )
         assert eventually(
             lambda: all(
@@ -693,27 +692,27 @@ def test_the_published_charts_are_no_drift_after_everything_has_acted(
         )
         reader = tmp_path / "reader"
         reader.write_text(kubeconfig_of(live_stack, "homelab-reader"))
-        mine = live_stack.cluster.kubeconfig.read_text()
-        # The engine's plugins too have no other account now.
+        admin = live_stack.cluster.kubeconfig.read_text()
+        # Pulumi's plugins use this kubeconfig, too.
         live_stack.cluster.kubeconfig.write_text(reader.read_text())
         try:
             assert look(live_stack, reader) == ([], [])
         finally:
-            live_stack.cluster.kubeconfig.write_text(mine)
+            live_stack.cluster.kubeconfig.write_text(admin)
 
         role = f"{RBAC}/clusterroles/kube-prom-stack-kube-state-metrics"
-        rules = len(hand.ask("GET", role)["rules"])
-        hand.add(role, "/rules/-", {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]})
-        hand.add(f"{MONITORING}/prometheuses/kube-prom-stack", "/spec/enableAdminAPI", True)
-        hand.add(hook, "/webhooks/0/failurePolicy", "Fail")
-        assert found(look(live_stack)[0]) == {
+        rules = len(kubectl.ask("GET", role)["rules"])
+        kubectl.add(role, "/rules/-", {"apiGroups": [""], "resources": ["x"], "verbs": ["list"]})
+        kubectl.add(f"{MONITORING}/prometheuses/kube-prom-stack", "/spec/enableAdminAPI", True)
+        kubectl.add(hook, "/webhooks/0/failurePolicy", "Fail")
+        assert lines_of(look(live_stack)[0]) == {
             f"kube-prom-stack-kube-state-metrics: rules[{rules}]: got an object, want nothing",
             "kube-prom-stack: spec.enableAdminAPI: got True, want False",
             "metallb-webhook-configuration: webhooks[bgppeervalidationwebhook.metallb.io]"
             ".failurePolicy: got Fail, want Ignore",
         }
         for command in commands(live_stack):
-            hand.run(command)
+            kubectl.run(command)
         assert look(live_stack) == ([], [])
         assert live_stack.up() == {}
     finally:
@@ -733,7 +732,7 @@ DENIED = [
     ("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"),
     ("POST", "/api/v1/namespaces/observability/serviceaccounts/homelab-reader/token"),
     ("POST", f"{CORE}/ollama-stack/pods/any/exec"),
-    # What it needs not see.
+    # Reads that it does not need.
     ("GET", f"{CORE}/ollama-stack/secrets"),
     ("GET", f"{CORE}/ollama-stack/secrets/of-somebody-else"),
     ("GET", f"{CORE}/ollama-stack/services/http:ollama-service:11434/proxy/api/tags"),
@@ -742,34 +741,36 @@ DENIED = [
 ]
 
 
-def test_the_reader_account_can_write_nothing(live_stack: LiveStack) -> None:
+def test_the_reader_may_write_nothing_and_read_no_other_secrets(live_stack: LiveStack) -> None:
     whole = json.loads(live_stack.cluster.kubeconfig.read_text())
-    where = whole["clusters"][0]["cluster"]
-    authority = base64.b64decode(where["certificate-authority-data"]).decode()
+    cluster = whole["clusters"][0]["cluster"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     bearer = {"Authorization": f"Bearer {token(live_stack, 'homelab-reader')}"}
     pool = PoolManager(ca_cert_data=authority, retries=False)
 
     def ask(method: str, path: str) -> tuple[int, str]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {**bearer, "Content-Type": kind}
-        answer = pool.request(method, where["server"] + path, body="{}", headers=headers)
+        answer = pool.request(method, cluster["server"] + path, body="{}", headers=headers)
         return answer.status, answer.data.decode(errors="replace")
 
     refused = {(method, path): ask(method, path) for method, path in DENIED}
-    assert [asked for asked, (code, _) in refused.items() if code != 403] == []
+    assert [request for request, (code, _) in refused.items() if code != 403] == []
     assert [
-        asked for asked, (_, text) in refused.items() if "system:serviceaccount" not in text
+        request for request, (_, text) in refused.items() if "system:serviceaccount" not in text
     ] == []
     assert ask("GET", f"{APPS}/ollama-stack/deployments/ollama")[0] == 200
     assert ask("GET", f"{CORE}/ollama-stack/secrets/open-webui")[0] == 200
 
 
-def test_what_could_not_be_read_is_never_no_drift(live_stack: LiveStack, tmp_path: Path) -> None:
+def test_an_account_without_access_to_a_namespace_gets_unread_objects(
+    live_stack: LiveStack, tmp_path: Path
+) -> None:
     live_stack.core.create_namespaced_service_account(
         "observability", {"metadata": {"name": "half"}}
     )
     subject = {"kind": "ServiceAccount", "name": "half", "namespace": "observability"}
-    # All that the real account has, but in one namespace of the two.
+    # The reader's role, in one of the two namespaces.
     role = {
         "apiGroup": "rbac.authorization.k8s.io",
         "kind": "ClusterRole",
@@ -790,35 +791,35 @@ def test_what_could_not_be_read_is_never_no_drift(live_stack: LiveStack, tmp_pat
     assert any("/namespaces/observability/secrets: 403" in line for line in unread)
 
 
-def test_a_cluster_that_is_away_is_one_line(
+def test_an_unreachable_cluster_is_one_line(
     live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
-    mine = live_stack.cluster.kubeconfig.read_text()
-    where = json.loads(mine)["clusters"][0]["cluster"]["server"]
-    live_stack.cluster.kubeconfig.write_text(mine.replace(where, "https://127.0.0.1:1"))
+    content = live_stack.cluster.kubeconfig.read_text()
+    url = json.loads(content)["clusters"][0]["cluster"]["server"]
+    live_stack.cluster.kubeconfig.write_text(content.replace(url, "https://127.0.0.1:1"))
     try:
         code, out, err = main()
     finally:
-        live_stack.cluster.kubeconfig.write_text(mine)
+        live_stack.cluster.kubeconfig.write_text(content)
 
     assert (code, out) == (1, "")
     assert re.fullmatch(r"comparing \d+ resources\nerror: could not check home: .+\n", err)
 
 
-def test_an_unknown_kind_and_an_object_without_a_record_are_never_no_drift(
-    live_stack: LiveStack, hand: Hand
+def test_an_unknown_kind_and_missing_managed_fields_are_unread_objects(
+    live_stack: LiveStack, kubectl: Kubectl
 ) -> None:
     stack = stack_of(live_stack)
     state = stacks.deployment(stack)
-    thing = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "one"}}
-    more = {"type": "kubernetes:example.org/v1:Thing", "id": "one", "inputs": thing}
+    custom = {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "one"}}
+    more = {"type": "kubernetes:example.org/v1:Thing", "id": "one", "inputs": custom}
     cleared = [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}]
     path = f"{CORE}/ollama-stack/configmaps/ollama-model-job"
-    hand.ask("PATCH", path, cleared)
+    kubectl.ask("PATCH", path, cleared)
     try:
         findings, unread = drift.check(stack, {**state, "resources": [*state["resources"], more]})
     finally:
-        hand.ask("DELETE", path)
+        kubectl.ask("DELETE", path)
         live_stack.up()
 
     assert findings == []

@@ -1,4 +1,4 @@
-"""Edits by hand: a preview and an `up` put back every object that the program declares."""
+"""Preview and `up` undo an edit of every object that the program declares."""
 
 import copy
 import json
@@ -24,12 +24,12 @@ EDITS: dict[str, dict[str, Any]] = {
     "Service": {"spec": {"selector": {"app.kubernetes.io/name": "elsewhere"}}},
     "ServiceAccount": {"automountServiceAccountToken": True},
 }
-"""What is edited in objects of a kind beside a label, as a JSON merge patch."""
+"""JSON merge patches by kind, in addition to a changed label."""
 SET_BY_OTHERS = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 
 
 def declared(live_stack: LiveStack) -> list[tuple[str, str, str, str]]:
-    """API version, kind, namespace and name of each object in the state."""
+    """Return API version, kind, namespace and name of each object in the state."""
     resources = json.loads(live_stack.engine.cli("stack", "export").stdout)["deployment"][
         "resources"
     ]
@@ -50,7 +50,7 @@ def declared(live_stack: LiveStack) -> list[tuple[str, str, str, str]]:
 
 
 def patch(live: dict[str, Any]) -> dict[str, Any]:
-    """An edit of a live object: a label, each value of its data, and what `EDITS` has."""
+    """Return an edit of a live object: a label, each value of its data, and its `EDITS`."""
     edit = copy.deepcopy(EDITS.get(live["kind"], {}))
     labels = edit.setdefault("metadata", {}).setdefault("labels", {})
     labels["app.kubernetes.io/part-of"] = "elsewhere"
@@ -60,24 +60,24 @@ def patch(live: dict[str, Any]) -> dict[str, Any]:
 
 
 def state_of(live: dict[str, Any]) -> dict[str, Any]:
-    """An object less what the API server and controllers count in it."""
-    wanted = copy.deepcopy(live)
-    wanted.pop("status", None)
+    """Return an object without the fields that API server and controllers set."""
+    result = copy.deepcopy(live)
+    result.pop("status", None)
     for key in SET_BY_OTHERS:
-        wanted["metadata"].pop(key, None)
-    (wanted["metadata"].get("annotations") or {}).pop("deployment.kubernetes.io/revision", None)
+        result["metadata"].pop(key, None)
+    (result["metadata"].get("annotations") or {}).pop("deployment.kubernetes.io/revision", None)
     if live["kind"] == "Job":  # a new one has another uid in all of these
-        del wanted["spec"]["selector"], wanted["spec"]["template"]["metadata"]["labels"]
-        wanted["metadata"]["labels"] = {
+        del result["spec"]["selector"], result["spec"]["template"]["metadata"]["labels"]
+        result["metadata"]["labels"] = {
             key: value
-            for key, value in wanted["metadata"]["labels"].items()
+            for key, value in result["metadata"]["labels"].items()
             if not key.endswith("controller-uid")
         }
-    return wanted
+    return result
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_an_edit_of_every_declared_object_is_put_back(live_stack: LiveStack) -> None:
+def test_up_undoes_an_edit_of_every_declared_object(live_stack: LiveStack) -> None:
     kube = DynamicClient(live_stack.core.api_client)  # type: ignore[no-untyped-call]
 
     def resource(version: str, kind: str) -> Any:
@@ -106,6 +106,6 @@ def test_an_edit_of_every_declared_object_is_put_back(live_stack: LiveStack) -> 
 
     assert live_stack.up() == previewed
     after = read()
-    edited = {key[1:] for key, live in after.items() if state_of(live) != state_of(before[key])}
-    assert edited == set()
+    changed = {key[1:] for key, live in after.items() if state_of(live) != state_of(before[key])}
+    assert changed == set()
     assert live_stack.up() == {}

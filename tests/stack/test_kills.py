@@ -1,4 +1,4 @@
-"""An `up` or a `destroy` that is killed, and `recover`; more moments: tests/bench_kills.py."""
+"""`make recover` after `up` or `destroy` was killed; bench_kills.py has more moments."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from doctor_lab import Place
-from kill_lab import HELM, IN_RELEASE, Run, end, held, objects, running, stack_of
+from kill_lab import HELM, IN_RELEASE, end, killed, objects, running, stack_of
 from live_stack import LiveStack, quiet
 from pulumi.automation import CommandError
 from waiting import eventually
@@ -26,7 +26,7 @@ DELETED = IN_RELEASE.replace("object.", "oldObject.")
 
 @pytest.fixture(autouse=True)
 def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
-    """Leave the stack file as it was found."""
+    """Restore the stack file after each test."""
     yield
     live_stack.reset()
 
@@ -35,7 +35,7 @@ def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
 def recover(
     live_stack: LiveStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Recover:
-    """Runs the command; gives its exit code, its output and its errors."""
+    """Runs the command; returns exit code, output and errors."""
     monkeypatch.setattr(stacks, "find", lambda _: stack_of(live_stack))
 
     def run() -> tuple[int, str, str]:
@@ -47,18 +47,20 @@ def recover(
 
 
 def statuses(live_stack: LiveStack) -> list[str]:
-    """The status of each of Helm's revisions, the oldest first."""
+    """Return the status of each of Helm's revisions, oldest first."""
     live = Live(live_stack.cluster.context, live_stack.cluster.kubeconfig)
-    return [one.status for one in releases.revisions(live, "observability", "kube-prom-stack")]
+    return [
+        revision.status for revision in releases.revisions(live, "observability", "kube-prom-stack")
+    ]
 
 
 def up_as_if_never_killed(live_stack: LiveStack, before: set[str], pods: dict[str, str]) -> None:
-    """Run `up`, and see that it has nothing to mend, and that all is as without a kill."""
+    """Run `up`; assert that it repairs nothing, and that objects and pods are as before."""
     lines: list[str] = []
     live_stack.engine.up(lines.append)
 
     assert [line for line in lines if "cut off" in line] == []
-    # Controllers follow in their own time.
+    # Controllers create and delete objects after `up`.
     assert eventually(lambda: objects(live_stack) == before), objects(live_stack) ^ before
     assert pods.items() <= running(live_stack).items()
     assert set(live_stack.engine.preview()) <= {"same", "OpType.SAME"}
@@ -66,22 +68,16 @@ def up_as_if_never_killed(live_stack: LiveStack, before: set[str], pods: dict[st
     assert statuses(live_stack)[-1] == "deployed"
 
 
-def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_installs(
+def test_destroy_continues_a_killed_destroy_and_recover_removes_a_pending_install(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
     before = objects(live_stack)
-    with held(live_stack, "DELETE", "services", DELETED, policy="Fail") as hold:
-        run = Run(live_stack, tools, "destroy")
-        hold.reached()
-        run.kill(plugins=True)
+    killed(live_stack, tools, "destroy", "DELETE", "services", DELETED, policy="Fail")
     assert statuses(live_stack)[-1] == "uninstalling"
     live_stack.engine.destroy(quiet)
-    assert [one for one in objects(live_stack) if "kube-prom-stack" in one] == []
+    assert [name for name in objects(live_stack) if "kube-prom-stack" in name] == []
 
-    with held(live_stack, "UPDATE", "secrets", HELM, policy="Fail") as hold:
-        run = Run(live_stack, tools)
-        hold.reached()
-        run.kill(plugins=True)
+    killed(live_stack, tools, "up", "UPDATE", "secrets", HELM, policy="Fail")
     pods = running(live_stack)
     assert statuses(live_stack) == ["pending-install"]
     problems = "; ".join(Place(live_stack.cluster, live_stack.engine).problems(doctor.releases))
@@ -101,15 +97,12 @@ def test_a_destroy_goes_on_by_itself_and_the_up_after_it_is_killed_while_helm_in
     )
 
 
-def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
+def test_recover_waits_for_a_plugin_that_outlives_its_killed_cli(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
     before = objects(live_stack)
     live_stack.engine.destroy(quiet)
-    with held(live_stack, "UPDATE", "secrets", HELM) as hold:
-        run = Run(live_stack, tools)
-        hold.reached()
-        plugins = run.kill(plugins=False)
+    plugins = killed(live_stack, tools, "up", "UPDATE", "secrets", HELM, plugins=False)
     assert eventually(lambda: statuses(live_stack) == ["deployed"])
     pods = running(live_stack)
 
@@ -125,7 +118,7 @@ def test_an_up_killed_while_its_plugin_lives_on_and_helm_finishes(
     up_as_if_never_killed(live_stack, before, pods)
 
 
-def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
+def test_recover_removes_a_pending_upgrade(
     live_stack: LiveStack,
     tools: Tools,
     recover: Recover,
@@ -141,15 +134,12 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
     live_stack.edit(
         lambda keys: keys.update({"homelab:charts": {"kube-prometheus-stack": str(chart)}})
     )
-    wanted = objects(live_stack) | {"ConfigMap. observability/from-the-upgrade"}
-    with held(live_stack, "UPDATE", "secrets", HELM, policy="Fail") as hold:
-        run = Run(live_stack, tools)
-        hold.reached()
-        run.kill(plugins=True)
+    expected = objects(live_stack) | {"ConfigMap. observability/from-the-upgrade"}
+    killed(live_stack, tools, "up", "UPDATE", "secrets", HELM, policy="Fail")
     pods = running(live_stack)
     assert statuses(live_stack)[-2:] == ["deployed", "pending-upgrade"]
     with monkeypatch.context() as by_hand:
-        # What `pulumi cancel` and `pulumi up` do: the lock, which tells who it was, is gone.
+        # As with `pulumi cancel` and `pulumi up`: without the lock, its holder is unknown.
         by_hand.setattr(Engine, "_take_up", lambda self, *_: self._run("cancel", "--yes"))
         with pytest.raises(CommandError, match=r"another operation .* is in progress"):
             live_stack.up()
@@ -161,17 +151,14 @@ def test_an_upgrade_killed_while_helm_upgrades_and_then_refuses(
     assert (code, err) == (0, "")
     assert "is pending-upgrade: an up was cut off" in out
     assert statuses(live_stack)[-1] == "deployed"
-    up_as_if_never_killed(live_stack, wanted, pods)
+    up_as_if_never_killed(live_stack, expected, pods)
 
 
-def test_a_destroy_killed_while_helm_uninstalls(
+def test_recover_removes_a_release_that_is_uninstalling(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
     before = objects(live_stack)
-    with held(live_stack, "DELETE", "services", DELETED, policy="Fail") as hold:
-        run = Run(live_stack, tools, "destroy")
-        hold.reached()
-        run.kill(plugins=True)
+    killed(live_stack, tools, "destroy", "DELETE", "services", DELETED, policy="Fail")
     assert statuses(live_stack)[-1] == "uninstalling"
 
     code, out, err = recover()

@@ -1,8 +1,8 @@
-"""What else is on the cluster, or is not any more, stops nothing of the stack's."""
+"""Other objects on the cluster, or their absence, do not disturb the stack."""
 
 from typing import Any
 
-from doctor_lab import Place, thing
+from doctor_lab import Place, manifest
 from live_stack import LiveStack, addresses
 from waiting import eventually
 
@@ -13,10 +13,10 @@ from ops.stacks import Stack
 API = "v1beta1.metrics.k8s.io"
 
 
-def test_an_api_whose_server_is_away_stops_neither_up_nor_drift_nor_the_doctor(
+def test_an_unavailable_api_service_is_no_problem_for_up_drift_and_doctor(
     live_stack: LiveStack,
 ) -> None:
-    """As of the addon metrics-server, when the certificate that leads to it has ended."""
+    """As with the addon metrics-server after its certificate has expired."""
     place = Place(live_stack.cluster, live_stack.engine)
     spec = {
         "group": "metrics.k8s.io",
@@ -27,16 +27,18 @@ def test_an_api_whose_server_is_away_stops_neither_up_nor_drift_nor_the_doctor(
         "insecureSkipTLSVerify": True,
     }
     kind = "apiregistration.k8s.io/v1"
-    with place.planted(thing("APIService", API, spec=spec, apiVersion=kind)):
+    with place.created(manifest("APIService", API, spec=spec, apiVersion=kind)):
 
-        def is_away() -> bool:
-            found = Cluster(live_stack.cluster.context, live_stack.cluster.kubeconfig).read(
+        def is_stale() -> bool:
+            groups_ = Cluster(live_stack.cluster.context, live_stack.cluster.kubeconfig).read(
                 "/apis", DISCOVERY
             )
-            groups = {one["metadata"].get("name"): one["versions"] for one in found["items"]}
-            return any(one.get("freshness") == "Stale" for one in groups.get("metrics.k8s.io", []))
+            groups = {item["metadata"].get("name"): item["versions"] for item in groups_["items"]}
+            return any(
+                item.get("freshness") == "Stale" for item in groups.get("metrics.k8s.io", [])
+            )
 
-        assert eventually(is_away)
+        assert eventually(is_stale)
         assert live_stack.up() == {}
         access = live_stack.cluster.kubeconfig
         stack = Stack(name="home", cli=live_stack.engine.cli, kubeconfig=access, simulated=False)
@@ -45,7 +47,9 @@ def test_an_api_whose_server_is_away_stops_neither_up_nor_drift_nor_the_doctor(
             assert place.problems(check) == []
 
 
-def test_a_service_that_goes_takes_no_address_of_another(live_stack: LiveStack) -> None:
+def test_a_new_load_balancer_does_not_get_the_address_of_a_deleted_service(
+    live_stack: LiveStack,
+) -> None:
     before = addresses(live_stack.core)
     page = "open-webui-service-local"
     assert set(before) == {page, "grafana-external"}
@@ -64,16 +68,15 @@ def test_a_service_that_goes_takes_no_address_of_another(live_stack: LiveStack) 
     live_stack.core.delete_namespaced_service("stranger", "ollama-stack")
 
 
-def test_a_prometheus_of_a_release_that_is_gone_is_told_and_takes_nothing(
+def test_a_leftover_prometheus_is_reported_and_gets_no_volume_of_the_stack(
     live_stack: LiveStack,
 ) -> None:
-    """Its claim waits for ever; ours keeps its volume."""
     before = live_stack.bound()
     place = Place(live_stack.cluster, live_stack.engine)
     claim = {"storageClassName": "local-path", "resources": {"requests": {"storage": "1Gi"}}}
     spec = {"storage": {"volumeClaimTemplate": {"spec": claim}}}
-    old = thing("Prometheus", "monitoring", "observability", spec=spec)
-    with place.planted(old | {"apiVersion": "monitoring.coreos.com/v1"}):
+    old = manifest("Prometheus", "monitoring", "observability", spec=spec)
+    with place.created(old | {"apiVersion": "monitoring.coreos.com/v1"}):
         assert place.problems(doctor.addons) == [
             "prometheuses observability/monitoring is left by a release"
         ]

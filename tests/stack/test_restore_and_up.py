@@ -1,4 +1,4 @@
-"""A restore while somebody runs `up`."""
+"""`make restore` and `up` at the same time."""
 
 from threading import Thread
 from typing import Any
@@ -12,9 +12,9 @@ from ops import restore
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(live_stack: LiveStack) -> None:
+def test_up_during_a_restore_does_not_start_open_webui(live_stack: LiveStack) -> None:
     core = CoreV1Api(live_stack.core.api_client)
-    # No kubelet is there to give it.
+    # The simulated kubelet has no logs.
     core.read_namespaced_pod_log = lambda *_, **__: "restored"  # type: ignore[method-assign]
     page = restore.ChatPage(live_stack.apps, live_stack.batch, core, timeout=300)
 
@@ -28,23 +28,23 @@ def test_an_up_in_the_middle_of_a_restore_does_not_start_the_page(live_stack: Li
     job = page.job("latest", None)
     page.stop()
     assert pods() == []
-    seen: list[Any] = []
+    events: list[Any] = []
 
-    def restored() -> None:
+    def restore_snapshot() -> None:
         try:
-            # By then `up` has put the replicas back, and waits for the pod.
-            seen.extend(eventually(pods))
-            seen.append(page.run(job, "restoring")[:2])
-            seen.extend(pod.spec.node_name for pod in pods())
+            # `up` has restored the replicas, and waits for the pod.
+            events.extend(eventually(pods))
+            events.append(page.run(job, "restoring")[:2])
+            events.extend(pod.spec.node_name for pod in pods())
         finally:
             page.start()
             page.wait()
 
-    thread = Thread(target=restored)
+    thread = Thread(target=restore_snapshot)
     thread.start()
     live_stack.up()
     thread.join()
 
-    assert seen[1:] == [("restore", 0), None]
+    assert events[1:] == [("restore", 0), None]
     assert [pod.status.phase for pod in pods()] == ["Running"]
     assert live_stack.core.read_node("evo4t").spec.taints is None

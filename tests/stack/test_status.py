@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from doctor_lab import Place, thing
+from doctor_lab import Place, manifest
 from live_stack import LiveStack
 from waiting import eventually
 
@@ -109,11 +109,11 @@ def test_what_is_not_ready_says_what_it_waits_for(live_stack: LiveStack, look: A
     refused = {"selector": {"matchLabels": labels}, "template": template}
     outside = {"annotations": {"metallb.io/loadBalancerIPs": "203.0.113.9"}}
     port = {"type": "LoadBalancer", "ports": [{"port": 80}]}
-    with Place(live_stack.cluster, live_stack.engine).planted(
-        thing("PersistentVolumeClaim", "lost", where, spec={**size, "storageClassName": "none"}),
-        thing("Pod", "waits", where, spec={"containers": [main], "volumes": [volume]}),
-        thing("Service", "outside", where, metadata=outside, spec=port),
-        thing("Deployment", "refused", where, apiVersion="apps/v1", spec=refused),
+    with Place(live_stack.cluster, live_stack.engine).created(
+        manifest("PersistentVolumeClaim", "lost", where, spec={**size, "storageClassName": "none"}),
+        manifest("Pod", "waits", where, spec={"containers": [main], "volumes": [volume]}),
+        manifest("Service", "outside", where, metadata=outside, spec=port),
+        manifest("Deployment", "refused", where, apiVersion="apps/v1", spec=refused),
     ):
 
         def seen() -> bool:

@@ -1,4 +1,4 @@
-"""The program itself, applied by the real engine to a real API server."""
+"""`up` and `destroy` of the program with the real engine and API server."""
 
 import base64
 import gzip
@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import pytest
 import yaml
-from kill_lab import HELM, Run, held
+from kill_lab import HELM, killed
 from kubernetes.client import ApiException
 from live_stack import LiveStack, addresses, quiet
 from pulumi.automation import CommandError
@@ -48,7 +48,7 @@ for owner in ("one", "two"):
 
 @pytest.fixture(autouse=True)
 def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
-    """Leave the stack file as it was found."""
+    """Restore the stack file after each test."""
     yield
     live_stack.reset()
 
@@ -57,19 +57,19 @@ def test_every_claim_is_bound_to_its_own_volume(live_stack: LiveStack) -> None:
     assert live_stack.bound() == {
         "ollama-stack/models": ("ollama-stack-models", "/mnt/evo4t/models"),
         "ollama-stack/open-webui": ("ollama-stack-open-webui", "/mnt/evo4t/open-webui"),
-        # The operator has made it, as the release's Prometheus says.
+        # Created by the Prometheus operator.
         f"observability/{PROMETHEUS_CLAIM}": ("observability-prometheus", "/mnt/evo4t/prometheus"),
     }
 
 
-def test_both_addresses_are_exactly_as_configured(live_stack: LiveStack) -> None:
+def test_metallb_assigns_both_configured_addresses(live_stack: LiveStack) -> None:
     assert addresses(live_stack.core) == {
         "open-webui-service-local": ["192.168.1.101"],
         "grafana-external": ["192.168.1.102"],
     }
 
 
-def test_every_pod_is_scheduled_on_the_node_of_the_house(live_stack: LiveStack) -> None:
+def test_every_pod_runs_on_the_node_of_the_stack_file(live_stack: LiveStack) -> None:
     pods = [pod for name in ("ollama-stack", "observability") for pod in live_stack.pods(name)]
 
     assert {pod.spec.node_name for pod in pods} == {"evo4t"}
@@ -89,8 +89,8 @@ def test_every_pod_is_scheduled_on_the_node_of_the_house(live_stack: LiveStack) 
     assert node.status.capacity["cpu"] == "24"
 
 
-def test_every_file_of_the_state_is_written_at_once(live_stack: LiveStack) -> None:
-    # As the sidecars of the CLI's own choice are not: one that was cut off is "EOF" for ever.
+def test_the_state_has_no_attrs_files(live_stack: LiveStack) -> None:
+    # The CLI writes these by default; after a kill, a truncated one makes every run fail with EOF.
     state = [
         path for path in (live_stack.cluster.folder / "engine/state").rglob("*") if path.is_file()
     ]
@@ -98,7 +98,7 @@ def test_every_file_of_the_state_is_written_at_once(live_stack: LiveStack) -> No
     assert [path for path in state if path.suffix == ".attrs"] == []
 
 
-def test_what_a_full_disk_has_cut_off_is_read_again(live_stack: LiveStack) -> None:
+def test_a_truncated_state_is_restored_from_its_backup(live_stack: LiveStack) -> None:
     before = live_stack.engine.outputs()
     (state,) = (live_stack.cluster.folder / "engine/state").rglob("sandbox.json")
     state.write_bytes(state.read_bytes()[:100])
@@ -106,14 +106,13 @@ def test_what_a_full_disk_has_cut_off_is_read_again(live_stack: LiveStack) -> No
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
 
-    # One step earlier the stack had no outputs yet.
     assert live_stack.up() == {}
     assert live_stack.engine.outputs() == before
     assert not lock.exists()
 
 
 def test_a_first_up_never_hangs(live_stack: LiveStack) -> None:
-    # It takes ten seconds; the provider waits five minutes for a claim that is bound too soon.
+    # It takes 10 s; the provider would wait 300 s for a claim that was bound too soon.
     assert live_stack.first_up < 240
 
 
@@ -123,19 +122,19 @@ def test_a_second_up_changes_nothing(live_stack: LiveStack) -> None:
 
 
 def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(live_stack: LiveStack) -> None:
-    phrase = live_stack.cluster.folder / "engine" / "passphrase"
-    away = phrase.rename(phrase.with_suffix(".away"))
+    passphrase = live_stack.cluster.folder / "engine" / "passphrase"
+    moved = passphrase.rename(passphrase.with_suffix(".away"))
     try:
         with pytest.raises(
             SandboxError, match=r"passphrase: is gone, .*; start over .* make down$"
         ):
             live_stack.engine.outputs()
-        assert not phrase.exists()
+        assert not passphrase.exists()
     finally:
-        away.rename(phrase)
+        moved.rename(passphrase)
 
 
-def test_the_closing_table_shows_the_way_of_the_metrics(live_stack: LiveStack) -> None:
+def test_the_report_of_up_shows_the_flow_of_metrics(live_stack: LiveStack) -> None:
     outputs, charts = live_stack.engine.outputs(), live_stack.engine.charts()
     table = report(
         live_stack.cluster.kubeconfig, live_stack.cluster.context, outputs, charts, "read "
@@ -153,22 +152,22 @@ def test_the_closing_table_shows_the_way_of_the_metrics(live_stack: LiveStack) -
     assert re.fullmatch(r"kube-prometheus-stack 0.0.0-own\.h\w+; the sandbox's own: .*", release)
 
 
-def test_no_password_lies_in_the_open(live_stack: LiveStack) -> None:
+def test_no_password_is_in_a_file_of_the_cluster_in_clear(live_stack: LiveStack) -> None:
     secret = [str(value) for value, hidden in live_stack.engine.outputs().values() if hidden]
     assert len(secret) == 2
 
-    found = [
+    files = [
         path
         for path in live_stack.cluster.folder.rglob("*")
-        # What the API server keeps in etcd is not encrypted, there as on MicroK8s.
+        # etcd is not encrypted, as on MicroK8s.
         if path.is_file() and "data" not in path.relative_to(live_stack.cluster.folder).parts
         for word in secret
         if word.encode() in path.read_bytes()
     ]
-    assert found == []
+    assert files == []
 
 
-def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
+def test_only_the_pod_with_the_tailnet_port_violates_restricted(
     live_stack: LiveStack,
 ) -> None:
     level = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -176,9 +175,9 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     refused = []
     for pod in live_stack.core.list_namespaced_pod("ollama-stack").items:
         spec = live_stack.core.api_client.sanitize_for_serialization(pod.spec)
-        # What admission added on the way in.
-        kept = ("containers", "initContainers", "securityContext", "volumes")
-        spec = {key: spec[key] for key in kept if key in spec}
+        # Without the fields that admission added.
+        fields = ("containers", "initContainers", "securityContext", "volumes")
+        spec = {key: spec[key] for key in fields if key in spec}
         try:
             live_stack.core.create_namespaced_pod(
                 "strict", {"metadata": {"name": pod.metadata.name}, "spec": spec}, dry_run="All"
@@ -192,13 +191,13 @@ def test_every_pod_but_the_one_with_the_tailnet_port_is_admitted_as_restricted(
     assert re.findall(r"(\w+) \(", violations) == ["hostPort"]
 
 
-def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(
+def test_a_larger_prometheus_volume_changes_retention_and_keeps_the_claim(
     live_stack: LiveStack,
 ) -> None:
     name, namespace = "prometheus-kube-prom-stack", "observability"
     before = live_stack.bound()
 
-    def made() -> tuple[str, str]:
+    def sizes() -> tuple[str, str]:
         packed = live_stack.core.read_namespaced_secret(name, namespace).data["prometheus.yaml.gz"]
         config = yaml.safe_load(gzip.decompress(base64.b64decode(packed)))
         spec = live_stack.apps.read_namespaced_stateful_set(name, namespace).spec
@@ -208,17 +207,18 @@ def test_a_larger_volume_reaches_what_the_operator_made_and_the_claim_stays(
             config["storage"]["tsdb"]["retention"]["size"],
         )
 
-    assert made() == ("50Gi", "40960MiB")
+    assert sizes() == ("50Gi", "40960MiB")
     live_stack.edit(lambda keys: keys["homelab:observability"]["volume"].update(size="60Gi"))
 
-    assert live_stack.up() == {"update": len(("volume", "release"))}
-    assert eventually(lambda: made() == ("60Gi", "49152MiB")), made()
+    # The volume and the release.
+    assert live_stack.up() == {"update": 2}
+    assert eventually(lambda: sizes() == ("60Gi", "49152MiB")), sizes()
     assert live_stack.bound() == before
     live_stack.reset()
     assert live_stack.up() == {"update": 2}
 
 
-def test_bad_input_is_a_line_for_each_key_and_touches_nothing(live_stack: LiveStack) -> None:
+def test_invalid_settings_are_one_line_each_and_change_nothing(live_stack: LiveStack) -> None:
     before = live_stack.uids()
     live_stack.edit(lambda keys: keys.update({"homelab:webuii": {"lan_address": "192.168.1.101"}}))
     live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("gemma2:4b"))
@@ -234,39 +234,40 @@ def test_bad_input_is_a_line_for_each_key_and_touches_nothing(live_stack: LiveSt
     assert live_stack.uids() == before
 
 
-def test_a_changed_model_list_replaces_only_the_job(live_stack: LiveStack) -> None:
-    jobs, others = live_stack.jobs(), live_stack.uids()
+def test_a_changed_model_list_replaces_only_the_model_job(live_stack: LiveStack) -> None:
+    jobs, uids = live_stack.jobs(), live_stack.uids()
     live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("llama3.2:1b"))
 
-    # The list itself is in the ConfigMap of the Job's program.
+    # The update is the ConfigMap, which has the list.
     assert live_stack.up() == {"replace": 1, "update": 1}
     assert len(live_stack.jobs()) == 1
     assert live_stack.jobs() != jobs
-    assert live_stack.uids() == others
+    assert live_stack.uids() == uids
 
 
 def fail(live_stack: LiveStack, pod: str, log: str) -> None:
-    """Let a pod that no node runs end as the kubelet says of one whose last container has failed.
+    """Set a pod's status to that of one whose last container has failed with this log.
 
-    So do the programs end, whichever step fails (tests/workloads/test_backup_steps.py).
+    tests/workloads/test_backup_steps.py proves that the last one fails, whichever step failed.
     """
     spec = live_stack.core.read_namespaced_pod(pod, "ollama-stack").spec
     (container,) = spec.containers
-    # By default the kubelet reads a file that no program here writes.
+    # By default the kubelet reads the message from a file, which these programs do not write.
     logs = container.termination_message_policy == "FallbackToLogsOnError"
-    ends = [(one, {"exitCode": 0, "reason": "Completed"}) for one in spec.init_containers or []] + [
-        (container, {"exitCode": 1, "reason": "Error", "message": log if logs else ""})
-    ]
+    ends = [
+        (container_, {"exitCode": 0, "reason": "Completed"})
+        for container_ in spec.init_containers or []
+    ] + [(container, {"exitCode": 1, "reason": "Error", "message": log if logs else ""})]
     *init, ended = [
         {
-            "name": one.name,
-            "image": one.image,
+            "name": container_.name,
+            "image": container_.image,
             "imageID": "",
-            "ready": not end["exitCode"],
+            "ready": not terminated["exitCode"],
             "restartCount": 0,
-            "state": {"terminated": end},
+            "state": {"terminated": terminated},
         }
-        for one, end in ends
+        for container_, terminated in ends
     ]
     true = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "Initialized")]
     ready = {"type": "Ready", "status": "False", "reason": "PodFailed"}
@@ -280,19 +281,19 @@ def fail(live_stack: LiveStack, pod: str, log: str) -> None:
 
 
 def failed_up(live_stack: LiveStack, name: str, log: str) -> str:
-    """Run an `up` in which each new pod of this name ends with `log`; give what it prints."""
+    """Run an `up` in which each new pod of this name fails with `log`; return its output."""
     label = {"label_selector": f"app.kubernetes.io/name={name}"}
     before = {
         pod.metadata.name
         for pod in live_stack.core.list_namespaced_pod("ollama-stack", **label).items
     }
     lines: list[str] = []
-    # So no node runs it, and its end is what is written here.
+    # The simulated kubelet must not run these pods.
     live_stack.core.patch_node("evo4t", {"spec": {"unschedulable": True}})
-    over = Event()
+    stopped = Event()
 
     def kubelet() -> None:
-        while not over.wait(0.2):
+        while not stopped.wait(0.2):
             for pod in live_stack.core.list_namespaced_pod("ollama-stack", **label).items:
                 if pod.metadata.name not in before and pod.status.phase == "Pending":
                     fail(live_stack, pod.metadata.name, log)
@@ -303,13 +304,13 @@ def failed_up(live_stack: LiveStack, name: str, log: str) -> str:
         with pytest.raises(CommandError):
             live_stack.engine.up(lines.append)
     finally:
-        over.set()
+        stopped.set()
         thread.join()
         live_stack.core.patch_node("evo4t", {"spec": {"unschedulable": None}})
     return "\n".join(lines)
 
 
-def test_a_job_that_fails_says_why(live_stack: LiveStack) -> None:
+def test_a_failed_model_job_makes_up_print_its_last_line(live_stack: LiveStack) -> None:
     reason = "error: llama3.2:9b: pull model manifest: file does not exist"
     live_stack.edit(lambda keys: keys["homelab:ollama"]["models"].append("qwen2.5:0.5b"))
 
@@ -319,7 +320,9 @@ def test_a_job_that_fails_says_why(live_stack: LiveStack) -> None:
 
 
 @pytest.mark.usefixtures("with_backups")
-def test_a_backup_that_fails_before_another_image_says_why(live_stack: LiveStack) -> None:
+def test_a_failed_backup_before_another_image_makes_up_print_its_last_line(
+    live_stack: LiveStack,
+) -> None:
     reason = "Fatal: wrong password or no key found"
     image = {"image": "ghcr.io/open-webui/open-webui:v99.0.0"}
     live_stack.edit(lambda keys: keys["homelab:webui"].update(image))
@@ -331,7 +334,7 @@ def test_a_backup_that_fails_before_another_image_says_why(live_stack: LiveStack
     assert not page.containers[0].image.endswith(":v99.0.0")
 
 
-def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_killed(
+def test_after_destroy_and_a_killed_up_the_claims_bind_to_the_same_directories(
     live_stack: LiveStack, tools: Tools
 ) -> None:
     before = live_stack.bound()
@@ -341,20 +344,17 @@ def test_what_was_destroyed_comes_back_on_its_directories_though_the_engine_is_k
     assert live_stack.core.list_persistent_volume().items == []
     assert "ollama-stack" not in {n.metadata.name for n in live_stack.core.list_namespace().items}
 
-    with held(live_stack, "CREATE", "secrets", HELM) as hold:
-        run = Run(live_stack, tools)
-        hold.reached()
-        plugins = run.kill(plugins=False)
+    plugins = killed(live_stack, tools, "up", "CREATE", "secrets", HELM, plugins=False)
 
-    # The CLI is dead; its plugins, whose programs are elsewhere, are not.
+    # Only the CLI was killed: the next `up` ends its plugins.
     live_stack.up()
     assert plugins
-    assert [one.name() for one in plugins if one.is_running()] == []
+    assert [plugin.name() for plugin in plugins if plugin.is_running()] == []
     assert eventually(lambda: live_stack.bound() == before), live_stack.bound()
     assert live_stack.up() == {}
 
 
-def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(
+def test_after_deleting_a_namespace_the_claims_bind_to_the_same_directories(
     live_stack: LiveStack,
 ) -> None:
     before = live_stack.bound()
@@ -362,7 +362,7 @@ def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(
     assert eventually(
         lambda: (
             "ollama-stack"
-            not in {one.metadata.name for one in live_stack.core.list_namespace().items}
+            not in {item.metadata.name for item in live_stack.core.list_namespace().items}
         )
     )
 
@@ -372,40 +372,46 @@ def test_a_namespace_that_was_deleted_by_hand_comes_back_on_its_directories(
     assert live_stack.up() == {}
 
 
-def test_two_stacks_worth_of_volumes_side_by_side_bind_again(
-    live_stack: LiveStack,
-    tools: Tools,
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def volumes(live_stack: LiveStack, tools: Tools, tmp_path: Path) -> Iterator[Engine]:
+    """The engine of another project on the same cluster, destroyed afterwards."""
     (tmp_path / "Pulumi.yaml").write_text("name: volumes\nruntime: python\n")
     (tmp_path / "Pulumi.volumes.yaml").write_text("config: {}\n")
     path = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n"
     (tmp_path / "__main__.py").write_text(path + TWO_STORAGES)
     engine = Engine(live_stack.cluster, tools, tmp_path, "volumes")
+    yield engine
+    engine.destroy(quiet)
+    # Both projects use one working directory: without this, `cli` looks for the other's stack.
+    live_stack.engine.outputs()
 
-    def claim_as_an_operator_does(owner: str) -> None:
+
+def test_volumes_of_two_stacks_bind_again_after_a_destroy(
+    live_stack: LiveStack, volumes: Engine
+) -> None:
+    def create_operator_claim(namespace: str) -> None:
         spec = {
             "accessModes": ["ReadWriteOnce"],
-            "storageClassName": f"local-{owner}",
+            "storageClassName": f"local-{namespace}",
             "resources": {"requests": {"storage": "10Gi"}},
         }
         body = {"metadata": {"name": "made-by-another"}, "spec": spec}
-        live_stack.core.create_namespaced_persistent_volume_claim(owner, body)
+        live_stack.core.create_namespaced_persistent_volume_claim(namespace, body)
 
-    wanted = {
+    expected = {
         f"{owner}/{claim}": (f"{owner}-{name}", f"/mnt/evo4t/{owner}/{name}")
         for owner in ("one", "two")
         for claim, name in (("data", "data"), ("made-by-another", "late"))
     }
 
-    def come() -> None:
-        engine.up(quiet)
-        for owner in ("one", "two"):
-            claim_as_an_operator_does(owner)
-        assert eventually(lambda: wanted.items() <= live_stack.bound().items())
+    def up() -> None:
+        volumes.up(quiet)
+        for namespace in ("one", "two"):
+            create_operator_claim(namespace)
+        assert eventually(lambda: expected.items() <= live_stack.bound().items())
 
-    come()
-    # The claims that nobody here made go with their namespaces, or this would never end.
-    engine.destroy(quiet)
-    assert not wanted.keys() & live_stack.bound().keys()
-    come()
+    up()
+    # Claims that the program did not create are deleted with their namespaces.
+    volumes.destroy(quiet)
+    assert not expected.keys() & live_stack.bound().keys()
+    up()

@@ -1,4 +1,4 @@
-"""Open WebUI and its backups on one machine: the pods that the program registers, as processes."""
+"""Runs the pods of Open WebUI and its backups as processes, from the program's objects."""
 
 import json
 import os
@@ -19,38 +19,40 @@ PASSWORDS = {"WEBUI_ADMIN_PASSWORD": "first of all 1", "WEBUI_SECRET_KEY": "k" *
 
 
 def program(image: str = "") -> Deployment:
-    """The live_stack with backups, and with another image of Open WebUI if asked for."""
+    """Deploy the stack `home` with backups under mocks, with another `image` of Open WebUI."""
     raw = backup_config()
     raw["webui"] |= {"image": image} if image else {}
     return deploy_program("home", raw)
 
 
-def cron(lab: Deployment, name: str) -> dict[str, Any]:
-    """The pod of a CronJob."""
-    made = lab[f"kubernetes:batch/v1:CronJob::{name}"].inputs["spec"]["jobTemplate"]
-    spec: dict[str, Any] = made["spec"]["template"]["spec"]
+def cron(deployment: Deployment, name: str) -> dict[str, Any]:
+    """Return the pod spec of a CronJob."""
+    job = deployment[f"kubernetes:batch/v1:CronJob::{name}"].inputs["spec"]["jobTemplate"]
+    spec: dict[str, Any] = job["spec"]["template"]["spec"]
     return spec
 
 
-def before(lab: Deployment) -> dict[str, Any]:
-    """The pod of the Job before another image."""
-    made = lab["kubernetes:batch/v1:Job::open-webui-backup-before"].inputs
-    spec: dict[str, Any] = made["spec"]["template"]["spec"]
+def before(deployment: Deployment) -> dict[str, Any]:
+    """Return the pod spec of the Job before an upgrade of the image."""
+    job = deployment["kubernetes:batch/v1:Job::open-webui-backup-before"].inputs
+    spec: dict[str, Any] = job["spec"]["template"]["spec"]
     return spec
 
 
 class Box:
-    """A data disk and a backup disk, and what runs on them."""
+    """A node with a data disk and a backup disk, as folders."""
 
     def __init__(self, folder: Path, restic: Path, python: Path) -> None:
-        """Use these two programs; the page is Open WebUI in the environment of `python`."""
+        """Use this restic, and Open WebUI from the environment of `python`."""
         self.folder, self.restic, self.python = folder, restic, python
-        self.lab = program()
+        self.deployment = program()
         self.secrets = {**PASSWORDS, "RESTIC_PASSWORD": "of the repository"}
         self.mounts = {name: folder / name for name in ("data", "backup", "scratch", "workload")}
-        for made in self.mounts.values():
-            made.mkdir(parents=True)
-        scripts = self.lab["kubernetes:core/v1:ConfigMap::open-webui-backup-program"].inputs["data"]
+        for mount in self.mounts.values():
+            mount.mkdir(parents=True)
+        scripts = self.deployment["kubernetes:core/v1:ConfigMap::open-webui-backup-program"].inputs[
+            "data"
+        ]
         for name, text in scripts.items():
             (self.mounts["workload"] / name).write_text(text)
         self.otlp = ""
@@ -58,20 +60,24 @@ class Box:
         self._process: subprocess.Popen[bytes] | None = None
 
     def local(self, text: str) -> str:
-        """Put this machine's folders into a word of a pod."""
+        """Replace a mount path of a pod by its folder on this machine."""
         for name, path in self.mounts.items():
             if text == f"/{name}" or text.startswith(f"/{name}/"):
                 return f"{path}{text.removeprefix(f'/{name}')}"
         return text
 
     def environment(self, container: Mapping[str, Any]) -> dict[str, str]:
-        """Give what a container gets, with the secrets, and the way to this Prometheus."""
+        """Return a container's variables, with local paths, secrets and the URL of Prometheus."""
         path = f"{self.restic.parent}:{self.python.parent}:/usr/bin:/bin"
-        found = {"PATH": path, "USE_SLIM_DOCKER": "true"}
-        for one in container.get("env", []):
-            value = one.get("value", "") if "value" in one else self.secrets[one["name"]]
-            found[one["name"]] = self.local(value)
-        return found | ({"BACKUP_OTLP_URL": self.otlp} if "BACKUP_OTLP_URL" in found else {})
+        variables = {"PATH": path, "USE_SLIM_DOCKER": "true"}
+        for variable in container.get("env", []):
+            value = (
+                variable.get("value", "") if "value" in variable else self.secrets[variable["name"]]
+            )
+            variables[variable["name"]] = self.local(value)
+        return variables | (
+            {"BACKUP_OTLP_URL": self.otlp} if "BACKUP_OTLP_URL" in variables else {}
+        )
 
     def step(self, container: Mapping[str, Any], **more: str) -> subprocess.Popen[str]:
         """Start one container."""
@@ -86,31 +92,30 @@ class Box:
         )
 
     def run(self, pod: Mapping[str, Any], **more: str) -> tuple[int, str]:
-        """Run the containers of a pod one after the other, as a kubelet would; give what is said.
+        """Run the containers of a pod one after the other, as a kubelet does.
 
-        The code is that of the first one that failed.
+        Return the exit code of the first that failed, or 0, and the output of all.
         """
-        said = []
+        output = []
         self.empty_scratch()
         for container in steps(pod):
             process = self.step(container, **more)
-            said.append(process.communicate(timeout=120)[0])
+            output.append(process.communicate(timeout=120)[0])
             if process.returncode:
-                return process.returncode, "".join(said)
-        return 0, "".join(said)
+                return process.returncode, "".join(output)
+        return 0, "".join(output)
 
     def empty_scratch(self) -> None:
-        """Begin as a new pod does."""
+        """Empty the scratch volume, as in a new pod."""
         subprocess.run(["rm", "-rf", self.mounts["scratch"]], check=True)
         self.mounts["scratch"].mkdir()
 
     def start_page(self, user: Sequence[str] = (), **more: str) -> None:
-        """Start Open WebUI as its Deployment has it, without a model server and metrics.
+        """Start Open WebUI with its Deployment's variables, without model server and metrics.
 
-        `user` is a command that runs another one as somebody, `more` are variables that replace
-        its own.
+        `user` is a command prefix that runs a command as another user; `more` replaces variables.
         """
-        deployment = self.lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
+        deployment = self.deployment["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         nowhere = "http://127.0.0.1:9"
         environment = self.environment(container) | {
@@ -149,19 +154,19 @@ class Box:
 
         assert eventually(ready)
 
-    def stop_page(self, how: int = signal.SIGTERM) -> None:
+    def stop_page(self, number: int = signal.SIGTERM) -> None:
         """End Open WebUI."""
         if self._process:
-            self._process.send_signal(how)
+            self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
     def sign_in(self, email: str, password: str) -> str:
-        """Give the token of a user."""
+        """Sign in; return the account's token."""
         return sign_in(self.page, email, password)
 
-    def say(self, token: str, words: str) -> str:
-        """Keep a chat with these words, and give its id."""
+    def create_chat(self, token: str, words: str) -> str:
+        """Create a chat with these words; return its ID."""
         message = {"id": "m", "role": "user", "content": words, "parentId": None}
         history = {"messages": {"m": message}, "currentId": "m"}
         chat = {"title": words, "history": history, "messages": [message]}
@@ -170,8 +175,8 @@ class Box:
         identity: str = json.loads(text)["id"]
         return identity
 
-    def said(self, token: str, identity: str) -> str:
-        """Give the words of a chat."""
+    def read_chat(self, token: str, identity: str) -> str:
+        """Return the words of a chat."""
         status, text = ask("GET", f"{self.page}/api/v1/chats/{identity}", token=token)
         assert status == 200, text
         words: str = json.loads(text)["chat"]["history"]["messages"]["m"]["content"]
@@ -179,11 +184,11 @@ class Box:
 
 
 def steps(pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The containers of a pod, those first that come first."""
+    """Return the containers of a pod in their order of execution."""
     return [*pod["initContainers"], *pod["containers"]]
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """End a container and all in it with SIGKILL."""
+    """Send SIGKILL to a container's process group."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)

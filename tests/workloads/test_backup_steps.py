@@ -1,4 +1,4 @@
-"""A backup's pod with a scripted restic: whichever step fails, the last one says why."""
+"""The pods of the backups with a scripted restic."""
 
 import sqlite3
 import sys
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from backup_box import Box, before, cron, steps
 
-# The repository is damaged while the file beside it exists, and locked by somebody for a moment.
 RESTIC = """#!/bin/sh
 case "$*" in *"--retry-lock "*) ;; *) echo "Fatal: already locked" >&2; exit 11 ;; esac
 case " $* " in *" $FAILS "*) echo "Fatal: no $FAILS today" >&2; exit 1 ;; esac
@@ -22,11 +21,12 @@ case "$*" in
 *" prune"*) echo pruned ;;
 esac
 """
+"""Fails without --retry-lock, and in the command $FAILS; the file `.damaged` means damage."""
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
-    """A page's data, and programs that are scripts."""
+    """Open WebUI's data, and the scripted restic."""
     restic = tmp_path / "bin/restic"
     restic.parent.mkdir()
     restic.write_text(RESTIC)
@@ -51,80 +51,84 @@ def box(tmp_path: Path) -> Box:
         ("verify", "verify failed: webui-secret-key differs from the snapshot"),
     ],
 )
-def test_the_last_container_says_why_the_backup_failed(
+def test_the_last_container_prints_the_reason_whichever_step_failed(
     box: Box, kind: str, fails: str, reason: str
 ) -> None:
-    pod = before(box.lab) if kind == "upgrade" else cron(box.lab, "open-webui-backup-schedule")
+    pod = (
+        before(box.deployment)
+        if kind == "upgrade"
+        else cron(box.deployment, "open-webui-backup-schedule")
+    )
     box.empty_scratch()
-    ended = {}
+    results = {}
     for container in steps(pod):
         more = {"FAILS": fails}
         if container["name"] == fails:
             more["WEBUI_SECRET_KEY"] = "" if fails == "snapshot" else "another"
         process = box.step(container, **more)
-        ended[container["name"]] = (process.communicate(timeout=60)[0], process.returncode)
+        results[container["name"]] = (process.communicate(timeout=60)[0], process.returncode)
 
     # A kubelet starts no container after an init container that has failed.
-    assert [code for _, code in ended.values()] == [0, 0, 0, 1]
-    said = ended["finish"][0]
-    assert len(said.splitlines()) == 1
-    assert said.startswith(reason)
-    # And whose step it was has said it in its own log.
-    assert sum(said in log for log, _ in ended.values()) == 2
+    assert [code for _, code in results.values()] == [0, 0, 0, 1]
+    output = results["finish"][0]
+    assert len(output.splitlines()) == 1
+    assert output.startswith(reason)
+    # The failed step has printed it, too.
+    assert sum(output in log for log, _ in results.values()) == 2
     assert (box.mounts["backup"] / "image").read_text() == "page:1"
 
 
-def test_a_good_one_ends_with_what_its_last_step_does(box: Box) -> None:
-    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")
+def test_a_successful_backup_prunes(box: Box) -> None:
+    code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"), FAILS="nothing")
 
-    assert code == 0, said
-    assert "pruned" in said
+    assert code == 0, output
+    assert "pruned" in output
 
 
-def test_a_job_that_repaired_older_backups_fails_although_a_second_pod_would_succeed(
+def test_after_a_repair_the_job_fails_without_a_retry(
     box: Box,
 ) -> None:
-    registered = box.lab["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs
+    registered = box.deployment["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs
     spec = registered["spec"]["jobTemplate"]["spec"]
     (rule,) = spec["podFailurePolicy"]["rules"]
     (box.mounts["backup"] / "repository.damaged").touch()
     codes: list[int] = []
-    # As the Job controller does it.
+    # As the Job controller does.
     while len(codes) <= spec["backoffLimit"]:
-        code, said = box.run(spec["template"]["spec"], FAILS="nothing")
+        code, output = box.run(spec["template"]["spec"], FAILS="nothing")
         codes.append(code)
         if code == 0 or code in rule["onExitCodes"]["values"]:
             break
 
     assert rule["action"] == "FailJob"
-    assert codes[-1] != 0, said
-    assert said.splitlines()[-1] == (
+    assert codes[-1] != 0, output
+    assert output.splitlines()[-1] == (
         "stored; but parts of older backups were damaged and are lost: docs/runbook.md#backupfailed"
     )
     assert box.run(spec["template"]["spec"], FAILS="nothing")[0] == 0
 
 
 def test_a_prune_that_fails_without_damage_fails_the_backup(box: Box) -> None:
-    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="prune")
+    code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"), FAILS="prune")
 
-    assert code == 1, said
-    assert said.splitlines()[-1] == "Fatal: no prune today"
+    assert code == 1, output
+    assert output.splitlines()[-1] == "Fatal: no prune today"
 
 
-def test_a_failed_fetch_leaves_nothing_on_the_disk_of_the_data(box: Box) -> None:
-    assert box.run(cron(box.lab, "open-webui-backup-schedule"), FAILS="nothing")[0] == 0
+def test_a_failed_fetch_leaves_no_files_on_the_data_disk(box: Box) -> None:
+    assert box.run(cron(box.deployment, "open-webui-backup-schedule"), FAILS="nothing")[0] == 0
 
-    code, said = box.run(cron(box.lab, "open-webui-backup-restore"), FAILS="dump")
+    code, output = box.run(cron(box.deployment, "open-webui-backup-restore"), FAILS="dump")
 
-    assert (code, said) == (1, "Fatal: no dump today\n")
+    assert (code, output) == (1, "Fatal: no dump today\n")
     assert not (box.mounts["data"] / ".restore").exists()
 
 
-def test_a_program_that_is_killed_is_no_backup_either(box: Box, tmp_path: Path) -> None:
+def test_a_killed_restic_fails_the_backup(box: Box, tmp_path: Path) -> None:
     (tmp_path / "bin/restic").write_text("#!/bin/sh\necho half of it; kill -KILL $$\n")
 
-    code, said = box.run(cron(box.lab, "open-webui-backup-schedule"))
+    code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"))
 
     assert code == 1
-    # As the shell says it.
-    assert "Killed" in said.splitlines()[-1]
+    # The shell's message.
+    assert "Killed" in output.splitlines()[-1]

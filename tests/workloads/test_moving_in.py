@@ -1,4 +1,4 @@
-"""Data that an Open WebUI has written as root, taken over as docs/moving-in.md says."""
+"""Taking over the data of an Open WebUI that ran as root."""
 
 import os
 import re
@@ -20,8 +20,6 @@ from ops.machines import PROGRAMS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away, which only root can")
 OWNER = ("old@example.org", "of the old one 1")
-# The folders of root's in which the programs are open to others in a mount namespace of its own:
-# a layer over each has another mode.
 AS_USER = """
 mount -t tmpfs -o mode=755 tmpfs /mnt
 number=0
@@ -34,11 +32,12 @@ done
 shift
 exec setpriv --reuid=1000 --regid=1000 --clear-groups --bounding-set=-all "$@"
 """
+"""Runs a command as user 1000, with overlays over root's closed folders that have its programs."""
 
 
 @pytest.fixture
 def box(programs: dict[str, Path], open_webui: Path) -> Iterator[Box]:
-    """A server's folders."""
+    """A node whose folders are readable for every user."""
     with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         box = Box(Path(folder), programs["restic"], open_webui)
@@ -47,14 +46,14 @@ def box(programs: dict[str, Path], open_webui: Path) -> Iterator[Box]:
 
 
 def as_user(python: Path) -> list[str]:
-    """Give the command that runs another one as the pod's user."""
+    """Return the command prefix that runs a command as the pod's user."""
     paths = {*python.parents, *python.resolve().parents}
     closed = sorted(str(path) for path in paths if not path.stat().st_mode & 1)
     return ["unshare", "--mount", "sh", "-euc", AS_USER, "sh", *closed, "--"]
 
 
 def made_as_root(box: Box) -> tuple[str, str]:
-    """Let an Open WebUI with its own defaults write; give the ids of a chat and a file."""
+    """Write data with a default Open WebUI as root; return the IDs of a chat and a file."""
     old = box.folder / "app/backend/data"
     old.mkdir(parents=True)
     environment = {
@@ -73,24 +72,27 @@ def made_as_root(box: Box) -> tuple[str, str]:
     status, text = ask("POST", f"{box.page}/api/v1/auths/signup", account)
     assert status == 200, text
     token = box.sign_in(*OWNER)
-    made = box.say(token, "before the move"), upload(box.page, token, "a.txt", b"x", "?process=no")
+    ids = (
+        box.create_chat(token, "before the move"),
+        upload(box.page, token, "a.txt", b"x", "?process=no"),
+    )
     box.stop_page()
     assert "true" in config(old)["openai.enable"]
     box.mounts["data"].rmdir()
     shutil.move(old, box.mounts["data"])
-    return made
+    return ids
 
 
 def config(data: Path) -> dict[str, str]:
-    """What the database has of settings."""
+    """Return the settings in the database."""
     with closing(sqlite3.connect(data / "webui.db")) as base:
         return dict(base.execute("SELECT key, value FROM config"))
 
 
 def give_away(box: Box) -> str:
-    """Run the program of the Job that `make init` shows."""
+    """Change the owner of the data with the Job's program of `make init`; return its output."""
     data = box.mounts["data"]
-    done = subprocess.run(
+    process = subprocess.run(
         ["sh", PROGRAMS / "directories.sh"],
         env={
             "PATH": os.environ["PATH"],
@@ -105,10 +107,10 @@ def give_away(box: Box) -> str:
     for folder in (box.folder, box.folder / "static"):
         folder.mkdir(exist_ok=True)
         os.chown(folder, 1000, 1000)
-    return done.stdout
+    return process.stdout
 
 
-def test_accounts_chats_and_files_are_there_and_settings_are_the_programs(box: Box) -> None:
+def test_accounts_chats_and_files_are_kept_and_settings_are_the_stacks(box: Box) -> None:
     chat, file = made_as_root(box)
 
     assert re.search(r"1000:1000 0750, with what is in it: [1-9]\d* had another", give_away(box))
@@ -116,27 +118,27 @@ def test_accounts_chats_and_files_are_there_and_settings_are_the_programs(box: B
     box.wait_for_page()
 
     token = box.sign_in(*OWNER)
-    assert box.said(token, chat) == "before the move"
+    assert box.read_chat(token, chat) == "before the move"
     first = {"email": "admin@homelab.home.arpa", "password": box.secrets["WEBUI_ADMIN_PASSWORD"]}
     assert ask("POST", f"{box.page}/api/v1/auths/signin", first)[0] == 400
     stranger = {"name": "No", "email": "no@example.org", "password": "of nobody 1"}
     assert ask("POST", f"{box.page}/api/v1/auths/signup", stranger)[0] == 403
     _, text = ask("GET", f"{box.page}/openai/config", token=token)
     assert '"ENABLE_OPENAI_API":false' in text
-    # Its path in the database is that of the old folder.
+    # The database has its path in the old folder.
     content = f"{box.page}/api/v1/files/{file}/content"
     assert ask("GET", content, token=token)[0] == 404
     command = [*as_user(box.python), str(box.python), str(ROOT / "ops/programs/uploads.py")]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env={"DATA_DIR": str(box.mounts["data"])}, capture_output=True, text=True
     )
-    assert done.stdout == "uploads: 1 of 1 were elsewhere and are found now\n", done.stderr
+    assert process.stdout == "uploads: 1 of 1 were elsewhere and are found now\n", process.stderr
     assert ask("GET", content, token=token) == (200, "x")
-    assert box.say(token, "after it")
+    assert box.create_chat(token, "after it")
     assert {path.stat().st_uid for path in box.mounts["data"].rglob("*")} == {1000}
 
 
-def test_a_database_of_a_newer_one_is_refused_and_left_as_it_was(box: Box) -> None:
+def test_a_database_of_a_newer_version_is_refused_and_not_changed(box: Box) -> None:
     made_as_root(box)
     database = box.mounts["data"] / "webui.db"
     with closing(sqlite3.connect(database)) as base, base:

@@ -1,4 +1,4 @@
-"""The real Open WebUI where what it depends on is not as it was: its models, and its index."""
+"""The real Open WebUI with another embedding model, and with models that hang."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ TEXT = b"The cellar key hangs behind the clock.\n"
 
 
 class Models(ThreadingHTTPServer):
-    """Stands for the gateway: its vectors are as long as the model's tag says, or it hangs."""
+    """A scripted gateway: its vectors have the length of the model's tag; it may hang."""
 
     daemon_threads = True
 
@@ -32,9 +32,11 @@ class Models(ThreadingHTTPServer):
                 self.answer({"models": [], "version": "0.24.0"})
 
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                size = int(asked["model"].rpartition(":")[2])
-                texts = asked["input"] if isinstance(asked["input"], list) else [asked["input"]]
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                size = int(request["model"].rpartition(":")[2])
+                texts = (
+                    request["input"] if isinstance(request["input"], list) else [request["input"]]
+                )
                 self.answer({"embeddings": [[0.5] * size for _ in texts]})
 
             def answer(self, body: object) -> None:
@@ -44,14 +46,14 @@ class Models(ThreadingHTTPServer):
                 send_json(self, body)
 
             def log_message(self, *_: object) -> None:
-                """Keep the tests' output clean."""
+                """Log nothing."""
 
         super().__init__(("127.0.0.1", 0), Handler)
         Thread(target=self.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> dict[str, str]:
-        """The variables of the page that lead here."""
+        """Open WebUI's variables with this server's URL."""
         url = f"http://127.0.0.1:{self.server_port}"
         return {"OLLAMA_BASE_URL": url, "RAG_OLLAMA_BASE_URL": url}
 
@@ -68,50 +70,49 @@ def models() -> Iterator[Models]:
 def box(
     programs: dict[str, Path], open_webui: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Box]:
-    """A box on which a test starts the page."""
+    """A node on which a test starts Open WebUI."""
     box = Box(tmp_path_factory.mktemp("box"), programs["restic"], open_webui)
     yield box
     box.stop_page()
 
 
 def start(box: Box, models: Models, embedding: str) -> str:
-    """Start the page anew, and sign in."""
+    """Restart Open WebUI with this embedding model, and sign in."""
     box.stop_page()
     box.start_page(**models.url, RAG_EMBEDDING_MODEL=embedding, USE_SLIM_DOCKER="false")
     box.wait_for_page()
     return box.sign_in(*ADMIN)
 
 
-def found(box: Box, token: str, collection: str) -> bool:
-    """Whether a question finds the text."""
+def is_found(box: Box, token: str, collection: str) -> bool:
+    """Return whether a query of the collection finds the text."""
     query = {"collection_names": [collection], "query": "Where is the key?", "k": 1}
     status, answer = ask("POST", f"{box.page}/api/v1/retrieval/query/collection", query, token)
     return status == 200 and TEXT.decode().strip() in answer
 
 
-def test_another_embedding_model_finds_a_knowledge_base_once_it_is_indexed_anew(
+def test_with_another_embedding_model_a_knowledge_base_is_found_after_a_reindex(
     box: Box, models: Models
 ) -> None:
-    """Although its vectors have another length."""
     token = start(box, models, "short:8")
-    about = {"name": "LiveStack", "description": "Where things are"}
-    status, text = ask("POST", f"{box.page}/api/v1/knowledge/create", about, token)
+    knowledge = {"name": "House", "description": "Where things are"}
+    status, text = ask("POST", f"{box.page}/api/v1/knowledge/create", knowledge, token)
     assert status == 200, text
     base: Any = json.loads(text)["id"]
     file = upload(box.page, token, "key.txt", TEXT)
     added = f"{box.page}/api/v1/knowledge/{base}/file/add"
-    # Its text is read in the background.
+    # Open WebUI extracts the text in the background.
     assert eventually(lambda: ask("POST", added, {"file_id": file}, token)[0] == 200)
-    assert found(box, token, base)
+    assert is_found(box, token, base)
 
     token = start(box, models, "long:16")
-    assert not found(box, token, base)
+    assert not is_found(box, token, base)
     assert ask("POST", f"{box.page}/api/v1/knowledge/reindex", {}, token)[0] == 200
 
-    assert found(box, token, base)
+    assert is_found(box, token, base)
 
 
-def test_models_that_hang_do_not_hold_up_the_page(box: Box, models: Models) -> None:
+def test_models_that_hang_do_not_block_the_page(box: Box, models: Models) -> None:
     token = start(box, models, "short:8")
     models.hangs = True
     try:

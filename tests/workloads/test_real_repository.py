@@ -1,4 +1,4 @@
-"""What the real restic makes of repository.sh: room is freed, and a killed run blocks nobody."""
+"""programs/repository.sh with the real restic."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from waiting import eventually
 
 
 class Repository:
-    """A repository as the Jobs have it, each run with a scratch folder of its own."""
+    """A repository as in the Jobs; each run has its own scratch folder."""
 
     def __init__(self, folder: Path, restic: Path) -> None:
         self.folder, self.runs = folder, 0
@@ -28,13 +28,13 @@ class Repository:
         }
 
     def other_pod(self, *arguments: str, name: str = "open-webui-backup-1-x") -> list[str]:
-        """The command of restic in a pod of this name, which is its host name."""
+        """Return the command that runs restic in a pod of this name, its hostname."""
         script = 'hostname "$0" && exec "$@"'
         command = [str(self.restic), "--no-cache", *arguments]
         return ["unshare", "-r", "-u", "sh", "-c", script, name, *command]
 
     def locks(self) -> list[Path]:
-        """The files of its locks, without what restic has not renamed yet."""
+        """Return the lock files, without temporary ones."""
         files = (self.backup / "repository/locks").iterdir()
         return [file for file in files if "-tmp-" not in file.name]
 
@@ -51,8 +51,8 @@ class Repository:
             command, env=self.environment, capture_output=True, text=True, check=False
         )
 
-    def taken(self, size: int) -> Path:
-        """A snapshot of `size` new bytes, in a scratch folder of its own."""
+    def new_snapshot(self, size: int) -> Path:
+        """Write `size` random bytes to a new scratch folder, as the step `snapshot` does."""
         self.runs += 1
         scratch = self.folder / f"scratch-{self.runs}"
         (scratch / "snapshot").mkdir(parents=True)
@@ -61,72 +61,72 @@ class Repository:
         return scratch
 
     def run(self, size: int) -> None:
-        """Store `size` new bytes, and finish; both must end well."""
-        self.store_and_finish(self.taken(size))
+        """Store and finish a backup of `size` random bytes."""
+        self.store_and_finish(self.new_snapshot(size))
 
     def store_and_finish(self, scratch: Path) -> None:
-        """Run both steps; they must end well."""
+        """Run both steps, and assert that they succeed."""
         for word in ("store", "finish"):
-            done = self.step(word, scratch)
-            assert done.returncode == 0, done.stdout + done.stderr
+            process = self.step(word, scratch)
+            assert process.returncode == 0, process.stdout + process.stderr
 
     def size(self) -> int:
-        """Bytes that it takes."""
+        """Return the size of the backup disk's files, in bytes."""
         return sum(file.stat().st_size for file in self.backup.rglob("*") if file.is_file())
 
 
 @pytest.fixture(scope="module")
 def repository(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """One for all tests: each run of restic takes most of a second to open it."""
-    made = Repository(tmp_path_factory.mktemp("repository"), programs["restic"])
-    made.run(3_000_000)
-    return made
+    """A repository with one snapshot, shared, because restic needs most of a second to open it."""
+    repository = Repository(tmp_path_factory.mktemp("repository"), programs["restic"])
+    repository.run(3_000_000)
+    return repository
 
 
-def test_what_is_forgotten_takes_no_room(repository: Repository) -> None:
+def test_forgotten_snapshots_are_pruned(repository: Repository) -> None:
     for _ in range(2):
         repository.run(3_000_000)
 
-    # restic keeps a little that is unused.
+    # restic keeps some unused data.
     assert repository.size() < 3_000_000 + 1_000_000
 
 
 @pytest.mark.parametrize("kind", ["scheduled", "upgrade"])
-def test_what_was_left_out_is_the_last_word(
+def test_the_last_line_is_what_was_left_out(
     repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         repository, "environment", {**repository.environment, "KIND": kind, "IMAGE": "page:1"}
     )
-    scratch = repository.taken(1000)
+    scratch = repository.new_snapshot(1000)
     (scratch / "left-out").write_text("left out: uploads/a\n")
 
     assert repository.step("store", scratch).returncode == 0
-    done = repository.step("finish", scratch)
+    process = repository.step("finish", scratch)
 
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "left out: uploads/a")
+    assert (process.returncode, process.stdout.splitlines()[-1]) == (0, "left out: uploads/a")
 
 
-# A check has the repository for itself, as a prune does; slow enough to be killed at it.
 CHECK = ("check", "--read-data", "--limit-download", "1")
+"""Locks the repository exclusively, and is slow enough to be killed."""
 
 
 @pytest.mark.parametrize("name", ["open-webui-backup-before-1-x", "open-webui-restore-2-y"])
-def test_the_lock_of_a_killed_run_keeps_nobody_out(repository: Repository, name: str) -> None:
-    """Of another pod: restic itself takes its lock for alive for half an hour."""
+def test_the_lock_of_a_killed_pod_is_removed(repository: Repository, name: str) -> None:
+    """By itself, restic considers a lock of another host stale after 30 minutes."""
     command = repository.other_pod(*CHECK, name=name)
     with subprocess.Popen(command, env=repository.environment) as check:
-        held = eventually(repository.locks)
+        locks = eventually(repository.locks)
         check.kill()
-    assert held
+    assert locks
 
     repository.run(1000)
 
     assert repository.locks() == []
 
 
-def test_an_empty_lock_keeps_nobody_out(repository: Repository) -> None:
-    """As a power cut leaves it."""
+def test_an_empty_lock_is_removed(repository: Repository) -> None:
+    """A power cut may leave one."""
     (repository.backup / "repository/locks" / ("0" * 64)).touch()
 
     repository.run(1000)
@@ -134,7 +134,7 @@ def test_an_empty_lock_keeps_nobody_out(repository: Repository) -> None:
     assert repository.locks() == []
 
 
-def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
+def test_the_lock_of_another_host_is_kept(repository: Repository) -> None:
     command = repository.other_pod(*CHECK, name="laptop")
     with subprocess.Popen(command, env=repository.environment) as check:
         assert eventually(repository.locks)
@@ -148,20 +148,20 @@ def test_who_uses_restic_by_hand_keeps_the_lock(repository: Repository) -> None:
     lock.unlink(missing_ok=True)
 
 
-def test_two_pods_wait_for_each_other(repository: Repository) -> None:
-    """So the lock of one that is alive is never taken for left over."""
-    scratch = repository.taken(1000)
-    with (repository.folder / "held").open("w") as said:
+def test_a_pod_waits_while_another_one_has_the_disk(repository: Repository) -> None:
+    """So the lock of a running pod is never removed."""
+    scratch = repository.new_snapshot(1000)
+    with (repository.folder / "held").open("w") as output:
         holder = subprocess.Popen(
-            ["sh", "-c", f"exec 9<{repository.backup}; flock 9; echo held; sleep 3"], stdout=said
+            ["sh", "-c", f"exec 9<{repository.backup}; flock 9; echo held; sleep 3"], stdout=output
         )
         assert eventually((repository.folder / "held").read_text)
-        done = repository.step("store", scratch)
+        process = repository.step("store", scratch)
         assert holder.poll() == 0
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
-def test_a_disk_that_knows_no_flock_takes_backups(
+def test_a_disk_without_flock_takes_backups(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = repository.folder / "without"
@@ -176,25 +176,25 @@ def test_a_disk_that_knows_no_flock_takes_backups(
 
 @pytest.fixture
 def bare(programs: dict[str, Path], tmp_path: Path) -> Repository:
-    """A new disk."""
+    """An empty backup disk."""
     return Repository(tmp_path, programs["restic"])
 
 
-@pytest.mark.parametrize("rest", ["nothing", "folders", "key", "torn key", "other key"])
-def test_an_init_that_was_cut_off_is_begun_anew(bare: Repository, rest: str) -> None:
-    made = bare.backup / "repository"
-    if rest != "nothing":
-        other = {
+@pytest.mark.parametrize("leftover", ["nothing", "folders", "key", "torn key", "other key"])
+def test_an_interrupted_init_is_repeated(bare: Repository, leftover: str) -> None:
+    folder = bare.backup / "repository"
+    if leftover != "nothing":
+        variables = {
             **bare.environment,
-            "RESTIC_PASSWORD": "other" if rest == "other key" else "secret",
+            "RESTIC_PASSWORD": "other" if leftover == "other key" else "secret",
         }
-        subprocess.run([bare.restic, "--no-cache", "init"], env=other, check=True)
-        # It is written last (restic's internal/repository, Init).
-        (made / "config").unlink()
-        for key in (made / "keys").iterdir():
-            if rest == "folders":
+        subprocess.run([bare.restic, "--no-cache", "init"], env=variables, check=True)
+        # restic writes this file last (internal/repository, Init).
+        (folder / "config").unlink()
+        for key in (folder / "keys").iterdir():
+            if leftover == "folders":
                 key.unlink()
-            elif rest == "torn key":
+            elif leftover == "torn key":
                 key.write_bytes(key.read_bytes()[:20])
 
     bare.run(1000)
@@ -203,48 +203,48 @@ def test_an_init_that_was_cut_off_is_begun_anew(bare: Repository, rest: str) -> 
     assert "1 snapshots" in bare.step("list", bare.folder).stdout
 
 
-def test_a_repository_without_its_configuration_is_not_made_anew(bare: Repository) -> None:
+def test_a_repository_that_lost_its_config_is_not_created_again(bare: Repository) -> None:
     bare.run(1000)
     before = sorted(bare.backup.rglob("*"))
     (bare.backup / "repository/config").unlink()
 
-    done = bare.step("store", bare.taken(1000))
+    process = bare.step("store", bare.new_snapshot(1000))
 
-    assert done.returncode == 1
-    assert "has lost its file config" in done.stdout.splitlines()[-1]
+    assert process.returncode == 1
+    assert "has lost its file config" in process.stdout.splitlines()[-1]
     assert {*before} - {*bare.backup.rglob("*")} == {bare.backup / "repository/config"}
 
 
-def test_a_disk_that_is_not_mounted_gets_no_repository(bare: Repository) -> None:
+def test_on_a_disk_that_is_not_mounted_no_repository_is_created(bare: Repository) -> None:
     (bare.backup / "image").unlink()
 
-    done = bare.step("store", bare.taken(1000))
+    process = bare.step("store", bare.new_snapshot(1000))
 
-    assert done.returncode == 1
-    assert "mount the disk" in done.stdout.splitlines()[-1]
+    assert process.returncode == 1
+    assert "mount the disk" in process.stdout.splitlines()[-1]
     assert list(bare.backup.iterdir()) == []
 
 
-@pytest.mark.parametrize("gone", [True, False], ids=["lost", "damaged"])
-@pytest.mark.parametrize("again", [True, False], ids=["and needed", "of older ones"])
-def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
-    programs: dict[str, Path], tmp_path: Path, gone: bool, again: bool
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "damaged"])
+@pytest.mark.parametrize("is_needed", [True, False], ids=["and needed", "of older ones"])
+def test_damaged_packs_are_repaired_and_reported_and_later_backups_are_complete(
+    programs: dict[str, Path], tmp_path: Path, is_lost: bool, is_needed: bool
 ) -> None:
-    mine = Repository(tmp_path, programs["restic"])
-    mine.environment["KEEP"] = "--keep-last 9"
-    kept = mine.taken(300_000)
-    content = (kept / "snapshot/new").read_bytes()
-    mine.store_and_finish(kept)
-    packs = [*(mine.backup / "repository/data").glob("*/*")]
-    pack = max(packs, key=lambda one: one.stat().st_size)
-    # A thirty-first is read each night: this is the night of this one.
+    repository = Repository(tmp_path, programs["restic"])
+    repository.environment["KEEP"] = "--keep-last 9"
+    scratch = repository.new_snapshot(300_000)
+    content = (scratch / "snapshot/new").read_bytes()
+    repository.store_and_finish(scratch)
+    packs = [*(repository.backup / "repository/data").glob("*/*")]
+    pack = max(packs, key=lambda path: path.stat().st_size)
+    # Each night 1/31 of the packs is read: on this date, the damaged one.
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "date").write_text(f"#!/bin/sh\necho {int(pack.name[:2], 16) % 31 + 1}\n")
     (tools / "date").chmod(0o755)
-    mine.environment["PATH"] = f"{tools}:{mine.environment['PATH']}"
+    repository.environment["PATH"] = f"{tools}:{repository.environment['PATH']}"
     pack.chmod(0o600)
-    if gone:
+    if is_lost:
         pack.unlink()
     else:
         raw = bytearray(pack.read_bytes())
@@ -252,22 +252,22 @@ def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
         pack.write_bytes(raw)
 
     def night() -> tuple[int, str]:
-        scratch = mine.taken(1000)
-        if again:
+        scratch = repository.new_snapshot(1000)
+        if is_needed:
             (scratch / "snapshot/old").write_bytes(content)
         for word in ("store", "finish"):
-            done = mine.step(word, scratch)
-            if done.returncode:
+            process = repository.step(word, scratch)
+            if process.returncode:
                 break
         stored = scratch / "restored/old"
-        assert done.returncode or stored.exists() == again
+        assert process.returncode or stored.exists() == is_needed
         assert not stored.exists() or word == "store" or stored.read_bytes() == content
-        return done.returncode, done.stdout.splitlines()[-1]
+        return process.returncode, process.stdout.splitlines()[-1]
 
-    tried = [night(), night()] if again else [night()]
-    if again:
-        assert tried[0][0] == 1
-        assert tried[0][1].startswith("the disk has damaged the repository")
-    assert tried[-1][0] == 20
-    assert tried[-1][1].startswith("stored; but parts of older backups were damaged")
+    results = [night(), night()] if is_needed else [night()]
+    if is_needed:
+        assert results[0][0] == 1
+        assert results[0][1].startswith("the disk has damaged the repository")
+    assert results[-1][0] == 20
+    assert results[-1][1].startswith("stored; but parts of older backups were damaged")
     assert night()[0] == 0
