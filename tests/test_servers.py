@@ -206,7 +206,7 @@ def test_the_plan_of_all_servers_is_one_table() -> None:
         *(["servers.big", name] for name in ["llama3.3:70b", "llama3.2:3b"]),
     ]
     assert [line.partition(":")[0] for line in lines[6:]] == [
-        *("ollama", "ollama", "servers.big", "servers.big"),
+        *(*["ollama"] * 3, *["servers.big"] * 3),
         *("evo4t", "big"),
     ]
     # tokens/s with 256 GB/s instead of 89.6.
