@@ -92,7 +92,10 @@ def last_up(cluster: Cluster, _: Settings) -> list[Line]:
         str(entry["time"])
         for workload in _workloads(cluster)
         for entry in workload["metadata"].get("managedFields") or []
-        if workload["metadata"]["namespace"] in STACK and APPLIERS.fullmatch(entry["manager"])
+        if workload["metadata"]["namespace"] in STACK
+        # The API server may leave out the time.
+        and "time" in entry
+        and APPLIERS.fullmatch(entry["manager"])
     ]
     return [
         Line(f"changed a workload {span(time)} ago", "", {"at": time})

@@ -129,6 +129,7 @@ def test_a_new_node_changes_no_volume() -> None:
 
     assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
         "open-webui-policy",
+        "monitoring-grafana-policy",
         "open-webui-deployment",  # a browser may open the page by the node's name
         "monitoring-server-dashboard",
         "monitoring-disk-alerts",
