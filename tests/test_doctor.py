@@ -98,7 +98,7 @@ def test_without_any_answer_it_ends(command: Command) -> None:
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
     assert state.startswith("  fail  state      no answer within 4 s; to do: ")
-    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 skipped; \d+ s", counts)
+    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 13 skipped; \d+ s", counts)
 
 
 def test_an_api_and_a_state_that_are_not_there_are_one_line_each(command: Command) -> None:
@@ -471,6 +471,15 @@ def test_each_server_is_asked_by_its_place_in_the_list() -> None:
     )
 
     assert same(found, "llama3.3:70b: got 500")
+
+
+def test_a_volume_below_the_mount_point_of_the_disk_fails() -> None:
+    labels = {"namespace": "ollama-stack", "persistentvolumeclaim": "open-webui"}
+    cluster = Scripted(query={"data": {"result": [{"metric": labels}]}})
+    well = Scripted(query={"data": {"result": []}})
+
+    assert check(doctor_server.volumes, cluster=well) == []
+    assert same(check(doctor_server.volumes, cluster=cluster), "ollama-stack/open-webui: the data")
 
 
 @pytest.mark.parametrize(

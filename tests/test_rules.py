@@ -165,7 +165,12 @@ def test_an_alert_names_the_server_and_its_node(promtool: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked() -> None:
+def test_nothing_the_kubelet_or_the_control_plane_alone_knows_is_asked_but_volumes() -> None:
     text = yaml.safe_dump(RULES)
 
-    assert re.findall(r"\b(?:kubelet|container|apiserver|etcd|scheduler|coredns)_\w+", text) == []
+    assert (
+        re.findall(
+            r"\b(?:kubelet(?!_volume_stats)|container|apiserver|etcd|scheduler|coredns)_\w+", text
+        )
+        == []
+    )
