@@ -1,6 +1,7 @@
 """What the real restic makes of repository.sh: room is freed, and a killed run blocks nobody."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -225,6 +226,40 @@ def test_a_disk_that_is_not_mounted_gets_no_repository(bare: Repository) -> None
     assert list(bare.backup.iterdir()) == []
 
 
+def flip(pack: Path) -> None:
+    """Flip a bit in the middle of a file, as a disk does."""
+    raw = bytearray(pack.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(raw)
+
+
+def test_where_every_pack_is_damaged_the_second_pod_stores_all_anew(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    mine = Repository(tmp_path, programs["restic"])
+
+    def taken() -> Path:
+        """A snapshot at the same path each time, as in the pods, so that it has a parent."""
+        mine.runs = 0
+        shutil.rmtree(tmp_path / "scratch-1", ignore_errors=True)
+        return mine.taken(1000)
+
+    mine.store_and_finish(taken())
+    for pack in (mine.backup / "repository/data").glob("*/*"):
+        flip(pack)
+
+    # Not even the folders of the parent can be read.
+    first = mine.step("store", taken())
+    assert first.returncode == 1
+    assert first.stdout.splitlines()[-1].startswith("the disk has damaged the repository")
+    scratch = taken()
+    assert mine.step("store", scratch).returncode == 0
+    last = mine.step("finish", scratch)
+    assert last.returncode == 20
+    assert last.stdout.splitlines()[-1].startswith("stored; but parts of older backups were")
+
+
 @pytest.mark.parametrize("gone", [True, False], ids=["lost", "damaged"])
 @pytest.mark.parametrize("again", [True, False], ids=["and needed", "of older ones"])
 def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
@@ -247,9 +282,7 @@ def test_what_the_disk_has_damaged_spoils_no_later_backup_and_is_told(
     if gone:
         pack.unlink()
     else:
-        raw = bytearray(pack.read_bytes())
-        raw[len(raw) // 2] ^= 1
-        pack.write_bytes(raw)
+        flip(pack)
 
     def night() -> tuple[int, str]:
         scratch = mine.taken(1000)
