@@ -241,6 +241,11 @@ pulumi.export("open_webui_urls", chat.urls)
 pulumi.export("open_webui_origins", chat.origins)
 pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
+pulumi.export(
+    "open_webui_account",
+    "on a volume that has accounts the old password counts; one command sets the one above"
+    " (docs/people.md#the-admin-password-is-lost)",
+)
 if settings.completion_model:
     model, servers = settings.completion_model, settings.model_servers.values()
     context = next(server.context_length for server in servers if server.find(model))

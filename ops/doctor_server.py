@@ -194,6 +194,14 @@ async def metrics(server: Server) -> Problems:
         yield f"{job} of {instance}: no metrics in the last 5 minutes"
 
 
+async def volumes(server: Server) -> Problems:
+    """The pods' volumes are on the data disk, not below its mount point."""
+    response = await server.ask(PROMETHEUS, query='ALERTS{alertname="VolumeNotOnDisk"}')
+    for claim in (series["metric"] for series in response["data"]["result"]):
+        name = f"{claim['namespace']}/{claim['persistentvolumeclaim']}"
+        yield f"{name}: the data disk was mounted after its pod's start"
+
+
 async def backups(server: Server) -> Problems:
     """The last successful backup of the chats is no older than two intervals."""
     if not (backup := server.settings.webui.backup):
@@ -216,5 +224,6 @@ CHECKS = (
         seconds=ANSWER_SECONDS + 1,
     ),
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
+    Check(volumes, "up api", "restart the pods (docs/runbook.md#volumenotondisk)"),
     Check(backups, "up api", "set webui.backup, or read the Job's log (docs/backups.md)"),
 )

@@ -98,7 +98,7 @@ def test_without_any_answer_the_command_ends(command: Command) -> None:
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
     assert state.startswith("  fail  state      no answer within 4 s; to do: ")
-    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 12 skipped; \d+ s", counts)
+    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 13 skipped; \d+ s", counts)
 
 
 def test_an_unreachable_api_and_a_missing_state_are_one_line_each(command: Command) -> None:
@@ -488,6 +488,17 @@ def test_all_servers_are_asked_at_once_each_by_its_place_in_the_list() -> None:
     )
 
     assert is_only(results, "llama3.3:70b: got 500")
+
+
+def test_a_volume_below_the_mount_point_of_the_disk_fails() -> None:
+    labels = {"namespace": "ollama-stack", "persistentvolumeclaim": "open-webui"}
+    cluster = Scripted(query={"data": {"result": [{"metric": labels}]}})
+    well = Scripted(query={"data": {"result": []}})
+
+    assert check(doctor_server.volumes, cluster=well) == []
+    assert is_only(
+        check(doctor_server.volumes, cluster=cluster), "ollama-stack/open-webui: the data"
+    )
 
 
 @pytest.mark.parametrize(

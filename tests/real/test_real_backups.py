@@ -1,6 +1,7 @@
 """Backups by the pods themselves, and what they are good for: chats deleted, and a box lost."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from page import ask, sign_in
 from real_lab import Server
 from waiting import eventually
 
+from config.versions import OPEN_WEBUI_IMAGE
 from ops import restore
 from sandbox.build import Tools
 from sandbox.real_cluster import Cluster
@@ -19,6 +21,7 @@ from sandbox.real_cluster import Cluster
 pytestmark = pytest.mark.faults
 
 MOUNT = "/mnt/backup"
+PAGE = ("open-webui", restore.NAMESPACE)
 BACKUP = {"volume": {"path": f"{MOUNT}/homelab", "size": "10Gi"}}
 
 
@@ -79,6 +82,78 @@ def test_a_deleted_chat_is_back_after_a_restore(backed_up: Server, chat: str) ->
 
     assert eventually(lambda: backed_up.title(chat)) == "kept", line
     assert backed_up.engine.up(lambda _: None).keys() == {"same"}
+
+
+def listed(server: Server) -> str:
+    """What `make backups` prints."""
+    page = page_of(server.cluster)
+    *_, lines = page.run(page.list_job(), "listing")
+    return lines
+
+
+def run_job(server: Server, name: str) -> tuple[str, str]:
+    """Run a backup by hand; give the last condition of its Job, and its pods' logs."""
+    kubectl = [*server.cluster.kubectl, "-n", restore.NAMESPACE]
+    made = ["create", "job", "--from=cronjob/open-webui-backup", name]
+    subprocess.run([*kubectl, *made], check=True, capture_output=True)
+    batch = page_of(server.cluster).batch
+
+    def ended() -> str:
+        conditions = batch.read_namespaced_job(name, restore.NAMESPACE).status.conditions or []
+        ends = [one.type for one in conditions if one.type in ("Complete", "Failed")]
+        return ends[0] if ends else ""
+
+    how = eventually(ended, 900)
+    logs = ["logs", "-l", f"job-name={name}", "--all-containers", "--tail=-1"]
+    read = subprocess.run([*kubectl, *logs], check=False, capture_output=True, text=True)
+    return how, read.stdout
+
+
+def test_damaged_packs_are_repaired_and_told_once(backed_up: Server, chat: str) -> None:
+    """restic#5216: what is damaged must not spoil every later backup."""
+    data = backed_up.cluster.disks[MOUNT] / "homelab" / "repository" / "data"
+    for pack in [path for path in data.rglob("*") if path.is_file()]:
+        content = bytearray(pack.read_bytes())
+        content[len(content) // 2] ^= 1
+        pack.chmod(0o600)
+        pack.write_bytes(content)
+
+    # The owner is called once, although this backup is good.
+    how, logs = run_job(backed_up, "after-damage")
+    assert how == "Failed", logs
+    assert "stored; but parts of older backups were damaged and are lost" in logs
+    how, logs = run_job(backed_up, "after-repair")
+    assert how == "Complete", logs
+
+    ask("DELETE", f"{backed_up.page}/api/v1/chats/{chat}", token=backed_up.token())
+    restore.restore(page_of(backed_up.cluster), "latest", None)
+    assert eventually(lambda: backed_up.title(chat)) == "kept"
+
+
+def test_another_image_is_rolled_out_after_a_snapshot_and_taken_back(
+    backed_up: Server, chat: str
+) -> None:
+    run, webui = backed_up.cluster.node.run, backed_up.config["webui"]
+    new = f"{OPEN_WEBUI_IMAGE.partition(':')[0]}:v0.12.5"
+    run("ctr", "-n", "k8s.io", "images", "tag", "--force", OPEN_WEBUI_IMAGE, new)
+    before, lines = listed(backed_up).count("upgrade"), list[str]()
+
+    webui["image"] = new
+    backed_up.engine.up(lines.append)
+    backed_up.cluster.wait_for_page()
+
+    # The Job has ended before the page is stopped.
+    snapshot = next(n for n, line in enumerate(lines) if "backup-before created" in line)
+    assert snapshot < next(n for n, line in enumerate(lines) if "webui-deployment upd" in line)
+    assert listed(backed_up).count("upgrade") == before + 1
+    deployment = page_of(backed_up.cluster).apps.read_namespaced_deployment(*PAGE)
+    assert deployment.spec.template.spec.containers[0].image == new
+    assert deployment.status.ready_replicas == 1
+    assert backed_up.title(chat) == "kept"
+
+    del webui["image"]
+    backed_up.up()
+    assert eventually(lambda: backed_up.title(chat)) == "kept"
 
 
 def test_a_new_box_has_the_chats_from_the_backup_disk_alone(

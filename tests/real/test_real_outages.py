@@ -11,6 +11,8 @@ from page import ask
 from real_lab import Server
 from waiting import eventually
 
+from sandbox.processes import SandboxError
+
 pytestmark = pytest.mark.faults
 
 # Ollama takes llama3.2:3b and :1b, which have one content here, for one model.
@@ -47,6 +49,33 @@ def test_ollama_killed_comes_back_and_its_gauges_end_at_once(metrics: Server) ->
     assert metrics.chat(MODEL, "Again.", token)["text"]
     # Until then its Service leads nowhere.
     assert eventually(lambda: pods(metrics) == {name: True})
+
+
+HOG = """
+for file in memory.limit_in_bytes memory.max; do
+  test ! -e "$1/$file" || echo $((256 << 20)) >"$1/$file"
+done
+echo $$ >"$1/cgroup.procs"
+exec python3 -c 'bytearray(1 << 30)'
+"""
+"""Fills the memory of the control group $1."""
+
+
+def test_ollama_killed_for_memory_is_an_alert_and_comes_back(metrics: Server) -> None:
+    token, node = metrics.token(), metrics.cluster.node
+    assert eventually(metrics.answers)
+    pid = node.run("pgrep", "-x", "-f", "/usr/bin/ollama serve").strip()
+    groups = [line.split(":") for line in node.run("cat", f"/proc/{pid}/cgroup").splitlines()]
+    (path,) = [path for _, names, path in groups if names in ("memory", "")][:1]
+    root = "/sys/fs/cgroup" if len(groups) == 1 else "/sys/fs/cgroup/memory"
+    # The kernel kills what takes most; here that is never Ollama.
+    node.run("choom", "-p", pid, "-n", "1000")
+    with suppress(SandboxError):
+        node.run("sh", "-c", HOG, "hog", f"{root}{path}")
+
+    assert eventually(lambda: metrics.alerts().get("OutOfMemoryKill") == "firing")
+    assert eventually(metrics.answers)
+    assert metrics.chat(MODEL, "Again.", token)["text"]
 
 
 def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server) -> None:

@@ -1,17 +1,26 @@
 """What others have reported of the same programs (docs/reports.md), on the real node."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+from threading import Event
+from typing import Any, cast
 
 import pytest
+from harness import read
 from page import ask
 from real_lab import Server
 from waiting import eventually
+
+from ops import doctor, doctor_server
+from ops.cluster import Cluster
 
 pytestmark = pytest.mark.faults
 
 MODEL = "gemma3:4b"
 SILENCE = f'ollama_model_silence_seconds{{gen_ai_request_model="{MODEL}"}}'
-WANTED = {"model": MODEL, "prompt": "Are you there?", "stream": False}
+WANTED = {"model": MODEL, "prompt": "x", "options": {"num_predict": 100_000}}
 
 
 def test_a_model_whose_process_hangs_is_seen_and_another_pod_answers(metrics: Server) -> None:
@@ -20,16 +29,29 @@ def test_a_model_whose_process_hangs_is_seen_and_another_pod_answers(metrics: Se
     pods = metrics.cluster.client().resources.get(api_version="v1", kind="Pod")
     label = "app.kubernetes.io/name=ollama"
     (pod,) = pods.get(namespace="ollama-stack", label_selector=label).items
-    metrics.cluster.node.run("pkill", "-STOP", "-f", "ollama runner")
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(ask, "POST", f"{metrics.gateway}/api/generate", WANTED, timeout=600)
-        assert eventually(lambda: (metrics.value(SILENCE) or 0) > 30)
-        assert metrics.value("ollama_up") == 1
-        assert MODEL in {model["name"] for model in metrics.loaded()}
-        assert not asked.done()
-        now = {"gracePeriodSeconds": 5}
-        pods.delete(name=pod.metadata.name, namespace="ollama-stack", body=now)
-        assert asked.exception() is not None
+
+    over = Event()
+
+    def asking() -> None:
+        with suppress(OSError, HTTPException):
+            while not over.is_set():
+                ask("POST", f"{metrics.gateway}/api/generate", WANTED, timeout=600)
+
+    def silent() -> bool:
+        # Again and again, because Ollama replaces one that hangs between two answers.
+        metrics.cluster.node.run("pkill", "-STOP", "-f", "ollama runner")
+        return (metrics.value(SILENCE) or 0) > 30
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(asking)
+        try:
+            assert eventually(silent)
+            assert metrics.value("ollama_up") == 1
+        finally:
+            over.set()
+            now = {"gracePeriodSeconds": 5}
+            pods.delete(name=pod.metadata.name, namespace="ollama-stack", body=now)
 
     assert eventually(metrics.answers)
     assert metrics.chat(MODEL, "Again.", metrics.token())["text"]
@@ -67,3 +89,45 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
 
     assert eventually(lambda: held() == before)
     assert ask("GET", f"{server.page}/health")[0] == 200
+
+
+def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metrics: Server) -> None:
+    """helm-charts#5993: what a release under another name has left."""
+    cluster = metrics.cluster
+    client, nothing = cluster.client(), cast(Any, None)
+    prometheuses = client.resources.get(api_version="monitoring.coreos.com/v1", kind="Prometheus")
+    (own,) = prometheuses.get(namespace="observability").items
+    checked = doctor_server.Server(
+        settings=read(metrics.config),
+        stack=nothing,
+        cluster=Cluster(cluster.context, cluster.kubeconfig),
+        session=nothing,
+    )
+
+    async def problems() -> list[str]:
+        return [problem async for problem in doctor.addons(checked)]
+
+    def running() -> bool:
+        pods = client.resources.get(api_version="v1", kind="Pod")
+        label = "operator.prometheus.io/name=old"
+        return any(
+            pod.status.phase == "Running"
+            for pod in pods.get(namespace="default", label_selector=label).items
+        )
+
+    line = "prometheuses default/old is left by a release"
+    assert line not in asyncio.run(problems())
+    body = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "Prometheus",
+        "metadata": {"name": "old"},
+        "spec": {"image": own.spec.image, "version": own.spec.version},
+    }
+    prometheuses.create(body=body, namespace="default")
+    try:
+        assert eventually(running)
+        assert line in asyncio.run(problems())
+    finally:
+        prometheuses.delete(name="old", namespace="default")
+    assert eventually(lambda: not running())
+    assert line not in asyncio.run(problems())

@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
+from threading import Timer
 
 import pytest
+from pulumi.automation import CommandError
 from real_lab import Server
 from waiting import eventually
 
@@ -51,3 +54,32 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
     assert server.chat(MODEL, "Hello?", server.token())["text"]
     (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
     assert context == 4096
+
+
+def test_an_up_during_which_the_api_server_is_away_is_made_good_by_the_next(
+    server: Server,
+) -> None:
+    server.config["ollama"]["context_length"] = 2048
+    run, away = server.cluster.node.run, list[Timer]()
+
+    def say(line: str) -> None:
+        if "ollama-deployment updating" in line and not away:
+            run("pkill", "-STOP", "-f", "kube apiserver")
+            away.append(Timer(60, run, ("pkill", "-CONT", "-f", "kube apiserver")))
+            away[0].start()
+
+    try:
+        # It may wait, or give up.
+        with suppress(CommandError):
+            server.engine.up(say)
+    finally:
+        for timer in away:
+            timer.join()
+    assert away
+
+    server.up()
+
+    assert server.engine.up(lambda _: None).keys() == {"same"}
+    assert server.chat(MODEL, "Hello?", server.token())["text"]
+    (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
+    assert context == 2048

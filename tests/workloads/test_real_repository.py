@@ -1,6 +1,7 @@
 """programs/repository.sh with the real restic."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -225,6 +226,42 @@ def test_on_a_disk_that_is_not_mounted_no_repository_is_created(bare: Repository
     assert list(bare.backup.iterdir()) == []
 
 
+def flip(pack: Path) -> None:
+    """Flip a bit in the middle of a file, as a disk does."""
+    raw = bytearray(pack.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(raw)
+
+
+def test_where_every_pack_is_damaged_the_second_pod_stores_all_anew(
+    programs: dict[str, Path], tmp_path: Path
+) -> None:
+    repository = Repository(tmp_path, programs["restic"])
+
+    def snapshot() -> Path:
+        """A snapshot at the same path each time, as in the pods, so that it has a parent."""
+        repository.runs = 0
+        shutil.rmtree(tmp_path / "scratch-1", ignore_errors=True)
+        return repository.new_snapshot(1000)
+
+    repository.store_and_finish(snapshot())
+    for pack in (repository.backup / "repository/data").glob("*/*"):
+        flip(pack)
+
+    # Not even the folders of the parent can be read.
+    first = repository.step("store", snapshot())
+    assert first.returncode == 1
+    assert first.stdout.splitlines()[-1].startswith(
+        "restic check failed, as above: the repository is repaired"
+    )
+    scratch = snapshot()
+    assert repository.step("store", scratch).returncode == 0
+    last = repository.step("finish", scratch)
+    assert last.returncode == 20
+    assert last.stdout.splitlines()[-1].startswith("stored; but parts of older backups were")
+
+
 @pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "damaged"])
 @pytest.mark.parametrize("is_needed", [True, False], ids=["and needed", "of older ones"])
 def test_damaged_packs_are_repaired_and_reported_and_later_backups_are_complete(
@@ -247,9 +284,7 @@ def test_damaged_packs_are_repaired_and_reported_and_later_backups_are_complete(
     if is_lost:
         pack.unlink()
     else:
-        raw = bytearray(pack.read_bytes())
-        raw[len(raw) // 2] ^= 1
-        pack.write_bytes(raw)
+        flip(pack)
 
     def night() -> tuple[int, str]:
         scratch = repository.new_snapshot(1000)
@@ -267,7 +302,7 @@ def test_damaged_packs_are_repaired_and_reported_and_later_backups_are_complete(
     results = [night(), night()] if is_needed else [night()]
     if is_needed:
         assert results[0][0] == 1
-        assert results[0][1].startswith("the disk has damaged the repository")
+        assert results[0][1].startswith("restic check failed, as above: the repository is repaired")
     assert results[-1][0] == 20
     assert results[-1][1].startswith("stored; but parts of older backups were damaged")
     assert night()[0] == 0

@@ -57,7 +57,11 @@ store) # SCRATCH BACKUP: store the snapshot in the repository, and fetch it for 
   image=$(cat "$3/image" 2>/dev/null || echo unknown)
   # Relative, because an absolute path would differ between pods.
   cd "$2/snapshot"
-  $restic backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output"
+  # Exit code 3: something could not be read, here a folder of the snapshot before this one.
+  $restic backup --json --host open-webui --tag "$KIND" --tag "image=$image" . >"$2/output" || {
+    [ $? -ne 3 ] || repair "$2" "$3"
+    exit 1
+  }
   id=$(sed -n 's/.*"snapshot_id":"\([0-9a-f]*\)".*/\1/p' "$2/output")
   cd "$2"
   mv snapshot/manifest.json .
