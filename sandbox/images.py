@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox.build import FOLDER, METALLB
+from sandbox.build import FOLDER
 from sandbox.cache import artefact
 from sandbox.oci import Image
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
@@ -70,7 +70,7 @@ def every_image(programs: Mapping[str, Path], authority: Path) -> list[Image]:
 
 def system(programs: Mapping[str, Path]) -> list[Image]:
     """Return the images of the cluster's own pods."""
-    metallb = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
+    metallb = f"quay.io/metallb/{{}}:{pinned('metallb', 'go.universe.tf/metallb')}"
     return [
         Image(
             name=PAUSE,
