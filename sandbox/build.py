@@ -4,8 +4,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import yaml
 from packaging.version import Version
 
 from sandbox import plugins
@@ -13,28 +16,9 @@ from sandbox.cache import artefact, link
 from sandbox.toolchain import MODULES, find_go, pinned, require_compilers, run
 
 FOLDER = Path(__file__).parent.parent / ".sandbox"
-PULUMI = "github.com/pulumi/pulumi/pkg/v3"
-PROVIDER = "github.com/pulumi/pulumi-kubernetes/provider/v4"
-SDK = "github.com/pulumi/pulumi-kubernetes/sdk/v4"
-KWOK = "sigs.k8s.io/kwok"
-METALLB = "go.universe.tf/metallb"
-OPERATOR = "github.com/prometheus-operator/prometheus-operator"
-VERSION = "github.com/prometheus/common/version.Version"
-"""The variable with the version in all programs of Prometheus' family."""
-# Target, the folder whose go.mod pins the module, the module, files in it.
-MANIFESTS = (
-    ("crds/metallb", "metallb", METALLB, "config/crd/bases/*.yaml"),
-    ("manifests/metallb", "metallb", METALLB, "config/manifests/metallb-native.yaml"),
-    (
-        "crds/prometheus-operator",
-        "prometheus-operator",
-        OPERATOR,
-        "example/prometheus-operator-crd/*.yaml",
-    ),
-    ("stages/node-fast", "cluster", KWOK, "kustomize/stage/node/fast/*.yaml"),
-    ("stages/node-heartbeat", "cluster", KWOK, "kustomize/stage/node/heartbeat/*.yaml"),
-    ("stages/pod-fast", "cluster", KWOK, "kustomize/stage/pod/fast/*.yaml"),
-)
+CLUSTER = ("kube", "kwok", "metallb-controller", "prometheus-operator")
+"""Programs of the simulated cluster."""
+TABLE = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,27 +75,20 @@ class Tools:
 def build(folder: Path = FOLDER) -> Tools:
     """Build missing parts and link all into `folder`; raises SandboxError."""
     folder = folder.absolute()
-    for tool in TOOLS:
-        build_tool(tool, folder)
-    for target, pinned_in, module, pattern in MANIFESTS:
-        copy_files(folder / target, pinned_in, module, pattern, folder)
-    pulumi = plugins.find_cli() or build_tool(CLI, folder)
+    for name in CLUSTER:
+        build_tool(TOOLS[name], folder)
+    for kind in ("crds", "manifests", "stages"):
+        copy_files(kind, folder)
+    pulumi = plugins.find_cli() or build_tool(ENGINE["pulumi"], folder)
     available = plugins.find_plugins(pulumi)
     if "kubernetes" not in available:
-        available["kubernetes"] = build_provider(folder)
+        copy_files("provider", folder)
+        files = ("schema.json", "terraform-mapping.json")
+        provider = ENGINE["kubernetes-provider"]
+        overlay = {str(provider.module / name): str(folder / "provider" / name) for name in files}
+        (folder / "provider-overlay.json").write_text(json.dumps({"Replace": overlay}))
+        available["kubernetes"] = build_tool(provider, folder)
     return Tools(folder, pulumi, available, plugins.find_chart(folder))
-
-
-def build_provider(folder: Path) -> Path:
-    """Build the Kubernetes provider; returns its link in `folder/bin`."""
-    embedded = folder / "provider"
-    # Its Makefile copies these files beside its main.go.
-    pattern = "cmd/pulumi-resource-kubernetes/*.json"
-    copy_files(embedded, "engine", PROVIDER, pattern, folder)
-    files = ("schema.json", "terraform-mapping.json")
-    overlay = {str(KUBERNETES.module / name): str(embedded / name) for name in files}
-    (folder / "provider-overlay.json").write_text(json.dumps({"Replace": overlay}))
-    return build_tool(KUBERNETES, folder)
 
 
 def build_tool(tool: Tool, folder: Path) -> Path:
@@ -130,20 +107,25 @@ def build_tool(tool: Tool, folder: Path) -> Path:
     return link(program, folder / "bin" / tool.name)
 
 
-def copy_files(target: Path, pinned_in: str, module: str, pattern: str, folder: Path) -> None:
-    """Link the files of a pinned `module` that match `pattern` at `target`."""
-    home = MODULES / pinned_in
+def copy_files(kind: str, folder: Path) -> None:
+    """Link the files of TABLE at `kind`, or below it, in `folder`."""
+    for place, home, module, pattern in TABLE["files"]:
+        if place.partition("/")[0] == kind:
+            name, sources = (
+                Path(place).name,
+                [MODULES / home / file for file in ("go.mod", "go.sum")],
+            )
+            copy = partial(_copy, name, home, module, pattern, folder)
+            link(artefact(name, copy, sources, module, pattern), folder / place)
 
-    def make(copy: Path) -> None:
-        # With the version, because without it Go downloads the module's whole graph.
-        source = download(f"{module}@{pinned(pinned_in, module)}", target.name, folder, home)
-        copy.mkdir()
-        for file in source.glob(pattern):
-            if file.name != "kustomization.yaml":
-                shutil.copyfile(file, copy / file.name)
 
-    sources = [home / "go.mod", home / "go.sum"]
-    link(artefact(target.name, make, sources, module, pattern), target)
+def _copy(name: str, home: str, module: str, pattern: str, folder: Path, copy: Path) -> None:
+    # With the version, because without it Go downloads the module's whole graph.
+    source = download(f"{module}@{pinned(home, module)}", name, folder, MODULES / home)
+    copy.mkdir()
+    for file in source.glob(pattern):
+        if file.name != "kustomization.yaml":
+            shutil.copyfile(file, copy / file.name)
 
 
 def download(module: str, name: str, folder: Path, cwd: Path) -> Path:
@@ -153,39 +135,20 @@ def download(module: str, name: str, folder: Path, cwd: Path) -> Path:
     return Path(json.loads(log.read_text()[log.read_text().index("{") :])["Dir"])
 
 
-KUBERNETES_VERSION = pinned("cluster", "k8s.io/kubernetes")
-# Without them it calls itself v0.0.0-master, which charts that require a version refuse.
-GIT = "k8s.io/component-base/version.git"
-KUBE = (
-    f"{GIT}Version={KUBERNETES_VERSION}",
-    f"{GIT}Major={Version(KUBERNETES_VERSION).major}",
-    f"{GIT}Minor={Version(KUBERNETES_VERSION).minor}",
-)
-# The operator runs the config reloader of its own version.
-RELOADER = (f"{VERSION}={pinned('prometheus-operator', OPERATOR)[1:]}",)
-TOOLS = [
-    Tool("kube", MODULES / "cluster", ".", KUBE),
-    Tool("kwok", MODULES / "cluster", f"{KWOK}/cmd/kwok"),
-    Tool("metallb-controller", MODULES / "metallb", f"{METALLB}/controller"),
-    Tool(
-        "prometheus-operator", MODULES / "prometheus-operator", f"{OPERATOR}/cmd/operator", RELOADER
-    ),
-]
-# Go collects no garbage of the compiler below this size, which saves a tenth of the time.
-UNCOLLECTED = ("GOGC=off", "GOMEMLIMIT=2GiB")
-CLI = Tool(
-    "pulumi",
-    MODULES / "engine",
-    f"{PULUMI}/cmd/pulumi",
-    (f"github.com/pulumi/pulumi/sdk/v3/go/common/version.Version={pinned('engine', PULUMI)}",),
-    UNCOLLECTED,
-)
-KUBERNETES = Tool(
-    "kubernetes-provider",
-    MODULES / "engine",
-    ".",
-    # Its module is named after the day of a commit; its version is that of its SDK.
-    (f"{PROVIDER}/pkg/version.Version={pinned('engine', f'replace {SDK} => {SDK}')[1:]}",),
-    UNCOLLECTED,
-    ("-overlay={folder}/provider-overlay.json",),
-)
+def prometheus_version() -> str:
+    """Return Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
+    module = Version(pinned("monitoring", "github.com/prometheus/prometheus"))
+    return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
+
+
+def _tool(name: str, row: Mapping[str, Any]) -> Tool:
+    """Return a program of TABLE."""
+    version = Version(pinned(row["in"], row["pin"])) if "pin" in row else None
+    values = {"version": version, "prometheus": prometheus_version()}
+    stamps = [f"{key}={value.format(**values)}" for key, value in row.get("stamps", {}).items()]
+    further = (tuple(row.get(key, ())) for key in ("environment", "flags"))
+    return Tool(name, MODULES / row["in"], row.get("package", "."), tuple(stamps), *further)
+
+
+TOOLS = {name: _tool(name, row) for name, row in TABLE["programs"].items()}
+ENGINE = {name: _tool(name, row) for name, row in TABLE["engine"].items()}

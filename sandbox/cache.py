@@ -25,20 +25,18 @@ def artefact(name: str, make: Callable[[Path], object], files: Iterable[Path], *
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     path = cache() / name / digest.hexdigest()[:16]
-    work = path.with_name(f".{path.name}")
     if path.exists():
         return path
-    with locked(work):
-        # Named after this process, because the build of a killed one may go on for a while.
-        partial = work / str(os.getpid()) / name
-        for rest in work.glob("[0-9]*"):
-            shutil.rmtree(rest, ignore_errors=True)
+    # Its file stays, because a process that waits for the lock has it open.
+    with locked(path.parent):
+        work = path.with_name("partial")
+        shutil.rmtree(work, ignore_errors=True)
         if not path.exists():
-            partial.parent.mkdir()
+            # Named after this process, because the build of a killed one may go on for a while.
+            partial = work / str(os.getpid()) / name
+            partial.parent.mkdir(parents=True)
             make(partial)
             partial.rename(path)
-        # Another process that waits for the lock then sees the artefact.
-        shutil.rmtree(work, ignore_errors=True)
     return path
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,19 +12,11 @@ from sandbox.processes import SandboxError
 NAME = "homelab-node"
 
 
-@dataclass(frozen=True, slots=True)
-class Hierarchy:
-    """A mounted hierarchy of control groups."""
+def hierarchies() -> list[tuple[str, str, str]]:
+    """Return all mounted hierarchies: path, file system (`cgroup` or `cgroup2`), mount options.
 
-    path: Path
-    kind: str
-    """Its file system, `cgroup` or `cgroup2`."""
-    options: str
-    """Its controllers or its name as mount options; empty for `cgroup2`."""
-
-
-def hierarchies() -> list[Hierarchy]:
-    """Return all hierarchies of this machine."""
+    Options are a hierarchy's controllers, or its name; empty for `cgroup2`.
+    """
     controllers = {line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()}
     result = []
     for line in Path("/proc/mounts").read_text().splitlines():
@@ -33,7 +24,7 @@ def hierarchies() -> list[Hierarchy]:
         if kind in ("cgroup", "cgroup2"):
             words = options.split(",")
             own = [word for word in words if word in controllers or word.startswith("name=")]
-            result.append(Hierarchy(Path(path), kind, ",".join(own)))
+            result.append((path, kind, ",".join(own)))
     return result
 
 
@@ -42,7 +33,7 @@ class Group:
 
     def __init__(self, folder: Path) -> None:
         digest = sha256(str(folder).encode()).hexdigest()[:8]
-        self._paths = [hierarchy.path / NAME / digest for hierarchy in hierarchies()]
+        self._paths = [Path(path, NAME, digest) for path, _, _ in hierarchies()]
 
     def create(self) -> None:
         """Create the group, and `system` in it for all processes but those of pods."""

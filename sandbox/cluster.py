@@ -154,7 +154,7 @@ class Cluster:
         self._data.mkdir(exist_ok=True)
         self._plane.start(nodes[0].address, ports, ports["apiserver"], "127.0.0.1", patient)
         self._plane.write_kubeconfig(
-            self.preview_kubeconfig, ports["apiserver"], account="sandbox-preview"
+            self.preview_kubeconfig, f"127.0.0.1:{ports['apiserver']}", account="sandbox-preview"
         )
         self._processes.retry("apiserver", partial(self._place, nodes))
         stages = [f"--config={stage}" for stage in self._tools.stages()]

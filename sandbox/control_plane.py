@@ -27,16 +27,15 @@ IDENTITIES = {
     "admin": ("admin", "system:masters"),
     "apiserver": ("kube-apiserver", "system:masters"),
     "proxy": ("system:kube-proxy", "system:kube-proxy"),
-    "kubelet": ("system:node:{node}", "system:nodes"),
 }
-"""User and group of each client, by which RBAC and the node authorizer decide."""
+"""User and group of each client but the kubelets, by which RBAC decides."""
 
 
 class ControlPlane:
     """Four processes that `run` starts by name and command, with keys in `folder/certificates`.
 
     `folder/kubeconfig` is the administrator's, with the context `context`; `data` is etcd's folder;
-    `node` is the node whose kubelet has an identity.
+    `nodes` are the names of nodes whose kubelets have an identity of that name.
     """
 
     def __init__(
@@ -47,11 +46,14 @@ class ControlPlane:
         kube: Path,
         data: Path,
         context: str,
-        node: str = "",
+        nodes: Sequence[str] = (),
     ) -> None:
         self._folder, self._keys, self._context = folder, folder / "certificates", context
         self._processes, self._run, self._kube = processes, run, kube
-        self._data, self._node = data, node
+        self._data = data
+        self._identities = IDENTITIES | {
+            node: (f"system:node:{node}", "system:nodes") for node in nodes
+        }
         self.authority = self._keys / "authority.crt"
         """Certificate of the authority that signs all others."""
 
@@ -60,13 +62,14 @@ class ControlPlane:
         address: str,
         ports: Mapping[str, int],
         reached_at: int,
-        bind: str = "0.0.0.0",
+        bind: str,
         controllers: Sequence[str] = (),
     ) -> None:
         """Start all processes and write the kubeconfigs; raises SandboxError.
 
         `ports` are those of `etcd`, its `peers` and `apiserver`. The API server advertises
-        `address`, listens on `bind`, and is reached at the port `reached_at` of 127.0.0.1.
+        `address`, listens on `bind`, and is reached at the port `reached_at` of 127.0.0.1 from
+        outside.
         `controllers` are further flags of the controllers.
         """
         self._issue_certificates(address)
@@ -84,6 +87,7 @@ class ControlPlane:
             f"--client-ca-file={self.authority}",
             f"--kubelet-client-certificate={keys / 'apiserver.crt'}",
             f"--kubelet-client-key={keys / 'apiserver.key'}",
+            "--kubelet-preferred-address-types=InternalIP",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged",
@@ -94,9 +98,9 @@ class ControlPlane:
         ]
         self._run("apiserver", [kube, "apiserver", *serve])
         self._processes.retry("apiserver", partial(self.probe, reached_at), beside=["etcd"])
-        for name in IDENTITIES:
-            self.write_kubeconfig(self.kubeconfig(name), ports["apiserver"], name)
-        self.write_kubeconfig(self._folder / "kubeconfig", reached_at)
+        for name in self._identities:
+            self.write_kubeconfig(self.kubeconfig(name), f"{bind}:{ports['apiserver']}", name)
+        self.write_kubeconfig(self._folder / "kubeconfig", f"127.0.0.1:{reached_at}")
         client = [f"--kubeconfig={self.kubeconfig('admin')}"]
         quiet = ["--leader-elect=false", "--secure-port=0"]
         trust = [
@@ -119,19 +123,21 @@ class ControlPlane:
         return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
 
     def kubeconfig(self, name: str) -> Path:
-        """Return the kubeconfig of one of IDENTITIES, for use beside the control plane."""
+        """Return the kubeconfig of one of IDENTITIES or a node, for use in the cluster."""
         return self._keys / f"{name}.kubeconfig"
 
     def write_kubeconfig(
-        self, file: Path, port: int, name: str = "admin", account: str = ""
+        self, file: Path, server: str, name: str = "admin", account: str = ""
     ) -> None:
-        """Write a kubeconfig of one of IDENTITIES, which acts as `account` if that is given."""
+        """Write a kubeconfig of one of IDENTITIES, which acts as `account` if that is given.
+
+        `server` is host and port of the API server.
+        """
 
         def read(file: str) -> str:
             return b64encode((self._keys / file).read_bytes()).decode()
 
         context = self._context
-        server = f"https://127.0.0.1:{port}"
         trust = {"certificate-authority-data": read("authority.crt")}
         user = {
             "client-certificate-data": read(f"{name}.crt"),
@@ -142,7 +148,7 @@ class ControlPlane:
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": context,
-            "clusters": [{"name": context, "cluster": {"server": server, **trust}}],
+            "clusters": [{"name": context, "cluster": {"server": f"https://{server}", **trust}}],
             "users": [{"name": context, "user": user}],
             "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
         }
@@ -155,12 +161,10 @@ class ControlPlane:
         self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
         authority = trustme.CA()
         issued = {"server": authority.issue_cert(*NAMES, address)}
-        for name, (user, group) in IDENTITIES.items():
+        for name, (user, group) in self._identities.items():
             # trustme wants a host name in a client's certificate, too.
             issued[name] = authority.issue_cert(
-                "client.invalid",
-                common_name=user.format(node=self._node),
-                organization_name=group,
+                "client.invalid", common_name=user, organization_name=group
             )
         for name, pair in issued.items():
             pair.cert_chain_pems[0].write_to_path(str(self._keys / f"{name}.crt"))

@@ -23,13 +23,14 @@ from ops import cluster as ops_cluster
 from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
-from sandbox.build import PULUMI, Tools
+from sandbox.build import Tools
 from sandbox.cache import link
 from sandbox.plugins import CHART
 from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
 from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
+CLI = "github.com/pulumi/pulumi/pkg/v3"
 OWN_CHART = Path(__file__).parent / "chart"
 # The engine starts plugins in folders whose modules must not shadow ours: a safe path.
 PLUGIN = """\
@@ -192,7 +193,7 @@ class Engine:
         # Copies, because the CLI writes the salt of the secrets into the stack's file.
         project = self._settings("Pulumi.yaml")
         # The CLI that is built here is older, and new enough for this program.
-        project["requiredPulumiVersion"] = f">={pinned('engine', PULUMI).removeprefix('v')}"
+        project["requiredPulumiVersion"] = f">={pinned('engine', CLI).removeprefix('v')}"
         if not self._refresh:
             project.pop("options", None)
         (self.work / "Pulumi.yaml").write_text(yaml.safe_dump(project))

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox.build import FOLDER, METALLB
+from sandbox.build import FOLDER
 from sandbox.cache import artefact
 from sandbox.oci import Image
 from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
@@ -24,11 +24,11 @@ COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Open WebUI is installed for Debian's own Python.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
-_METALLB = f"quay.io/metallb/{{}}:{pinned('metallb', METALLB)}"
+METALLB = f"quay.io/metallb/{{}}:{pinned('metallb', 'go.universe.tf/metallb')}"
 PROGRAMS = {
     COREDNS: "coredns",
-    _METALLB.format("controller"): "metallb-controller",
-    _METALLB.format("speaker"): "metallb-speaker",
+    METALLB.format("controller"): "metallb-controller",
+    METALLB.format("speaker"): "metallb-speaker",
     OLLAMA_IMAGE: "ollama",
     RESTIC_IMAGE: "restic",
     # Of the chart in the version of config/versions.py.

@@ -22,6 +22,8 @@ from sandbox.node import Node
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
 NODE = "192.168.1.100"
+NODES = {"node": (NODE, "10.1.0.0/24"), "second": ("192.168.1.99", "10.1.1.0/24")}
+"""Address, and range of its pods, of each node."""
 REGISTRY = "203.0.113.10"
 """An address for documentation (RFC 5737); the stack's policies refuse private ones."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
@@ -32,21 +34,14 @@ QUEUE = "100"
 
 def connect(holders: Mapping[str, int]) -> None:
     """Connect the network namespaces of the processes `lan`, `node`, `client` and `tailnet`."""
-    for pid in holders.values():
-        _ip(pid, "link set lo up")
     lan = holders["lan"]
+    _ip(lan, "link set lo up")
     _ip(lan, "link add br0 type bridge")
     _ip(lan, f"address add {ROUTER}/24 dev br0")
     _ip(lan, "link set br0 up")
     _ip(lan, f"address add {REGISTRY}/32 dev lo")
-    for name, address in {"node": NODE, "client": CLIENT}.items():
-        pid = holders[name]
-        _ip(lan, f"link add {name} type veth peer name eth0 netns {pid}")
-        _ip(lan, f"link set {name} master br0 up")
-        _ip(pid, f"address add {address}/24 dev eth0")
-        _ip(pid, "link set eth0 up")
-        # Without it, the node has no route to the addresses of Services.
-        _ip(pid, f"route add default via {ROUTER}")
+    for name in holders.keys() & {"client", *NODES}:
+        join(holders, name)
     tailnet, node = holders["tailnet"], holders["node"]
     _ip(tailnet, f"link add eth0 type veth peer name tailscale0 netns {node}")
     for pid, device, address in (
@@ -55,8 +50,24 @@ def connect(holders: Mapping[str, int]) -> None:
     ):
         _ip(pid, f"address add {address}/10 dev {device}")
         _ip(pid, f"link set {device} up")
-    forward = ["sysctl", "-qw", "net.ipv4.ip_forward=1"]
-    subprocess.run(["nsenter", "-t", str(node), "-n", *forward], check=True)
+
+
+def join(holders: Mapping[str, int], name: str) -> None:
+    """Connect the network namespace of `client`, or of one of NODES, to that of `lan`."""
+    pid, lan = holders[name], holders["lan"]
+    _ip(lan, f"link add {name} type veth peer name eth0 netns {pid}")
+    _ip(lan, f"link set {name} master br0 up")
+    _ip(pid, "link set lo up")
+    address, _ = NODES.get(name, (CLIENT, ""))
+    _ip(pid, f"address add {address}/24 dev eth0")
+    _ip(pid, "link set eth0 up")
+    # Without it, the node has no route to the addresses of Services.
+    _ip(pid, f"route add default via {ROUTER}")
+    if name in NODES:
+        for other, pods in (NODES[key] for key in NODES if key != name):
+            _ip(pid, f"route add {pods} via {other}")
+        forward = ["sysctl", "-qw", "net.ipv4.ip_forward=1"]
+        subprocess.run(["nsenter", "-t", str(pid), "-n", *forward], check=True)
 
 
 def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
@@ -76,6 +87,9 @@ def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
         f"-A INPUT -s {PODS} -j POLICIES",
     ):
         node.run("iptables", "-w", "-t", "mangle", *rule.split())
+    # Not between pods, because a policy of another node decides by the source.
+    masquerade = f"-A POSTROUTING -s {PODS} ! -d {PODS} -j MASQUERADE"
+    node.run("iptables", "-w", "-t", "nat", *masquerade.split())
     node.service("network-policies", [program, kubeconfig, node.name])
 
 

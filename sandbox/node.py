@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 import psutil
@@ -48,10 +47,9 @@ class Node:
         ready.unlink(missing_ok=True)
         settings = {
             "name": self.name,
-            "address": self.address,
             "state": str(self.folder / "disk"),
             "disks": {target: str(source) for target, source in disks.items()},
-            "cgroups": [(str(path), *rest) for path, *rest in map(astuple, hierarchies())],
+            "cgroups": hierarchies(),
             "etc": dict(etc),
             "ready": str(ready),
             "pause": str(self._pause),

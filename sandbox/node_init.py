@@ -27,7 +27,6 @@ STATE = ("lib/kubelet", "lib/containerd", "lib/cni", "log/pods", "log/containers
 def prepare(
     *,
     name: str,
-    address: str,
     state: str,
     disks: Mapping[str, str],
     cgroups: Sequence[tuple[str, str, str]],
@@ -68,8 +67,7 @@ def prepare(
         Path(source).mkdir(parents=True, exist_ok=True)
         Path(target).mkdir(parents=True, exist_ok=True)
         mount("--bind", source, target)
-    hosts = f"127.0.0.1 localhost\n{address} {name}\n"
-    for path, content in {"hosts": hosts, "resolv.conf": "nameserver 192.168.1.1\n", **etc}.items():
+    for path, content in etc.items():
         write(Path("/etc") / path, content)
     mount("--make-rshared", "/")
 

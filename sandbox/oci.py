@@ -51,8 +51,8 @@ def load(node: Node, images: Iterable[Image]) -> list[str]:
     """Import the images that the node's containerd lacks; returns their names."""
     rows = [line.split() for line in node.run(*CTR, "list").splitlines()[1:]]
     present = {row[0]: row[2] for row in rows}
-    archived = [_Archived(image) for image in images]
-    new = [image for image in archived if present.get(image.name) != image.digest]
+    described = [(image, *_describe(image)) for image in images]
+    new = [row for row in described if present.get(reference(row[0].name)) != row[1]["digest"]]
     if new:
         command = node.inside(*CTR, "import", "-")
         with subprocess.Popen(
@@ -65,7 +65,7 @@ def load(node: Node, images: Iterable[Image]) -> list[str]:
             error = importing.stderr.read().decode()
         if importing.returncode:
             raise SandboxError(f"images: containerd imported none: {error.strip()[-300:]}")
-    return [image.name for image in new]
+    return [reference(image.name) for image, *_ in new]
 
 
 def digest(file: Path) -> str:
@@ -79,47 +79,39 @@ def digest(file: Path) -> str:
     return cached.read_text()
 
 
-class _Archived:
-    """Manifest, configuration and index entry of an image."""
-
-    def __init__(self, image: Image) -> None:
-        self.name, self.layers = reference(image.name), image.layers
-        digests = [digest(layer) for layer in image.layers]
-        platform_ = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
-        roots = {"type": "layers", "diff_ids": digests}
-        config = {**platform_, "config": dict(image.config), "rootfs": roots}
-        self.config = json.dumps(config).encode()
-        layers = [
-            {"mediaType": f"{MEDIA}.layer.v1.tar", "digest": of, "size": path.stat().st_size}
-            for path, of in zip(image.layers, digests, strict=True)
-        ]
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": f"{MEDIA}.manifest.v1+json",
-            "config": _descriptor("config.v1+json", self.config),
-            "layers": layers,
-        }
-        self.manifest = json.dumps(manifest).encode()
-        named = {"io.containerd.image.name": self.name}
-        described = _descriptor("manifest.v1+json", self.manifest)
-        self.digest = described["digest"]
-        self.entry = {**described, "platform": platform_, "annotations": named}
+def _describe(image: Image) -> tuple[dict[str, Any], list[bytes]]:
+    """Return an image's entry in the index, and its manifest and configuration."""
+    digests = [digest(layer) for layer in image.layers]
+    platform_ = {"architecture": ARCHITECTURES[platform.machine()], "os": "linux"}
+    roots = {"type": "layers", "diff_ids": digests}
+    config = json.dumps({**platform_, "config": dict(image.config), "rootfs": roots}).encode()
+    layers = [
+        {"mediaType": f"{MEDIA}.layer.v1.tar", "digest": of, "size": path.stat().st_size}
+        for path, of in zip(image.layers, digests, strict=True)
+    ]
+    kind = f"{MEDIA}.manifest.v1+json"
+    described = _descriptor(f"{MEDIA}.config.v1+json", config)
+    content = {"schemaVersion": 2, "mediaType": kind, "config": described, "layers": layers}
+    manifest = json.dumps(content).encode()
+    named = {"io.containerd.image.name": reference(image.name)}
+    entry = {**_descriptor(kind, manifest), "platform": platform_, "annotations": named}
+    return entry, [manifest, config]
 
 
 def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
     of = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    return {"mediaType": f"{MEDIA}.{kind}", "digest": of, "size": len(content)}
+    return {"mediaType": kind, "digest": of, "size": len(content)}
 
 
-def _write(images: Sequence[_Archived], archive: IO[bytes]) -> None:
-    index = {"schemaVersion": 2, "manifests": [image.entry for image in images]}
+def _write(images: Sequence[tuple[Image, dict[str, Any], list[bytes]]], archive: IO[bytes]) -> None:
+    index = {"schemaVersion": 2, "manifests": [entry for _, entry, _ in images]}
     texts = {
         "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
         "index.json": json.dumps(index).encode(),
     }
-    for text in (text for image in images for text in (image.manifest, image.config)):
+    for text in (text for *_, blobs in images for text in blobs):
         texts[f"blobs/sha256/{hashlib.sha256(text).hexdigest()}"] = text
-    layers = {digest(layer): layer for image in images for layer in image.layers}
+    layers = {digest(layer): layer for image, *_ in images for layer in image.layers}
     with tarfile.open(fileobj=archive, mode="w|") as tar:
         for name, text in texts.items():
             entry = tarfile.TarInfo(name)

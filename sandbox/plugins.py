@@ -2,15 +2,16 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
 from packaging.version import Version
-from pulumi.automation import PulumiCommand
 
 from config.versions import KUBE_PROMETHEUS_STACK
 from sandbox.cache import artefact, cache, link
@@ -19,6 +20,9 @@ from sandbox.toolchain import ask_version
 CHART = "kube-prometheus-stack"
 CHARTS = "https://github.com/prometheus-community/helm-charts/releases/download"
 PLUGINS = ("kubernetes", "random")
+INSTALL = (
+    "import sys; from pulumi.automation import PulumiCommand as P; P.install(root=sys.argv[1])"
+)
 TIMEOUT = 120.0
 """Seconds for a download; offline, the CLI gives up after ten."""
 RETRY_AFTER = 24 * 3600.0
@@ -33,11 +37,9 @@ def find_cli() -> Path | None:
         return Path(installed)
 
     def download(root: Path) -> None:
-        _note_attempt("cli", wanted)
-        PulumiCommand.install(root=str(root))
+        _install("cli", wanted, [sys.executable, "-c", INSTALL, str(root)], dict(os.environ))
 
-    # The installer's errors have no common class.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         return artefact("cli", download, (), wanted) / "bin" / "pulumi"
     return None
 
@@ -52,9 +54,8 @@ def find_plugins(pulumi: Path) -> dict[str, Path]:
         if not (plugin := _installed(homes, name, wanted)):
             command = [str(pulumi), "plugin", "install", "resource", name, wanted]
             env = {**os.environ, "PULUMI_HOME": str(home)}
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                _note_attempt(name, wanted)
-                subprocess.run(command, env=env, capture_output=True, timeout=TIMEOUT, check=False)
+            with contextlib.suppress(OSError, subprocess.SubprocessError):
+                _install(name, wanted, command, env)
             plugin = _installed(homes, name, wanted)
         if plugin:
             plugins[name] = plugin
@@ -81,14 +82,22 @@ def find_chart(folder: Path) -> Path | None:
 def _installed(homes: tuple[Path, ...], name: str, wanted: str) -> Path | None:
     """Return the program of the oldest installed plugin that is not older than `wanted`."""
     programs = {
-        Version(folder.name.partition("-v")[2]): folder / f"pulumi-resource-{name}"
+        Version(match[1]): folder / f"pulumi-resource-{name}"
         for home in homes
-        for folder in home.glob(f"plugins/resource-{name}-v*")
-        # The CLI keeps a lock beside the folder, and a marker while it unpacks.
-        if folder.is_dir() and not folder.with_name(f"{folder.name}.partial").exists()
+        for folder in home.glob("plugins/*/")
+        # The CLI has a marker beside the folder while it unpacks.
+        if (match := re.fullmatch(rf"resource-{name}-v(\d+\.\d+\.\d+)", folder.name))
+        and not folder.with_name(f"{folder.name}.partial").exists()
     }
     new_enough = [version for version in programs if version >= Version(wanted)]
     return programs[min(new_enough)] if new_enough else None
+
+
+def _install(name: str, wanted: str, command: list[str], env: dict[str, str]) -> None:
+    """Run a command that downloads; raises SubprocessError if it fails or takes too long."""
+    _note_attempt(name, wanted)
+    quiet = subprocess.DEVNULL
+    subprocess.run(command, env=env, stdout=quiet, stderr=quiet, timeout=TIMEOUT, check=True)
 
 
 def _note_attempt(name: str, wanted: str) -> None:

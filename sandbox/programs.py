@@ -7,20 +7,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from sandbox import build
-from sandbox.build import (
-    FOLDER,
-    METALLB,
-    OPERATOR,
-    VERSION,
-    Tool,
-    build_tool,
-    copy_files,
-    download,
-)
+from sandbox.build import FOLDER, TOOLS, Tool, build_tool, copy_files, download
 from sandbox.cache import artefact
 from sandbox.processes import SandboxError
-from sandbox.toolchain import MODULES, ask_version, pinned, run
+from sandbox.toolchain import ask_version, run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -40,73 +30,8 @@ sed -nE 's/^Requires-Dist: ([A-Za-z0-9_.-]+)(\[.*\])?(==[^ ]+)$/\1\3/p' \
 pip --requirement "$environment"/lib/python3*/site-packages/requirements-slim.txt \
   --constraint "$environment/constraints.txt" "$@"
 """
-OLLAMA = "github.com/ollama/ollama"
-PROMETHEUS = "github.com/prometheus/prometheus"
-KUBE_STATE_METRICS = "k8s.io/kube-state-metrics/v2"
-RESTIC = "github.com/restic/restic"
-NODE_EXPORTER = "github.com/prometheus/node_exporter"
 # Pinned by the chart, whose image has the same version.
 ALERTMANAGER = "github.com/prometheus/alertmanager@v0.34.0"
-# Headers in folders named `vendor` of Ollama's repository, which Go leaves out of a module: their
-# folder, a module that has them, files in it.
-HEADERS = (
-    ("nlohmann", "github.com/nlohmann/json", "single_include/nlohmann/*.hpp"),
-    ("stb", "github.com/gen2brain/raylib-go/raylib", "external/stb_image.h"),
-    ("miniaudio", "github.com/gen2brain/raylib-go/raylib", "external/miniaudio.h"),
-)
-# Without -ffile-prefix-map the program contains the folder's path.
-CGO = ("CGO_ENABLED=1", "CGO_CPPFLAGS='-I{folder}/headers' '-ffile-prefix-map={folder}=.'")
-
-
-def prometheus_version() -> str:
-    """Return Prometheus' own version, as `3.16.0`; its module calls that v0.316.0."""
-    module = Version(pinned("monitoring", PROMETHEUS))
-    return f"{module.minor // 100}.{module.minor % 100}.{module.micro}"
-
-
-PROMETHEUS_VERSION = (f"{VERSION}={prometheus_version()}",)
-# Kubernetes alone of all service discoveries: each cloud would add a module.
-DISCOVERY = ("-tags=remove_all_sd,enable_kubernetes_sd",)
-MONITORING = MODULES / "monitoring"
-TOOLS = {
-    tool.name: tool
-    for tool in (
-        *build.TOOLS,
-        Tool(
-            "ollama",
-            MODULES / "ollama",
-            OLLAMA,
-            (f"{OLLAMA}/version.Version={pinned('ollama', OLLAMA)[1:]}",),
-            CGO,
-        ),
-        *(
-            Tool(name, MONITORING, f"{PROMETHEUS}/cmd/{name}", PROMETHEUS_VERSION, flags=DISCOVERY)
-            for name in ("prometheus", "promtool")
-        ),
-        Tool("restic", MODULES / "restic", f"{RESTIC}/cmd/restic"),
-        Tool("pause", MODULES / "pause", "."),
-        Tool("coredns", MODULES / "coredns", "."),
-        Tool("metallb-speaker", MODULES / "metallb", f"{METALLB}/speaker"),
-        Tool("network-policies", MODULES / "network-policies", "."),
-        Tool(
-            "prometheus-config-reloader",
-            MODULES / "prometheus-operator",
-            f"{OPERATOR}/cmd/prometheus-config-reloader",
-        ),
-        Tool(
-            "kube-state-metrics",
-            MODULES / "kube-state-metrics",
-            KUBE_STATE_METRICS,
-            (f"{VERSION}={pinned('kube-state-metrics', KUBE_STATE_METRICS)[1:]}",),
-        ),
-        Tool(
-            "node_exporter",
-            MONITORING,
-            NODE_EXPORTER,
-            (f"{VERSION}={pinned('monitoring', NODE_EXPORTER)[1:]}",),
-        ),
-    )
-}
 
 
 def install_tools(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Path]:
@@ -115,8 +40,8 @@ def install_tools(names: Iterable[str], folder: Path = FOLDER) -> dict[str, Path
     Raises SandboxError.
     """
     folder = folder.absolute()
-    for name, module, pattern in HEADERS if "ollama" in names else ():
-        copy_files(folder / "headers" / name, "ollama", module, pattern, folder)
+    if "ollama" in names:
+        copy_files("headers", folder)
     return {name: build_tool(TOOLS[name], folder) for name in names}
 
 

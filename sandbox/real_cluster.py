@@ -20,10 +20,9 @@ from sandbox.processes import free_ports, kept_ports, locked, probe
 PAGE = "192.168.1.101:8080"
 CONTROL_PLANE = {"etcd": 2379, "peers": 2380, "apiserver": 16443}
 """Ports of the control plane in the node."""
-PODS = {"kube-system": 1, "metallb-system": 2}
-"""Number of the addons' pods by namespace."""
 PATIENCE = 300
 """Seconds for the pods of a namespace: on an idle machine all take 40."""
+DISK = "/mnt/evo4t"
 DIRECTORIES = ("models", "open-webui", "prometheus")
 """Directories on the data disk, which docs/install.md lets people create."""
 
@@ -38,11 +37,11 @@ def step(what: str) -> Iterator[None]:
 
 
 class Cluster:
-    """A cluster with one real node and its whole state in `folder`.
+    """A cluster with a real node, or two, and its whole state in `folder`.
 
     It ends with the process that started it, which locks the folder until then. `programs` are by
     name, `manifests` have MetalLB's objects and the operator's definitions. Images that are not
-    `pulled`, by name, are made of the programs.
+    `pulled`, by name, are made of the programs. `second` is the name of a second node.
     """
 
     context = "homelab-sandbox"
@@ -53,19 +52,26 @@ class Cluster:
         programs: Mapping[str, Path],
         manifests: Sequence[Path],
         pulled: Mapping[str, oci.Image] | None = None,
+        second: str = "",
     ) -> None:
         self.folder = folder.absolute()
         self.kubeconfig = self.preview_kubeconfig = self.folder / "kubeconfig"
         self.node = Node("evo4t", network.NODE, self.folder, programs["pause"])
+        self.nodes = {"node": self.node}
+        """The nodes by their place in the network; the first has the control plane."""
+        if second:
+            address, _ = network.NODES["second"]
+            self.nodes["second"] = Node(second, address, self.folder / "second", programs["pause"])
         start, etcd = self.node.service, self.folder / "disk" / "etcd"
         plane = (self.folder, self.node.processes, start, programs["kube"], etcd)
-        self.plane = ControlPlane(*plane, self.context, self.node.name)
+        names = [node.name for node in self.nodes.values()]
+        self.plane = ControlPlane(*plane, self.context, names)
         self.holders: dict[str, int] = {}
-        """Pid of a process in each network namespace: `lan`, `node`, `client`, `tailnet`."""
+        """Pid of a process in each network namespace: `lan`, `client`, `tailnet` and the nodes."""
         self.ports: dict[str, int] = {}
         """Ports of 127.0.0.1 that are forwarded: `api`, `page`, `prometheus` …"""
-        self.disks = {"/mnt/evo4t": self.folder / "evo4t"}
-        """Folders that the node has as disks, by mount point."""
+        self.disks = {DISK: self.folder / "evo4t"}
+        """Folders that the first node has as disks, by mount point; the second has one at DISK."""
         self.authority = self.folder / "registry" / "registry.pem"
         """Certificate of the authority that signs the model registry's."""
         self._programs, self._manifests, self._pulled = programs, manifests, pulled or {}
@@ -79,8 +85,9 @@ class Cluster:
         self._lock.close()
         self._lock.enter_context(locked(self.folder))
         self._started = True
-        for name in DIRECTORIES:
-            (self.folder / "evo4t" / name).mkdir(parents=True, exist_ok=True)
+        for folder in (node.folder / "evo4t" for node in self.nodes.values()):
+            for name in DIRECTORIES:
+                (folder / name).mkdir(parents=True, exist_ok=True)
         try:
             self._start(images)
         except BaseException:
@@ -94,7 +101,8 @@ class Cluster:
         """
         if self._started:
             self.node.processes.end_unrecorded()
-            self.node.end()
+            for node in self.nodes.values():
+                node.end()
             self._started = False
         self._lock.close()
 
@@ -110,7 +118,7 @@ class Cluster:
         return [str(self._programs["kube"]), "kubectl", f"--kubeconfig={self.kubeconfig}"]
 
     def command(self, where: str, *command: str) -> list[str]:
-        """Return the command line that runs `command` at `lan`, `client`, `tailnet` or `node`."""
+        """Return the command line that runs `command` at a place in the network."""
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
 
     def client(self) -> DynamicClient:
@@ -137,19 +145,23 @@ class Cluster:
         ask = partial(probe, f"http://127.0.0.1:{self.ports['page']}/health")
         self.node.processes.retry("kubelet", ask, 600)
 
+    def start_node(self, place: str) -> None:
+        """Start a node again that was cut off from power; its pods come back by themselves."""
+        self.nodes[place].begin()
+        self._boot(place)
+        network.join(self.holders, place)
+        self._start_containerd(self.nodes[place], [])
+        self._start_kubelet(self.nodes[place])
+
     def _start(self, images: Sequence[oci.Image] | None) -> None:
         node, retry = self.node, self.node.processes.retry
         with step("namespaces"):
-            node.begin()
+            for each in self.nodes.values():
+                each.begin()
             for name in ("lan", "client", "tailnet"):
                 self.holders[name] = node.hold(name, "--net")
-            self.holders["node"] = node.start(
-                self.disks,
-                {
-                    "containerd/config.toml": (MANIFESTS / "containerd.toml").read_text(),
-                    "cni/net.d/10-pods.conflist": (MANIFESTS / "pods.conflist").read_text(),
-                },
-            )
+            for place in self.nodes:
+                self._boot(place)
             network.connect(self.holders)
             self._start_registry()
         with step("control plane"):
@@ -158,22 +170,19 @@ class Cluster:
             self.ports = kept_ports(file, ("api", "page", "prometheus"))
             self.forward("api", "node", f"{node.address}:{CONTROL_PLANE['apiserver']}")
             self.forward("page", "client", PAGE)
-            self.plane.start(node.address, CONTROL_PLANE, self.ports["api"])
+            self.plane.start(node.address, CONTROL_PLANE, self.ports["api"], node.address)
             applied = self.folder / "disk" / "applied"
             applied.mkdir(exist_ok=True)
             addons.apply(self.client(), [MANIFESTS / "capacity.yaml"], applied / "capacity")
         with step("images"):
-            node.service("containerd", ["containerd"])
-            retry("containerd", partial(node.connect, "/run/containerd/containerd.sock"))
             retry("registry", self.authority.stat)
-            oci.load(node, self.images() if images is None else images)
+            for each in self.nodes.values():
+                self._start_containerd(each, self.images() if images is None else images)
         # Kubernetes' times are whole seconds.
         since = float(int(time.time()))
         with step("node"):
-            # First, so that no pod starts without policies.
-            admin = self.plane.kubeconfig("admin")
-            network.enforce_policies(node, self._programs["network-policies"], admin)
-            self._start_kubelet()
+            for each in self.nodes.values():
+                self._start_kubelet(each)
             client = self.client()
             retry(
                 "kubelet",
@@ -182,9 +191,26 @@ class Cluster:
         with step("DNS and load balancer"):
             files = [MANIFESTS / "coredns.yaml", *self._manifests]
             addons.apply(client, files, applied / "addons")
-            for namespace, count in PODS.items():
+            # MetalLB has a controller, and a speaker on each node.
+            for namespace, count in {
+                "kube-system": 1,
+                "metallb-system": 1 + len(self.nodes),
+            }.items():
                 ready = partial(addons.require_running, client, namespace, count, since)
                 retry("kubelet", ready, PATIENCE)
+
+    def _boot(self, place: str) -> None:
+        """Create the node at a place in the network, not yet connected."""
+        node = self.nodes[place]
+        pods = (MANIFESTS / "pods.conflist").read_text()
+        etc = {
+            "containerd/config.toml": (MANIFESTS / "containerd.toml").read_text(),
+            "cni/net.d/10-pods.conflist": pods.replace("10.1.0.0/24", network.NODES[place][1]),
+            "hosts": "127.0.0.1 localhost\n",
+            "resolv.conf": f"nameserver {network.ROUTER}\n",
+        }
+        disks = self.disks if node is self.node else {DISK: node.folder / "evo4t"}
+        self.holders[place] = node.start(disks, etc)
 
     def _start_registry(self) -> None:
         self.authority.parent.mkdir(exist_ok=True)
@@ -192,11 +218,20 @@ class Cluster:
         words = [str(self.holders["lan"]), str(self.authority.parent)]
         self.node.bound("registry", [sys.executable, "-m", "sandbox.model_registry", *words])
 
-    def _start_kubelet(self) -> None:
-        kube, node, plane = self._programs["kube"], self.node, self.plane
+    def _start_containerd(self, node: Node, images: Sequence[oci.Image]) -> None:
+        node.service("containerd", ["containerd"])
+        socket = "/run/containerd/containerd.sock"
+        node.processes.retry("containerd", partial(node.connect, socket))
+        oci.load(node, images)
+
+    def _start_kubelet(self, node: Node) -> None:
+        kube, plane = self._programs["kube"], self.plane
+        # First, so that no pod starts without policies.
+        policies = self._programs["network-policies"]
+        network.enforce_policies(node, policies, plane.kubeconfig("admin"))
         kubelet = [
             f"--config={MANIFESTS / 'kubelet.yaml'}",
-            f"--kubeconfig={plane.kubeconfig('kubelet')}",
+            f"--kubeconfig={plane.kubeconfig(node.name)}",
             f"--client-ca-file={plane.authority}",
             f"--node-ip={node.address}",
             f"--hostname-override={node.name}",

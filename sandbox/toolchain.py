@@ -1,6 +1,7 @@
 """Go's toolchain, the versions that the go.mod files pin, and builds that show their progress."""
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -63,32 +64,23 @@ def run(
     # It names the folder of another Go than the chosen one.
     env.pop("GOROOT", None)
     start = time.monotonic()
-    in_place = sys.stdout.isatty()
 
-    def report(state: str, end: str = "\n") -> None:
+    def report(state: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - start), 60)
         elapsed = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-        erase = "\r\033[K" if in_place else ""
-        print(f"{erase}  {name:<20} {state} {elapsed}", end=end, flush=True)
+        print(f"  {name:<20} {state} {elapsed}", flush=True)
 
+    none, same = subprocess.DEVNULL, subprocess.STDOUT
     with (
         log.open("wb") as out,
-        subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            cwd=cwd,
-            env=env,
-        ) as process,
+        subprocess.Popen(command, stdout=out, stderr=same, stdin=none, cwd=cwd, env=env) as process,
     ):
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-            while process.poll() is None:
-                report(f"{verbs[0]},", end="" if in_place else "\n")
+            for seconds in itertools.chain([1], itertools.repeat(30)):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(1 if in_place else 30)
+                    process.wait(seconds)
+                    break
+                report(f"{verbs[0]},")
         finally:
             # Go deletes its temporary files after an interrupt only.
             if process.poll() is None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from pulumi.automation import PulumiCommand
 
 from sandbox import toolchain
 from sandbox.build import Tool, Tools, build_tool
-from sandbox.plugins import find_cli
+from sandbox.plugins import find_cli, find_plugins
 from sandbox.processes import SandboxError
 
 Fake = Callable[[str, str], Path]
@@ -88,9 +87,21 @@ def test_a_failed_build_names_its_log_and_keeps_the_old_program(tiny: Tool, tmp_
 def test_a_pulumi_on_path_is_used_when_it_is_new_enough(
     fake: Fake, answer: str, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PulumiCommand, "install", Mock(side_effect=OSError))
+    monkeypatch.setattr("sandbox.plugins._install", Mock(side_effect=OSError))
     program = fake("pulumi", answer)
     assert find_cli() == (program if used else None)
+
+
+def test_a_folder_that_is_no_version_of_a_plugin_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.plugins._install", Mock(side_effect=OSError))
+    monkeypatch.setenv("PULUMI_HOME", str(tmp_path))
+    for version in ("v99.0.0", "v99.0.0.bak", "vlatest"):
+        (tmp_path / "plugins" / f"resource-random-{version}").mkdir(parents=True)
+
+    (program,) = find_plugins(tmp_path / "pulumi").values()
+    assert program.parent.name == "resource-random-v99.0.0"
 
 
 def test_a_go_on_path_is_used_when_it_is_new_enough(fake: Fake, tmp_path: Path) -> None:

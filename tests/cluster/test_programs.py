@@ -10,15 +10,9 @@ from packaging.version import Version
 
 from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox import programs as pod_programs
-from sandbox.build import Tool, build_tool
+from sandbox.build import TOOLS, Tool, build_tool, prometheus_version
 from sandbox.processes import SandboxError
-from sandbox.programs import (
-    CGO,
-    find_python,
-    install_tools,
-    open_webui,
-    prometheus_version,
-)
+from sandbox.programs import find_python, install_tools, open_webui
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
 ROOT = Path(pod_programs.__file__).parent.parent
@@ -38,7 +32,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     )
     (module / "one.go").write_text('//go:build !two\n\npackage main\n\nconst word = "one"\n')
     (module / "two.go").write_text('//go:build two\n\npackage main\n\nconst word = "two"\n')
-    return Tool("tiny", module, ".", environment=CGO)
+    return Tool("tiny", module, ".", environment=TOOLS["ollama"].environment)
 
 
 @pytest.fixture
@@ -74,16 +68,16 @@ def say(program: Path) -> str:
 def test_the_programs_have_the_pinned_versions(programs: dict[str, Path]) -> None:
     prometheus = Version(prometheus_version())
     assert ask_version(str(programs["prometheus"]), "--version") == prometheus
-    ollama = Version(pinned("ollama", pod_programs.OLLAMA))
+    ollama = Version(pinned("ollama", "github.com/ollama/ollama"))
     assert ask_version(str(programs["ollama"]), "--version") == ollama
-    restic = Version(pinned("restic", pod_programs.RESTIC))
+    restic = Version(pinned("restic", "github.com/restic/restic"))
     assert ask_version(str(programs["restic"]), "version") == restic
 
     built = install_tools(("promtool", "kube-state-metrics", "node_exporter"))
     assert ask_version(str(built["promtool"]), "--version") == prometheus
-    state = Version(pinned("kube-state-metrics", pod_programs.KUBE_STATE_METRICS))
+    state = Version(pinned("kube-state-metrics", "k8s.io/kube-state-metrics/v2"))
     assert ask_version(str(built["kube-state-metrics"]), "version") == state
-    node = Version(pinned("monitoring", pod_programs.NODE_EXPORTER))
+    node = Version(pinned("monitoring", "github.com/prometheus/node_exporter"))
     assert ask_version(str(built["node_exporter"]), "--version") == node
 
 
@@ -92,7 +86,7 @@ def test_open_webui_has_the_version_of_the_image() -> None:
 
 
 def test_restic_has_the_version_of_the_image() -> None:
-    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", pod_programs.RESTIC)
+    assert f"v{RESTIC_IMAGE.partition(':')[2]}" == pinned("restic", "github.com/restic/restic")
 
 
 def test_the_gateway_is_tested_with_the_package_versions_of_open_webuis_image(
@@ -120,7 +114,7 @@ def test_other_tags_or_flags_are_another_build(tiny: Tool, tmp_path: Path) -> No
     assert say(build_tool(two, tmp_path)) == "two ./headers/where.h\n"
 
     (tmp_path / "headers").rename(tmp_path / "others")
-    flags = tuple(item.replace("headers", "others") for item in CGO)
+    flags = tuple(item.replace("headers", "others") for item in TOOLS["ollama"].environment)
     program = build_tool(replace(two, environment=flags), tmp_path)
     assert say(program) == "two ./others/where.h\n"
 
