@@ -57,7 +57,7 @@ class Group:
                 (path / "system" / "cgroup.procs").write_text(pid)
             _delegate(path)
 
-    def joining(self, below: str = "") -> list[str]:
+    def joining(self, below: str) -> list[str]:
         """Return a command line that runs the command after it in this group."""
         files = " ".join(str(path / below / "cgroup.procs") for path in self._paths)
         script = f'for f in {files}; do echo 0 >"$f" || exit 1; done; exec "$@"'

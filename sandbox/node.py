@@ -57,7 +57,8 @@ class Node:
         namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         command = ["unshare", *namespaces, "--fork", "--kill-child", "--propagation", "private"]
         init = [sys.executable, node_init.__file__, json.dumps(settings)]
-        process = self.bound("node", [*command, *init])
+        # Of the group itself, because its cgroup namespace begins where it is; then it settles.
+        process = self.bound("node", [*command, *init], group="")
         self.processes.retry("node", lambda: ready.read_text().index("ready"))
         (child,) = process.children()
         self._pid = child.pid
@@ -97,8 +98,10 @@ class Node:
         """Kill all processes of the node, and remove the control group."""
         self._group.end()
 
-    def bound(self, name: str, command: Sequence[str | Path]) -> psutil.Process:
+    def bound(
+        self, name: str, command: Sequence[str | Path], group: str = "system"
+    ) -> psutil.Process:
         """Start a process outside the node that is killed when this process ends."""
         bound = ["setpriv", "--pdeathsig", "KILL", *command]
         environment = {"PATH": PATH, "PYTHONPATH": str(Path(__file__).parent.parent)}
-        return self.processes.start(name, [*self._group.joining(), *bound], environment)
+        return self.processes.start(name, [*self._group.joining(group), *bound], environment)
