@@ -26,12 +26,15 @@ def _get(value: Any, *names: str) -> Any:
 
 
 def nodes(settings: Settings) -> Iterator[Problem]:
-    """Check that each workload's node exists."""
+    """Check that each workload's node exists, and is named if there are several.
+
+    Pulumi sorts the keys of an object: a node with an earlier name would get all volumes.
+    """
     for key, workload in settings.workloads.items():
-        if (name := _get(workload, "node")) and name not in settings.nodes:
-            yield Problem(
-                (*key.split("."), "node"), name, f"one of the nodes: {', '.join(settings.nodes)}"
-            )
+        name = _get(workload, "node") or NoValue.MISSING
+        if name not in settings.nodes and (name != NoValue.MISSING or len(settings.nodes) > 1):
+            want = f"one of the nodes: {', '.join(settings.nodes)}"
+            yield Problem((*key.split("."), "node"), name, want)
 
 
 def addresses(settings: Settings) -> Iterator[Problem]:

@@ -131,7 +131,7 @@ ServerName = Annotated[
 ]
 WorkloadNode = Annotated[
     str | None,
-    Field(description="Node of its pods and volume; the first node if not set."),
+    Field(description="Node of its pods and volume; needed if there are several."),
 ]
 Origin = Annotated[
     str,
@@ -636,5 +636,5 @@ class Settings(Section):
         return size(gpu.memory) - overhead if gpu else None
 
     def node_of(self, workload: Ollama | WebUI | Observability) -> str:
-        """Return the name of the workload's node: its own setting, or the first node."""
+        """Return the name of the workload's node: its own setting, or the only node."""
         return workload.node or next(iter(self.nodes))

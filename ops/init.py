@@ -225,7 +225,7 @@ def draft(
 ) -> dict[str, Any]:
     """Return the keys of the stack file, from the machines, the answers and its `old` keys.
 
-    The first node of the file gets the volumes, or else the first of `nodes`.
+    New volumes are on the first node of the file, or else the first of `nodes`.
     """
     names = [*_object(old, "nodes")]
     nodes = sorted(nodes, key=lambda it: names.index(it.name) if it.name in names else len(names))
@@ -250,9 +250,13 @@ def draft(
         _check_email,
         webui.get("admin_email"),
     )
-    disk = node_keys[first.name]["disk"]
+
+    def node(workload: str) -> str:
+        name = _object(old, workload).get("node")
+        return name if name in node_keys else first.name
 
     def volume(workload: str) -> dict[str, str]:
+        disk = node_keys[node(workload)]["disk"]
         top = f"{disk['path'].rstrip('/')}/"
         new = {"path": top + FOLDERS[workload], "size": _gi(size(disk["size"]) * SHARES[workload])}
         volume = _object(old, workload, "volume")
@@ -276,8 +280,12 @@ def draft(
         },
         "observability": {**observability, **grafana, "volume": volume("observability")},
     }
+    for section in FOLDERS:
+        if len(node_keys) > 1 or "node" in keys[section]:
+            keys[section]["node"] = node(section)
+    data = node_keys[first.name]["disk"]["path"]
     for section, key, value in (
-        ("webui", "backup", _backup(first, disk["path"], webui, prompt)),
+        ("webui", "backup", _backup(first, data, webui, prompt)),
         ("observability", "notify", _notify(_object(observability, "notify"), prompt)),
     ):
         keys[section].pop(key, None)

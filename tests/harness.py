@@ -241,9 +241,16 @@ def backup_config(stack: str = "home") -> dict[str, Any]:
     return raw
 
 
+def on_node(raw: dict[str, Any], name: str = "evo4t") -> dict[str, Any]:
+    """Set the node of each section that has none, as several nodes need; returns `raw`."""
+    for section in ("ollama", "webui", "observability"):
+        raw[section].setdefault("node", name)
+    return raw
+
+
 def two_servers(**server: Any) -> dict[str, Any]:
     """Return the stack `home` with a second model server, on a larger node, with these keys."""
-    raw = stack_config("home")
+    raw = on_node(stack_config("home"))
     raw["nodes"]["big"] = {
         "address": "192.168.1.99",
         "cpus": 32,

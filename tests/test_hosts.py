@@ -11,6 +11,7 @@ from harness import (
     deployed,
     environment,
     gpu_config,
+    on_node,
     read,
     stack_config,
 )
@@ -63,7 +64,7 @@ def test_a_profile_changes_only_ollamas_environment_and_adds_the_gpu_alerts() ->
 
 
 def test_only_the_gpu_of_ollamas_node_counts() -> None:
-    raw = gpu_config()
+    raw = on_node(gpu_config())
     raw["nodes"]["spare"] = stack_config("home")["nodes"]["evo4t"] | {"address": "192.168.1.99"}
     assert read(raw).gpu_memory(read(raw).ollama)
 

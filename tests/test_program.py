@@ -1,7 +1,7 @@
 """Rules for the whole program, on every stack file."""
 
 import pytest
-from harness import Deployment, Registration, deploy_program, deployed, stack_config
+from harness import Deployment, Registration, deploy_program, deployed, on_node, stack_config
 
 STACKS = {stack: deployed(stack) for stack in ("home", "sandbox", "example-two-nodes")}
 SPARE_NODE = {
@@ -99,7 +99,7 @@ def test_the_sandbox_has_the_same_objects_as_home_except_the_reader_of_the_metal
 
 
 def test_every_pod_runs_on_the_node_that_has_its_volume() -> None:
-    config = stack_config("home")
+    config = on_node(stack_config("home"))
     config["nodes"]["spare"] = SPARE_NODE
     config["webui"] |= {"node": "spare", "volume": {"path": "/mnt/spare/chat", "size": "9Gi"}}
     deployment = deploy_program("home", config)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from harness import RESERVED, deploy, deploy_program, gpu_config, read, stack_config
+from harness import RESERVED, deploy, deploy_program, gpu_config, on_node, read, stack_config
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -93,7 +93,8 @@ def changed(path: str, value: object, raw: dict[str, Any] | None = None) -> dict
         del section[last]
     else:
         section[last] = value
-    return raw
+    several = isinstance(raw.get("nodes"), dict) and len(raw["nodes"]) > 1
+    return on_node(raw) if several else raw
 
 
 def refused(raw: dict[str, Any]) -> list[str]:
@@ -702,6 +703,16 @@ def test_a_chat_page_behind_a_proxy_needs_the_proxys_url() -> None:
     ]
     raw["webui"]["origins"] = ["https://chat.example.org"]
     assert read(raw).webui.trusted_email_header
+
+
+def test_with_several_nodes_each_section_names_its_own() -> None:
+    """Pulumi sorts the nodes: another name would have moved all volumes."""
+    raw = stack_config("home") | {"nodes": TWO_NODES}
+    assert refused(raw) == [
+        f"homelab:{section}.node: missing, want one of the nodes: evo4t, spare"
+        for section in ("ollama", "webui", "observability")
+    ]
+    assert read(on_node(raw)).node_of(read(raw).webui) == "evo4t"
 
 
 def test_each_nodes_disk_is_checked_with_the_volumes_on_it() -> None:

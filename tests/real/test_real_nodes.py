@@ -53,6 +53,8 @@ class Two(Server):
         nodes, network = self.config["nodes"], self.config["network"]
         nodes["big"] = {**nodes["evo4t"], "address": "192.168.1.99"}
         network["pool"] = f"192.168.1.101-{SPREAD}"
+        for section in ("ollama", "webui", "observability"):
+            self.config[section]["node"] = "evo4t"
         volume = {"path": "/mnt/evo4t/models", "size": "500Gi"}
         self.config["ollama"]["models"] = ["llama3.2:3b", FIRST, BOTH]
         self.config["servers"] = {
