@@ -34,6 +34,8 @@ def pod(name: str, node: str) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"nodeName": node, "containers": [WEB]}}
 
 
+POOL = {"metadata": {"name": "spread"}, "spec": {"addresses": [f"{SPREAD}/32"]}}
+ADVERTISEMENT = {"metadata": {"name": "spread"}, "spec": {"ipAddressPools": ["spread"]}}
 SERVICE = {
     "metadata": {"name": "spread", "annotations": {"metallb.io/loadBalancerIPs": SPREAD}},
     "spec": {
@@ -50,9 +52,8 @@ class Two(Server):
 
     def __init__(self, cluster: Cluster, tools: Tools) -> None:
         super().__init__(cluster, tools)
-        nodes, network = self.config["nodes"], self.config["network"]
+        nodes = self.config["nodes"]
         nodes["big"] = {**nodes["evo4t"], "address": "192.168.1.99"}
-        network["pool"] = f"192.168.1.101-{SPREAD}"
         for section in ("ollama", "webui", "observability"):
             self.config[section]["node"] = "evo4t"
         volume = {"path": "/mnt/evo4t/models", "size": "500Gi"}
@@ -166,6 +167,10 @@ def test_an_address_moves_to_the_node_that_has_a_pod_for_it(
 ) -> None:
     resources = two.cluster.client().resources
     pods = resources.get(api_version="v1", kind="Pod")
+    # The program's own pool is for its own namespaces.
+    for kind, body in {"IPAddressPool": POOL, "L2Advertisement": ADVERTISEMENT}.items():
+        resource = resources.get(api_version="metallb.io/v1beta1", kind=kind)
+        resource.create(namespace="metallb-system", body=body)
     for name, node in {"here": "evo4t", "there": "big"}.items():
         pods.create(namespace="default", body=pod(name, node))
     resources.get(api_version="v1", kind="Service").create(namespace="default", body=SERVICE)
