@@ -540,7 +540,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         file, settings, nodes, api = write(options, prompt)
     except (UnreadableError, SettingsError, ValueError, EOFError) as error:
-        print(f"error: {error or 'no answer'}; nothing was written", file=sys.stderr)
+        print(f"error: {str(error) or 'no answer'}; nothing was written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing was written", file=sys.stderr)

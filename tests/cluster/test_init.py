@@ -75,7 +75,8 @@ def test_whoever_leaves_before_the_file_is_written_is_told_so(
     code, screen = init_at_a_terminal(cluster, tmp_path, keys)
 
     assert code == 1
-    assert screen.endswith("; nothing was written\n"), screen
+    reason = "no answer" if keys[-1] is END else "not confirmed"
+    assert screen.endswith(f"error: {reason}; nothing was written\n"), screen
     assert list(tmp_path.iterdir()) == []
 
 

@@ -162,7 +162,7 @@ def test_make_init_asks_for_each_of_two_machines(live_stack: LiveStack, tmp_path
     network = ["", "192.168.1.101-192.168.1.102", "me@example.com"]
 
     code, screen = init_at_a_terminal(
-        live_stack.cluster, tmp_path, ["n", *disks, *network, "none", "", "y", "n"]
+        live_stack.cluster, tmp_path, ["n", *disks, *network, "none", "none", "", "y", "n"]
     )
 
     assert code == 0, screen
