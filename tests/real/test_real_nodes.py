@@ -169,8 +169,9 @@ def test_an_address_moves_to_the_node_that_has_a_pod_for_it(
     pods = resources.get(api_version="v1", kind="Pod")
     # The program's own pool is for its own namespaces.
     for kind, body in {"IPAddressPool": POOL, "L2Advertisement": ADVERTISEMENT}.items():
-        resource = resources.get(api_version="metallb.io/v1beta1", kind=kind)
-        resource.create(namespace="metallb-system", body=body)
+        typed = {"apiVersion": "metallb.io/v1beta1", "kind": kind}
+        resource = resources.get(api_version=typed["apiVersion"], kind=kind)
+        resource.create(namespace="metallb-system", body={**typed, **body})
     for name, node in {"here": "evo4t", "there": "big"}.items():
         pods.create(namespace="default", body=pod(name, node))
     resources.get(api_version="v1", kind="Service").create(namespace="default", body=SERVICE)
@@ -195,6 +196,7 @@ def test_an_address_moves_to_the_node_that_has_a_pod_for_it(
         assert eventually(reached)
         moved = time.monotonic() - began
         # The page has its volume on the first node, and its address with it.
+        assert eventually(lambda: FIRST in two.reload())
         assert two.says(FIRST) == "answer"
     finally:
         two.cable("up")
