@@ -24,11 +24,14 @@ COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Open WebUI is installed for Debian's own Python.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
-METALLB = f"quay.io/metallb/{{}}:{pinned('metallb', 'go.universe.tf/metallb')}"
-PROGRAMS = {
+METALLB = pinned("metallb", "go.universe.tf/metallb")
+ADDONS = {
     COREDNS: "coredns",
-    METALLB.format("controller"): "metallb-controller",
-    METALLB.format("speaker"): "metallb-speaker",
+    f"quay.io/metallb/controller:{METALLB}": "metallb-controller",
+    f"quay.io/metallb/speaker:{METALLB}": "metallb-speaker",
+}
+PROGRAMS = {
+    **ADDONS,
     OLLAMA_IMAGE: "ollama",
     RESTIC_IMAGE: "restic",
     # Of the chart in the version of config/versions.py.
@@ -45,11 +48,10 @@ PLACEHOLDERS = {
     "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
     "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
 }
-COMMANDS = {OLLAMA_IMAGE: {"Cmd": ["serve"]}}
 PUBLISHED = (PAUSE, *PROGRAMS, *sorted(PAGES), *PLACEHOLDERS)
 NAMES = (DEBIAN, *PUBLISHED)
 """Names of all images; a pod of Debian is for looking around."""
-SYSTEM = [PAUSE, DEBIAN, *list(PROGRAMS)[:3]]
+SYSTEM = (PAUSE, DEBIAN, *ADDONS)
 """Names of the images of the cluster's own pods."""
 STACK = {OLLAMA_IMAGE, RESTIC_IMAGE, *PAGES}
 """Names of the images of the namespace `ollama-stack`."""
@@ -80,10 +82,11 @@ def image(name: str, programs: Mapping[str, Path]) -> Image:
     if name in PROGRAMS:
         program = programs[PROGRAMS[name]]
         path = f"usr/bin/{program.name}"
+        arguments = {"Cmd": ["serve"]} if name == OLLAMA_IMAGE else {}
         return Image(
             name=name,
             layers=[base(), layer(program, path)],
-            config={"Entrypoint": [f"/{path}"], "Env": [PATH], **COMMANDS.get(name, {})},
+            config={"Entrypoint": [f"/{path}"], "Env": [PATH], **arguments},
             difference="built from its Go module, on Debian",
         )
     if name in PAGES:

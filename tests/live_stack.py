@@ -131,3 +131,11 @@ class LiveStack:
             objects += self.core.list_namespaced_config_map(namespace).items
             objects += self.apps.list_namespaced_deployment(namespace).items
         return {item.metadata.uid for item in objects}
+
+
+def encrypted(engine: Engine, secret: str) -> Any:
+    """Return the value that `pulumi config set --secret` writes into the stack file."""
+    process = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
+    assert process.returncode == 0, process.stderr
+    text = (engine.work / "Pulumi.sandbox.yaml").read_text()
+    return yaml.safe_load(text)["config"]["homelab:notifySecret"]

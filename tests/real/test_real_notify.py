@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-import yaml
+from live_stack import encrypted
 from real_lab import Server
 from waiting import eventually
 
@@ -29,15 +29,6 @@ TITLES = {
     "/mnt/evo4t is full, or will be within minutes",
     "Nothing is measured any more",
 }
-
-
-def encrypted(server: Server, secret: str) -> Any:
-    """What `pulumi config set --secret` writes into the stack file."""
-    engine = server.engine
-    done = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
-    assert done.returncode == 0, done.stderr
-    text = (engine.work / "Pulumi.sandbox.yaml").read_text()
-    return yaml.safe_load(text)["config"]["homelab:notifySecret"]
 
 
 @pytest.fixture
@@ -64,7 +55,7 @@ def posted(metrics: Server) -> Iterator[list[tuple[str, Any]]]:
         listener = pool.submit(listen).result()
     threading.Thread(target=listener.serve_forever, daemon=True).start()
     metrics.config["observability"]["notify"] = {"webhook": "text", "heartbeat": f"{URL}/heartbeat"}
-    metrics.config["notifySecret"] = encrypted(metrics, f"{URL}/hook")
+    metrics.config["notifySecret"] = encrypted(metrics.engine, f"{URL}/hook")
     metrics.up()
     yield bodies
     del metrics.config["observability"]["notify"], metrics.config["notifySecret"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from live_stack import LiveStack
+from live_stack import LiveStack, encrypted
 from test_notify import WAYS, running
 from waiting import eventually
 
@@ -32,22 +32,13 @@ def generated(live_stack: LiveStack) -> Any:
     return yaml.safe_load(text)
 
 
-def encrypted(live_stack: LiveStack, secret: str) -> Any:
-    """Return the value that `pulumi config set --secret` writes into the stack file."""
-    engine = live_stack.engine
-    process = engine.cli("config", "set", "--secret", "homelab:notifySecret", secret)
-    assert process.returncode == 0, process.stderr
-    text = (engine.work / "Pulumi.sandbox.yaml").read_text()
-    return yaml.safe_load(text)["config"]["homelab:notifySecret"]
-
-
 @pytest.mark.parametrize(("notify", "secret"), WAYS)
 def test_the_operator_passes_on_the_configuration_and_alertmanager_accepts_it(
     live_stack: LiveStack, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
 ) -> None:
     def change(keys: dict[str, Any]) -> None:
         keys["homelab:observability"]["notify"] = notify
-        keys["homelab:notifySecret"] = encrypted(live_stack, secret)
+        keys["homelab:notifySecret"] = encrypted(live_stack.engine, secret)
 
     live_stack.edit(change)
     live_stack.up()
