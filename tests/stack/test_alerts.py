@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from alertmanager_lab import WAYS, running
 from live_stack import LiveStack, encrypted
-from test_notify import WAYS, running
 from waiting import eventually
 
 from components.observability.notify import configuration

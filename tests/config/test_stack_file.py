@@ -10,7 +10,7 @@ import pytest
 import yaml
 from harness import ROOT, read, stack_config
 from jsonschema import Draft7Validator
-from test_settings import changed, every_key, paths
+from settings_lab import changed, every_key, paths
 
 from config import SettingsError, schema
 from config.stack_file import project_keys, read_config

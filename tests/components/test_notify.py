@@ -2,11 +2,8 @@
 
 import json
 import re
-import socket
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import yaml
+from alertmanager_lab import MAIL, WAYS, running
 from harness import deploy_program, read, stack_config
 from waiting import eventually
 
@@ -22,16 +20,6 @@ from components.observability.notify import Notify, configuration
 from config import SettingsError
 from config.stack_file import without_secrets
 
-MAIL = {"to": "me@example.com", "sender": "box@example.com", "smarthost": "smtp.example.com:587"}
-WAYS: list[tuple[dict[str, Any], str]] = [
-    ({"ntfy": "https://ntfy.sh"}, "a-topic-that-nobody-guesses"),
-    ({"ntfy": "https://ntfy.example.org", "timezone": "Europe/Berlin"}, "a-topic tk_abc123"),
-    ({"pushover": "u" * 30, "heartbeat": "https://hc-ping.com/0-0"}, "a" * 30),
-    ({"email": MAIL}, "pass word: {{ x }} #"),
-    ({"telegram": -100123}, "123456:ABC-def_1"),
-    ({"webhook": "text"}, "https://hooks.example.org/T0/B0?x=1"),
-    ({"webhook": "content", "heartbeat": "http://10.0.0.1/up"}, "https://discord.example/api/1"),
-]
 WRONG: list[tuple[Any, str | None, str]] = [
     ({}, "x", "observability.notify: got [], want exactly one of ntfy, pushover, email, telegram,"),
     (
@@ -151,39 +139,6 @@ def listener() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     yield f"http://127.0.0.1:{server.server_port}", kind.posted  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
-
-
-@contextmanager
-def running(program: Path, folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """Run Alertmanager with this configuration, and give its URL."""
-    (folder / "alertmanager.yaml").write_text(yaml.safe_dump(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = [
-        f"--config.file={folder / 'alertmanager.yaml'}",
-        f"--storage.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-        "--cluster.listen-address=",
-    ]
-    log = folder / "log"
-    with log.open("w") as said:
-        process = subprocess.Popen([program, *flags], stdout=said, stderr=said)
-
-    def ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urlopen(f"http://{address}/-/ready", timeout=5):
-                return True
-        except OSError:
-            return False
-
-    try:
-        assert eventually(ready)
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.mark.parametrize(("notify", "secret"), [*WAYS, (None, "")])
