@@ -29,6 +29,23 @@ Engine(cluster, build(), config=json.loads(sys.argv[2])).up(lambda line: print(l
 MODEL = "gemma3:4b"
 
 
+def require_context(server: Server, context: int) -> None:
+    """Assert that Ollama loads a model with this context, and that an `up` changes nothing."""
+    deployments = server.cluster.client().resources.get(api_version="apps/v1", kind="Deployment")
+
+    def ready() -> bool:
+        status = deployments.get(name="ollama", namespace="ollama-stack").status
+        return bool(status.readyReplicas)
+
+    # The provider takes what an interrupted `up` has changed for complete before it is ready; and
+    # what is not ready is updated, without a difference, to be waited for.
+    assert eventually(ready)
+    assert server.engine.up(lambda _: None).keys() == {"same"}
+    assert server.chat(MODEL, "Hello?", server.token())["text"]
+    contexts = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
+    assert contexts == {context}
+
+
 def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
     ollama = server.config["ollama"]
     ollama["context_length"] = 4096
@@ -41,19 +58,7 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
 
     server.up()
 
-    # What the killed one has changed, the provider takes for complete before it is ready; and what
-    # is not ready is updated, without a difference, to be waited for.
-    deployments = server.cluster.client().resources.get(api_version="apps/v1", kind="Deployment")
-
-    def ready() -> bool:
-        found = deployments.get(name="ollama", namespace="ollama-stack").status
-        return bool(found.readyReplicas)
-
-    assert eventually(ready)
-    assert server.engine.up(lambda _: None).keys() == {"same"}
-    assert server.chat(MODEL, "Hello?", server.token())["text"]
-    (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
-    assert context == 4096
+    require_context(server, 4096)
 
 
 def test_an_up_during_which_the_api_server_is_away_is_made_good_by_the_next(
@@ -79,7 +84,4 @@ def test_an_up_during_which_the_api_server_is_away_is_made_good_by_the_next(
 
     server.up()
 
-    assert server.engine.up(lambda _: None).keys() == {"same"}
-    assert server.chat(MODEL, "Hello?", server.token())["text"]
-    (context,) = {model["context_length"] for model in server.loaded() if model["name"] == MODEL}
-    assert context == 2048
+    require_context(server, 2048)
