@@ -17,7 +17,7 @@ from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
 from ops import jobs
-from ops.cluster import UnreadableError
+from ops.cluster import Cluster, UnreadableError
 
 NAMESPACE = "default"
 MIN_DISK = 16 * 1024**3
@@ -81,6 +81,14 @@ def from_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
         )
         machines.append(machine)
     return sorted(machines, key=lambda machine: -machine.memory)
+
+
+def has_metallb(cluster: Cluster) -> bool:
+    """Return whether MetalLB is installed as MicroK8s' addon, not by Helm."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    pools = cluster.ask(f"{definitions}/ipaddresspools.metallb.io")
+    annotations = (pools or {}).get("metadata", {}).get("annotations") or {}
+    return bool(pools) and "meta.helm.sh/release-name" not in annotations
 
 
 def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from config import SettingsError
 from config.stack_file import project_keys, read_config
 from ops import init, machines
 from ops.cluster import UnreadableError
-from ops.init import TEMPLATE, Prompt, check, draft, merge
+from ops.init_file import TEMPLATE, check, merge
+from ops.init_keys import draft
+from ops.init_questions import Prompt
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
@@ -318,6 +320,19 @@ def test_a_gpu_is_offered_with_its_memory_and_groups(tmp_path: Path) -> None:
     assert changed(text, rerun(text, [with_plugin], tmp_path, profile="cpu")) == ["+ profile: cpu"]
 
 
+def test_a_gpu_of_unknown_memory_is_not_used(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = replace(machine, gpus=("amd.com/gpu",), gpu_memory=None)
+
+    keys = draft("microk8s", [unknown], True, {}, Prompt({"profile": "hx370"}, yes=True))
+
+    assert "profile" not in keys["nodes"]["evo4t"]
+    assert "evo4t: amd.com/gpu: its memory is not known, so it is not used" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "answer", "line"),
     [
@@ -333,6 +348,7 @@ def test_a_gpu_is_offered_with_its_memory_and_groups(tmp_path: Path) -> None:
         ("alerts", "telegram=x", "--alerts: got 'telegram=x', want ntfy"),
         ("timezone", "Berlin", "--timezone: got 'Berlin', want a time zone, such as Europe"),
         ("models", "gemma2:4b", "a model of the Ollama library"),
+        ("profile", "hx370", "--profile: got 'hx370', want cpu: no node offers a GPU"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )
