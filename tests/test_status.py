@@ -310,6 +310,7 @@ PULL = 'Pulling image "ollama/ollama:0.33.1"'
 OLD = {"lastTimestamp": "2026-01-01T00:00:00Z"}
 SINCE = {"firstTimestamp": ago(minutes=9).strip("'"), "lastTimestamp": ago(minutes=9).strip("'")}
 OFTEN = {"firstTimestamp": ago(minutes=9).strip("'")}
+POD = {"uid": "u-ollama"}
 NEW = {"series": {"lastObservedTime": ago(minutes=3).strip("'")}}
 WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     (
@@ -341,7 +342,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         # As the kubelet has it for volumes: of no container.
         [
             event("Pulling", PULL, **OLD),
-            event("Mount", "path does not exist", "Warning", involvedObject={"uid": "u-ollama"}),
+            event("Mount", "path does not exist", "Warning", involvedObject=POD),
         ],
         "path does not exist, for 3 min",
     ),
@@ -366,7 +367,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     (
         {**waiting(""), "state": {"running": {"startedAt": ago(minutes=5).strip("'")}}},
         # What another container has done since then.
-        [event("Unhealthy", "503", "Warning", **OLD), event("Pulled", "", involvedObject={})],
+        [event("Unhealthy", "503", "Warning", **OLD), event("Pulled", "", involvedObject=POD)],
         "gateway runs, but is not ready, for 5 min",
     ),
     (waiting("ContainerCreating"), [], "gateway is being created from x:1, for 15 min"),
