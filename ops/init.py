@@ -9,10 +9,10 @@ import contextlib
 import difflib
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from kubernetes.client import ApiClient
-from kubernetes.config import ConfigException, list_kube_config_contexts
 
 from config import Settings, SettingsError
 from config.errors import SECRET
@@ -20,7 +20,7 @@ from config.quantities import gib
 from config.stack_file import project_keys, read_config
 from config.versions import RESTIC_IMAGE
 from ops import machines, stacks
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import Cluster, UnreadableError, current_context
 from ops.init_file import check, merge
 from ops.init_keys import draft
 from ops.init_questions import QUESTIONS, Prompt
@@ -44,26 +44,21 @@ def run(options: argparse.Namespace) -> int:
     prompt = Prompt(vars(options), options.yes)
     try:
         file, settings, nodes, api = write(options, prompt)
-    except (UnreadableError, SettingsError, ValueError, EOFError) as error:
-        print(f"error: {str(error) or 'no answer'}; nothing was written", file=sys.stderr)
+    except (UnreadableError, SettingsError, ValueError) as error:
+        print(f"error: {error}; nothing was written", file=sys.stderr)
+        return 1
+    # Below the question.
+    except EOFError as error:
+        print(f"\nerror: {str(error) or 'no answer'}; nothing was written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
+        print("\nerror: interrupted; nothing was written", file=sys.stderr)
         return 130
     with contextlib.suppress(EOFError):
         directories(nodes, settings, api, prompt)
     print()
     print(next_steps(options.stack, settings, "encryptionsalt:" in file.read_text()))
     return 0
-
-
-def current_context() -> str:
-    """Return the name of the kubeconfig's current context; raises UnreadableError."""
-    try:
-        name: str = list_kube_config_contexts()[1]["name"]  # type: ignore[no-untyped-call]
-    except ConfigException as error:
-        raise UnreadableError(f"kubeconfig: {error}") from error
-    return name
 
 
 def write(
@@ -82,7 +77,11 @@ def write(
     if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
     print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
-    nodes = inspect(cluster.api, nodes, prompt)
+    used = machines.assigned(cluster)
+    nodes = [
+        replace(node, taken=None if node.taken is None else node.taken | used)
+        for node in inspect(cluster.api, nodes, prompt)
+    ]
     print("\n".join(map(describe, nodes)))
     keys = draft(context, nodes, machines.has_metallb(cluster), old, prompt)
     text = merge(before, keys)

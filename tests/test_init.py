@@ -3,6 +3,7 @@
 import difflib
 import os
 import subprocess
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -120,6 +121,21 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
 def test_nothing_is_known_of_addresses_where_nothing_was_asked(machine: Machine) -> None:
     assert parse_log(machine, LOG.partition("== arp")[0]).taken is None
     assert parse_log(machine, "").disks == ()
+
+
+def test_addresses_of_other_services_are_taken() -> None:
+    def service(namespace: str, **status: object) -> dict[str, object]:
+        return {"metadata": {"namespace": namespace}, "status": {"loadBalancer": status}}
+
+    items = [
+        service("ingress", ingress=[{"ip": "192.168.1.101"}, {"hostname": "x"}]),
+        service("ollama-stack", ingress=[{"ip": "192.168.1.102"}]),
+        service("default"),
+    ]
+    cluster = Mock()
+    cluster.read.return_value = {"items": items}
+
+    assert machines.assigned(cluster) == {"192.168.1.101"}
 
 
 @pytest.mark.parametrize(
@@ -358,6 +374,27 @@ def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: s
     with pytest.raises((ValueError, SettingsError)) as error:
         check(merge(TEMPLATE, draft("microk8s", [machine], True, {}, prompt)))
     assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "\nerror: interrupted; nothing was written\n"),
+        (EOFError(), 1, "\nerror: no answer; nothing was written\n"),
+        (ValueError("--lan: x"), 1, "error: --lan: x; nothing was written\n"),
+    ],
+)
+def test_whoever_stops_has_written_nothing(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(init, "write", Mock(side_effect=error))
+
+    assert init.run(Namespace(yes=False)) == code
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(("code", "said"), [(0, "first\nlast"), (1, "last"), (1, "")])

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import backup_config, read
+from harness import backup_config, read, stack_config
 
 from components.observability import reader
-from ops import status
+from ops import stacks, status
 from ops.cluster import UnreadableError
 from ops.doctor_server import LAST_BACKUP, PROMETHEUS
 from ops.status_metrics import DISKS, MODELS, SPEEDS
@@ -188,7 +188,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """The cluster of the stack `home`, with backups, and all is well."""
     given = Answers()
     monkeypatch.setattr(status, "Cluster", lambda *_: given)
-    monkeypatch.setattr(status, "read", lambda *_: read(backup_config()))
+    monkeypatch.setattr(stacks, "settings", lambda *_: read(backup_config()))
     return given
 
 
@@ -546,7 +546,7 @@ def test_of_several_servers_each_has_its_own_lines(
     more = {"volume": {"path": "/mnt/evo4t/more", "size": "99Gi"}, "models": ["llama3.2:1b"]}
     raw["servers"] = {name: {**more, "cpu": 1} for name in ("big", "far")}
     raw["servers"]["far"]["volume"] = {"path": "/mnt/evo4t/far", "size": "99Gi"}
-    monkeypatch.setattr(status, "read", lambda *_: read(raw))
+    monkeypatch.setattr(stacks, "settings", lambda *_: read(raw))
     answers.series[MODELS] = [
         *(series("ollama_up", up, instance=name) for name, up in UP.items()),
         *loaded("llama3.2:3b", 4 * 1024**3, 0, 250),
@@ -566,7 +566,7 @@ def test_of_several_servers_each_has_its_own_lines(
 def test_backups_that_nobody_asked_for_are_no_fault(
     show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "read", lambda keys, _: read(keys))
+    monkeypatch.setattr(stacks, "settings", lambda name, _: read(stack_config(name)))
 
     code, lines = show()
     assert (code, section(lines, "last backup")) == (0, "none: webui.backup is not set")
@@ -659,7 +659,7 @@ def test_a_cluster_that_is_away_is_one_line(
 
 def test_a_stack_that_has_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert status.run(argparse.Namespace(stack="nowhere", json=False)) == 1
-    assert re.fullmatch(r"error: Pulumi\.nowhere\.yaml: [^\n]+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: STACK: got 'nowhere', [^\n]+\n", capsys.readouterr().err)
 
 
 def test_nothing_but_the_kubeconfig_is_needed(
@@ -670,7 +670,7 @@ def test_nothing_but_the_kubeconfig_is_needed(
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
 
     assert status.run(argparse.Namespace(stack="home", json=False)) == 1
-    assert capsys.readouterr().err.startswith("error: kubeconfig, context 'homelab': ")
+    assert capsys.readouterr().err.startswith("error: kubeconfig: got ")
 
 
 def test_prometheus_is_where_the_account_may_ask_it() -> None:

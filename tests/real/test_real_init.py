@@ -37,8 +37,8 @@ def disks(server: Server) -> Iterator[None]:
 def test_what_the_node_has_is_offered_and_the_directories_are_created(
     server: Server, tmp_path: Path
 ) -> None:
-    # Those before answer: the page's, Grafana's, and the client's at home.
-    node, pool = server.cluster.node, "192.168.1.103-192.168.1.104"
+    # Those that the stack has: the node itself gets no answer from them.
+    node, pool = server.cluster.node, "192.168.1.101-192.168.1.102"
     answers = ["y", *[""] * 8, *["y"] * 3]
 
     code, screen = init_at_a_terminal(server.cluster, tmp_path, answers)
