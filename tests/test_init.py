@@ -376,6 +376,17 @@ def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: s
     assert line in str(error.value)
 
 
+def test_where_nothing_could_be_pinged_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for log in (LOG, LOG.partition("== arp")[0]):
+        monkeypatch.setattr(machines, "run", Mock(return_value=log))
+        init.inspect(Mock(), from_nodes([node("evo4t")]), Prompt({}, yes=True))
+
+        line = "  evo4t: could not ping: which addresses are free is not known\n"
+        assert (line in capsys.readouterr().out) == (log != LOG)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
