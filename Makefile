@@ -39,14 +39,14 @@ VENV := .venv/ready
 preview: FLAGS = --diff
 up preview: $(VENV)
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
-	@pulumi $@ $(FLAGS) --stack $(STACK)
+	@pulumi $@ $(FLAGS) --stack "$(STACK)"
 
 # Writes Pulumi.STACK.yaml from the cluster; FLAGS answer its questions (docs/install.md).
 init: $(VENV)
-	@$(RUN) -m ops init --stack $(STACK) $(if $(CONTEXT),--context $(CONTEXT)) $(FLAGS)
+	@$(RUN) -m ops init --stack "$(STACK)" $(if $(CONTEXT),--context "$(CONTEXT)") $(FLAGS)
 
 doctor status: $(VENV)
-	@$(RUN) -m ops $@ --stack $(STACK)
+	@$(RUN) -m ops $@ --stack "$(STACK)"
 
 down: INSTEAD = destroy
 output: INSTEAD = stack output $(NAME)
@@ -56,22 +56,22 @@ endif
 
 # Repairs the stack after an `up` that was killed (docs/runbook.md).
 recover: $(VENV)
-	@$(RUN) -m ops recover --stack $(STACK)
+	@$(RUN) -m ops recover --stack "$(STACK)"
 
 # Lists the backups of the chats, and restores one (docs/backups.md).
 backups: $(VENV)
-	@$(RUN) -m ops restore --stack $(STACK) --list
+	@$(RUN) -m ops restore --stack "$(STACK)" --list
 
 restore: $(VENV)
-	@$(RUN) -m ops restore --stack $(STACK) $(if $(SNAPSHOT),--snapshot $(SNAPSHOT)) $(if $(IMAGE),--image $(IMAGE))
+	@$(RUN) -m ops restore --stack "$(STACK)" $(if $(SNAPSHOT),--snapshot "$(SNAPSHOT)") $(if $(IMAGE),--image "$(IMAGE)")
 
 # Previews this tree against the commit BASE, without the server's state, secrets and cluster.
 diff: linux .venv/dev
-	@$(RUN) -m ops diff --stack $(STACK) --base "$(BASE)"
+	@$(RUN) -m ops diff --stack "$(STACK)" --base "$(BASE)"
 
 # Exits with 7 for drift, 1 if something could not be read; make itself with 2 for both.
 drift: $(VENV)
-	@$(RUN) -m ops drift --stack $(STACK)
+	@$(RUN) -m ops drift --stack "$(STACK)"
 
 # The stack on a real node, as root: sudo make demo (docs/develop.md).
 demo: linux .venv/dev

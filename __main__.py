@@ -23,6 +23,7 @@ from components import (
     Telemetry,
 )
 from config import model_name
+from ops.waits import log_waits
 
 
 def pod(workload: config.Ollama | config.WebUI, memory: config.Memory) -> Pod:
@@ -48,6 +49,7 @@ reserved = config.requested(CHART_VALUES)
 settings = config.load(reserved)
 plans = config.plan(settings, reserved)
 pulumi.log.info(config.table(settings, plans))
+log_waits(settings.context)
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup, notify = webui.backup, observability.notify
 claims = {key: name.replace("ollama", "models", 1) for key, name in settings.instances.items()}

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return int(module.run(options))
     except KeyboardInterrupt:
-        print("error: interrupted; run the same command again", file=sys.stderr)
+        print("\nerror: interrupted; run the same command again", file=sys.stderr)
         return 130
 
 

@@ -1,6 +1,7 @@
 """Read-only client of a cluster's API."""
 
 import json
+import os
 import socket
 import ssl
 import time
@@ -12,8 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kubernetes.client import ApiClient, Configuration
-from kubernetes.config import ConfigException, load_kube_config
+from kubernetes.config import ConfigException, list_kube_config_contexts, load_kube_config
 from urllib3.exceptions import HTTPError
+from yaml import YAMLError
 
 # Seconds to connect, and to read.
 TIMEOUTS = (5, 30)
@@ -85,6 +87,28 @@ def _days(address: tuple[str | None, int], context: ssl.SSLContext, name: str | 
     return (ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()) / 86400
 
 
+def cause(error: BaseException) -> BaseException:
+    """Return what was the first cause of an error, such as a refused connection."""
+    inner = getattr(error, "reason", None)
+    inner = inner if isinstance(inner, BaseException) else error.__cause__
+    return cause(inner) if inner else error
+
+
+def current_context() -> str:
+    """Return the name of the kubeconfig's current context; raises UnreadableError."""
+    try:
+        name: str = list_kube_config_contexts()[1]["name"]  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError, YAMLError) as error:
+        raise _invalid("a current context, or CONTEXT=NAME", error) from error
+    return name
+
+
+def _invalid(want: str, error: Exception, kubeconfig: Path | None = None) -> UnreadableError:
+    file = str(kubeconfig or os.environ.get("KUBECONFIG", "~/.kube/config"))
+    line = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ").rstrip(".")
+    return UnreadableError(f"kubeconfig: got {file!r}, want {want}: {line} (docs/install.md)")
+
+
 class Client(ApiClient):
     """An API client whose every request has TIMEOUTS: the default is to wait without end."""
 
@@ -106,9 +130,8 @@ class Cluster:
         try:
             file = str(kubeconfig) if kubeconfig else None
             load(file, context, client_configuration=configuration, persist_config=False)
-        except (ConfigException, OSError) as error:
-            line = " ".join(str(error).split())
-            raise UnreadableError(f"kubeconfig, context {context!r}: {line}") from error
+        except (ConfigException, OSError, YAMLError) as error:
+            raise _invalid(f"the context {context!r}", error, kubeconfig) from error
         self.configuration = configuration
         self.api: Any = Client(configuration)
         """For the client's own classes, such as `CoreV1Api`."""
@@ -137,7 +160,8 @@ class Cluster:
             response: Any = self.api.call_api(*request)
             data = response.read()
         except HTTPError as error:
-            raise UnreadableError(f"{path}: no answer: {error}") from error
+            host = self.configuration.host
+            raise UnreadableError(f"{host}{path}: no answer: {cause(error)}") from error
         if response.status == 404:
             return None
         try:

@@ -12,8 +12,7 @@ import aiohttp
 from kubernetes.utils import parse_quantity
 
 from components import CHART_VALUES
-from config import Settings, SettingsError, read, requested
-from config.stack_file import project_keys, read_config
+from config import Settings, SettingsError, requested
 from ops import doctor_server, recover, stacks
 from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
 from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
@@ -47,8 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check a stack, print the results and return the exit code."""
     try:
-        keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
-        settings = read(keys, requested(CHART_VALUES))
+        settings = stacks.settings(options.stack, requested(CHART_VALUES))
         stack = stacks.find(options.stack)
         cluster = Cluster(settings.context, stack.kubeconfig)
     except (SettingsError, UnreadableError) as error:

@@ -17,7 +17,8 @@ from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
 from ops import jobs
-from ops.cluster import UnreadableError
+from ops.cluster import Cluster, UnreadableError, cause
+from ops.status_cluster import STACK
 
 NAMESPACE = "default"
 MIN_DISK = 16 * 1024**3
@@ -83,6 +84,29 @@ def from_nodes(nodes: Iterable[Mapping[str, Any]]) -> list[Machine]:
     return sorted(machines, key=lambda machine: -machine.memory)
 
 
+def has_metallb(cluster: Cluster) -> bool:
+    """Return whether MetalLB is installed as MicroK8s' addon, not by Helm."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    pools = cluster.ask(f"{definitions}/ipaddresspools.metallb.io")
+    annotations = (pools or {}).get("metadata", {}).get("annotations") or {}
+    return bool(pools) and "meta.helm.sh/release-name" not in annotations
+
+
+def assigned(cluster: Cluster) -> frozenset[str]:
+    """Return the load balancer's addresses of Services that are not the stack's.
+
+    The node that announces one gets no answer from it itself.
+    """
+    services = cluster.read("/api/v1/services")["items"]
+    return frozenset(
+        entry["ip"]
+        for service in services
+        if service["metadata"]["namespace"] not in STACK
+        for entry in service["status"].get("loadBalancer", {}).get("ingress") or []
+        if "ip" in entry
+    )
+
+
 def job(machine: Machine, program: str, **environment: str) -> dict[str, Any]:
     """Return a Job that runs a program of PROGRAMS on a machine, as root."""
     container = {
@@ -144,7 +168,7 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
             f"Job {NAMESPACE}/homelab-init: {error.status} {error.reason}"
         ) from error
     except HTTPError as error:
-        raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {error}") from error
+        raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {cause(error)}") from error
     if code:
         raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log

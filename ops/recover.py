@@ -23,10 +23,9 @@ from kubernetes.client import ApiException, CoreV1Api
 from kubernetes.config import new_client_from_config
 from urllib3.exceptions import HTTPError
 
-from config import Request, SettingsError, read
-from config.stack_file import project_keys, read_config
+from config import Request, SettingsError
 from ops import releases, stacks
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import Cluster, UnreadableError, cause
 from ops.releases import UNFINISHED, Revision
 from ops.stacks import Stack
 
@@ -177,7 +176,7 @@ def _readable_errors(title: str) -> Iterator[None]:
         if error.status != 404:
             raise UnreadableError(f"{title}: {error.status} {error.reason}") from error
     except HTTPError as error:
-        raise UnreadableError(f"{title}: {error}") from error
+        raise UnreadableError(f"{title}: no answer: {cause(error)}") from error
 
 
 def without_pending(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,8 +213,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
-    context = read(keys, Request(0, 0)).context
+    context = stacks.settings(options.stack, Request(0, 0)).context
     stack = stacks.find(options.stack)
     cluster = Cluster(context, stack.kubeconfig)
     state = export_state(stack)

@@ -15,12 +15,10 @@ from typing import Any
 from kubernetes.client import ApiException, AppsV1Api, BatchV1Api, CoreV1Api
 from urllib3.exceptions import HTTPError
 
-from components import CHART_VALUES
 from components.open_webui.backup import RESTORE_TAINT
-from config import SettingsError, read, requested
-from config.stack_file import project_keys, read_config
+from config import Request, SettingsError
 from ops import jobs, stacks
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import Cluster, UnreadableError, cause
 
 NAMESPACE = "ollama-stack"
 WRITERS = ("open-webui-restore-", "open-webui-backup-")
@@ -233,7 +231,7 @@ def readable_errors() -> Iterator[None]:
     except ApiException as error:
         raise RestoreError(f"the API server answered {error.status} {error.reason}") from error
     except HTTPError as error:
-        raise RestoreError(f"the API server does not answer: {error}") from error
+        raise RestoreError(f"the API server does not answer: {cause(error)}") from error
     except (SettingsError, UnreadableError) as error:
         raise RestoreError(str(error)) from error
 
@@ -265,9 +263,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         with readable_errors():
             stack = stacks.find(options.stack)
-            reserved = requested(CHART_VALUES)
-            keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
-            context = read(keys, reserved).context
+            context = stacks.settings(options.stack, Request(0, 0)).context
             api = Cluster(context, stack.kubeconfig).api
             page = ChatPage(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), timeout=7200)
             if options.list:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config import Request, Settings, read
+from config.stack_file import project_keys, read_config
 from ops.cluster import UnreadableError
 
 PROJECT = Path(__file__).parent.parent
@@ -67,14 +69,27 @@ def _decrypted(value: dict[str, Any]) -> Any:
     return json.loads(value["plaintext"]) if SECRET in value and "plaintext" in value else value
 
 
+def stack_file(name: str) -> Path:
+    """Return the path of a stack's file; raises UnreadableError if there is none."""
+    if not (file := PROJECT / f"Pulumi.{name}.yaml").exists():
+        names = sorted(path.stem.removeprefix("Pulumi.") for path in PROJECT.glob("Pulumi.*.yaml"))
+        want = f"one of {', '.join(names)}; make init STACK={name} writes Pulumi.{name}.yaml"
+        raise UnreadableError(f"STACK: got {name!r}, want {want}")
+    return file
+
+
+def settings(name: str, reserved: Request) -> Settings:
+    """Return the settings in a stack's file; raises UnreadableError and SettingsError."""
+    return read(project_keys(read_config(stack_file(name))), reserved)
+
+
 def find(name: str) -> Stack:
     """Return the stack of this name; raises UnreadableError if it cannot be reached."""
     return _sandbox() if name == "sandbox" else _server(name)
 
 
 def _server(name: str) -> Stack:
-    if not (PROJECT / f"Pulumi.{name}.yaml").exists():
-        raise UnreadableError(f"STACK: got {name!r}, want a stack with a file Pulumi.STACK.yaml")
+    stack_file(name)
     if not (pulumi := shutil.which("pulumi")):
         raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)")
 

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from components import CHART_VALUES
-from config import SettingsError, read, requested
-from config.stack_file import project_keys, read_config
+from config import SettingsError, requested
 from ops import stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.status_cluster import Line, addresses, last_up, pods, span
@@ -34,8 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read all sections in parallel, print them and return the exit code."""
     try:
-        keys = project_keys(read_config(stacks.PROJECT / f"Pulumi.{options.stack}.yaml"))
-        settings = read(keys, requested(CHART_VALUES))
+        settings = stacks.settings(options.stack, requested(CHART_VALUES))
         # Other stacks need no CLI here.
         sandbox = stacks.find("sandbox") if options.stack == "sandbox" else None
         cluster = Cluster(settings.context, sandbox.kubeconfig if sandbox else None)

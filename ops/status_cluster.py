@@ -49,7 +49,7 @@ def pods(cluster: Cluster, _: Settings) -> list[Line]:
         current = status.get("currentNumberScheduled", status.get("replicas", 0))
         if current < desired:
             failure = _conditions(workload).get("ReplicaFailure", {}).get("message")
-            reason = failure or _event(cluster, workload) or "no pod has been created yet"
+            reason = failure or _event(cluster, workload)[0] or "no pod has been created yet"
             fact = {"pod": _name(workload), "ready": f"{current}/{desired}", "restarts": 0}
             facts.append({**fact, "problem": reason, "since": _created(workload)})
     return [
@@ -74,7 +74,7 @@ def addresses(cluster: Cluster, settings: Settings) -> list[Line]:
         ports = [port["port"] for port in service["spec"]["ports"]]
         fact = {"service": _name(service), "address": requested, "ports": ports, "given": assigned}
         if not assigned or (requested and requested not in assigned):
-            reason = _event(cluster, service) or f"MetalLB has assigned {assigned or 'none'}"
+            reason = _event(cluster, service)[0] or f"MetalLB has assigned {assigned or 'none'}"
             fact |= {"problem": reason, "since": _created(service)}
         text = f"{requested or 'any'}:{','.join(map(str, ports))}, "
         text += "not assigned" if "problem" in fact else "assigned"
@@ -103,12 +103,24 @@ def last_up(cluster: Cluster, _: Settings) -> list[Line]:
     ]
 
 
+def waits(cluster: Cluster) -> dict[str, float]:
+    """Return what each pod waits for, and for how many seconds; raises UnreadableError."""
+    nothing: Any = None
+    facts = [line.fact for line in pods(cluster, nothing)]
+    return {f"{it['pod']}: {it['problem']}": _age(it["since"]) for it in facts if "problem" in it}
+
+
 def span(time: str) -> str:
     """Return the time between now and an ISO 8601 time, such as `5 min`."""
-    seconds = abs((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+    seconds = _age(time)
     units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
     size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), units[-1])
     return f"{seconds // size:.0f} {unit}"
+
+
+def _age(time: str) -> float:
+    """Return the seconds between now and an ISO 8601 time."""
+    return abs((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
 
 
 def _list(cluster: Cluster, path: str) -> list[Any]:
@@ -150,6 +162,7 @@ def _pod(cluster: Cluster, pod: Mapping[str, Any], unbound: set[str]) -> dict[st
     restarts = sum(container["restartCount"] for container in statuses)
     fact = {"pod": _name(pod), "ready": f"{count}/{len(names)}", "restarts": restarts}
     ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
+    since = ready.get("lastTransitionTime") or _created(pod)
     if "deletionTimestamp" in pod["metadata"]:
         reason = "is being deleted"
     elif ready.get("status") == "True":
@@ -161,9 +174,11 @@ def _pod(cluster: Cluster, pod: Mapping[str, Any], unbound: set[str]) -> dict[st
         waits = [f"claim {claim} is not bound" for claim in claims if claim in unbound]
         reason = "; ".join([*waits, str(scheduled.get("message"))])
     else:
-        failure = next(filter(None, map(_failure, statuses)), "")
-        reason = failure or status.get("message") or _event(cluster, pod) or _starting(statuses)
-    since = ready.get("lastTransitionTime") or _created(pod)
+        failure = next(filter(None, map(_failure, statuses)), "") or status.get("message")
+        reason, began = (failure, "") if failure else _event(cluster, pod)
+        if not reason:
+            reason, began = _starting(statuses)
+        since = began or since
     return {**fact, "problem": reason, "since": since}
 
 
@@ -179,17 +194,18 @@ def _failure(status: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, (status["name"], reason, message)))
 
 
-def _starting(statuses: list[Any]) -> str:
+def _starting(statuses: list[Any]) -> tuple[str, str]:
+    """Return what the first container that is not ready waits for, and since when, if known."""
     for status in statuses:
-        if not status["ready"] and "running" in status["state"]:
-            return f"{status['name']} runs, but is not ready"
+        if not status["ready"] and (running := status["state"].get("running")) is not None:
+            return f"{status['name']} runs, but is not ready", running.get("startedAt", "")
         if not status["ready"]:
-            return f"{status['name']} is being created from {status.get('image')}"
-    return "its containers have not been created yet"
+            return f"{status['name']} is being created from {status.get('image')}", ""
+    return "its containers have not been created yet", ""
 
 
-def _event(cluster: Cluster, obj: Mapping[str, Any]) -> str:
-    """Return the message of an object's newest event if it is a warning or a pull.
+def _event(cluster: Cluster, obj: Mapping[str, Any]) -> tuple[str, str]:
+    """Return an object's newest event if it is a warning, or a pull that goes on, and its time.
 
     Events are deleted after an hour. Returns the error if events cannot be read.
     """
@@ -198,14 +214,20 @@ def _event(cluster: Cluster, obj: Mapping[str, Any]) -> str:
     try:
         events = cluster.read(path, fieldSelector=f"involvedObject.uid={metadata['uid']}")["items"]
     except UnreadableError as error:
-        return str(error)
-    relevant = (event for event in events if event["reason"] not in STEPS)
-    last = max(relevant, key=_last_seen, default=None)
-    if not last or (last["type"] != "Warning" and last["reason"] != "Pulling"):
-        return ""
-    # A fieldPath such as spec.containers{gateway}.
-    container = (last["involvedObject"].get("fieldPath") or "").partition("{")[2].rstrip("}")
-    return ": ".join(filter(None, (container, last["message"])))
+        return str(error), ""
+    newest = dict[str, Any]()
+    for event in sorted(events, key=_last_seen):
+        if event["reason"] not in STEPS:
+            # A fieldPath such as spec.containers{gateway}; events of volumes have none.
+            container = event["involvedObject"].get("fieldPath", "").partition("{")[2].rstrip("}")
+            newest.pop(container, None)
+            newest[container] = event
+    for number, (container, event) in enumerate(reversed(newest.items())):
+        # An older warning may be of what works by now, but a pull goes on beside other containers.
+        if event["reason"] == "Pulling" or (event["type"] == "Warning" and not number):
+            began = event.get("firstTimestamp") or _last_seen(event)
+            return ": ".join(filter(None, (container, event["message"]))), began
+    return "", ""
 
 
 def _last_seen(event: Mapping[str, Any]) -> str:

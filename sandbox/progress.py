@@ -3,19 +3,16 @@
 import contextlib
 import shutil
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
 
 from ops.cluster import Cluster, UnreadableError
-from ops.status_cluster import pods
+from ops.status_cluster import waits
+from ops.waits import STUCK
 
 SLOW = 5
 """Seconds from which a pod that waits is shown on a terminal."""
-STUCK = 30
-"""Seconds from which a reason to wait is a line, where lines cannot be replaced."""
 
 
 class Progress:
@@ -27,8 +24,6 @@ class Progress:
     def __init__(self, context: str, kubeconfig: Path) -> None:
         self._cluster = Cluster(context, kubeconfig)
         self._is_terminal = sys.stdout.isatty()
-        self._waits: dict[str, float] = {}
-        """Reasons to wait, with the time of the clock at which each was first seen."""
         self._printed = set[str]()
         self._live = list[str]()
         self._lock, self._end = Lock(), Event()
@@ -47,12 +42,10 @@ class Progress:
         """Print a line, above those of the pods."""
         self._draw(self._live, line)
 
-    def show(self, reasons: Iterable[str], now: float) -> None:
-        """Show why pods wait at the time `now`, in seconds."""
-        self._waits = {reason: self._waits.get(reason, now) for reason in reasons}
-        ages = {reason: now - first for reason, first in self._waits.items()}
+    def show(self, ages: Mapping[str, float]) -> None:
+        """Show why pods wait, and since how many seconds."""
         if self._is_terminal:
-            self._draw([f"{why}, {age:.0f} s" for why, age in ages.items() if age >= SLOW])
+            self._draw([f"{age:.0f} s: {why}" for why, age in ages.items() if age >= SLOW])
             return
         for reason in [reason for reason, age in ages.items() if age >= STUCK]:
             if reason not in self._printed:
@@ -60,13 +53,10 @@ class Progress:
                 self.say(f"waiting for {STUCK} s: {reason}")
 
     def _run(self) -> None:
-        nothing: Any = None
         while not self._end.wait(1):
             # A cluster that does not answer is the engine's to report.
             with contextlib.suppress(UnreadableError):
-                facts = [line.fact for line in pods(self._cluster, nothing)]
-                reasons = [f"{it['pod']}: {it['problem']}" for it in facts if "problem" in it]
-                self.show(reasons, time.monotonic())
+                self.show(waits(self._cluster))
 
     def _draw(self, live: list[str], line: str = "") -> None:
         """Replace the lines of the pods by `live`, below `line`."""

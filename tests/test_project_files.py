@@ -175,7 +175,9 @@ def test_make_runs_or_names_the_pulumi_command_for_a_server(tmp_path: Path) -> N
         assert want in make(with_pulumi, target, "STACK=home").stderr
     assert make(with_pulumi, "preview").stderr.startswith("error: make preview is for a server")
     status = make(without, "status", "STACK=home", "KUBECONFIG=/nowhere")
-    assert status.stderr.startswith("error: kubeconfig, context 'homelab': ")
+    assert status.stderr.startswith(
+        "error: kubeconfig: got '/nowhere', want the context 'homelab': "
+    )
 
 
 def test_make_shows_the_progress_of_pip(tmp_path: Path) -> None:

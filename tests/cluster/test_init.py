@@ -12,7 +12,7 @@ from terminal import END, INIT, init_at_a_terminal
 from config import read
 from config.errors import SECRET
 from config.stack_file import project_keys, read_config
-from ops.init import RESERVED
+from ops.init_file import RESERVED
 from sandbox.cluster import Cluster
 
 ANSWERS = ["/mnt/evo4t", "931Gi", "", "", "192.168.1.101-192.168.1.102", *[""] * 4]

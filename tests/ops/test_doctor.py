@@ -75,9 +75,15 @@ def command(
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"stack": "nowhere"}, r"Pulumi\.nowhere\.yaml: cannot be read: No such file[^\n]+"),
-        ({"context": "another"}, r"kubeconfig, context 'homelab': Invalid kube-config[^\n]+"),
-        ({"server": ""}, r"kubeconfig, context 'homelab': Invalid kube-config file[^\n]+"),
+        (
+            {"stack": "nowhere"},
+            r"STACK: got 'nowhere', want one of [a-z-]+, home, sandbox; make init [^\n]+",
+        ),
+        (
+            {"context": "another"},
+            r"kubeconfig: got '[^\n]+, want the context 'homelab': Expected [^\n]+",
+        ),
+        ({"server": ""}, r"kubeconfig: got '[^\n]+, want the context 'homelab': No conf[^\n]+"),
     ],
 )
 def test_a_missing_stack_file_or_context_is_one_line(

@@ -3,6 +3,7 @@
 import difflib
 import os
 import subprocess
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -19,7 +20,9 @@ from config import SettingsError
 from config.stack_file import project_keys, read_config
 from ops import init, machines
 from ops.cluster import UnreadableError
-from ops.init import TEMPLATE, Prompt, check, draft, merge
+from ops.init_file import TEMPLATE, check, merge
+from ops.init_keys import draft
+from ops.init_questions import Prompt
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
@@ -118,6 +121,21 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
 def test_nothing_is_known_of_addresses_where_nothing_was_asked(machine: Machine) -> None:
     assert parse_log(machine, LOG.partition("== arp")[0]).taken is None
     assert parse_log(machine, "").disks == ()
+
+
+def test_addresses_of_other_services_are_taken() -> None:
+    def service(namespace: str, **status: object) -> dict[str, object]:
+        return {"metadata": {"namespace": namespace}, "status": {"loadBalancer": status}}
+
+    items = [
+        service("ingress", ingress=[{"ip": "192.168.1.101"}, {"hostname": "x"}]),
+        service("ollama-stack", ingress=[{"ip": "192.168.1.102"}]),
+        service("default"),
+    ]
+    cluster = Mock()
+    cluster.read.return_value = {"items": items}
+
+    assert machines.assigned(cluster) == {"192.168.1.101"}
 
 
 @pytest.mark.parametrize(
@@ -318,6 +336,19 @@ def test_a_gpu_is_offered_with_its_memory_and_groups(tmp_path: Path) -> None:
     assert changed(text, rerun(text, [with_plugin], tmp_path, profile="cpu")) == ["+ profile: cpu"]
 
 
+def test_a_gpu_of_unknown_memory_is_not_used(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = replace(machine, gpus=("amd.com/gpu",), gpu_memory=None)
+
+    keys = draft("microk8s", [unknown], True, {}, Prompt({"profile": "hx370"}, yes=True))
+
+    assert "profile" not in keys["nodes"]["evo4t"]
+    assert "evo4t: amd.com/gpu: its memory is not known, so it is not used" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "answer", "line"),
     [
@@ -333,6 +364,7 @@ def test_a_gpu_is_offered_with_its_memory_and_groups(tmp_path: Path) -> None:
         ("alerts", "telegram=x", "--alerts: got 'telegram=x', want ntfy"),
         ("timezone", "Berlin", "--timezone: got 'Berlin', want a time zone, such as Europe"),
         ("models", "gemma2:4b", "a model of the Ollama library"),
+        ("profile", "hx370", "--profile: got 'hx370', want cpu: no node offers a GPU"),
         ("lan", "192.168.2.0/24", "a range within network.lan, 192.168.2.0/24"),
     ],
 )
@@ -342,6 +374,38 @@ def test_a_wrong_flag_is_a_line(machine: Machine, key: str, answer: str, line: s
     with pytest.raises((ValueError, SettingsError)) as error:
         check(merge(TEMPLATE, draft("microk8s", [machine], True, {}, prompt)))
     assert line in str(error.value)
+
+
+def test_where_nothing_could_be_pinged_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for log in (LOG, LOG.partition("== arp")[0]):
+        monkeypatch.setattr(machines, "run", Mock(return_value=log))
+        init.inspect(Mock(), from_nodes([node("evo4t")]), Prompt({}, yes=True))
+
+        line = "  evo4t: could not ping: which addresses are free is not known\n"
+        assert (line in capsys.readouterr().out) == (log != LOG)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "\nerror: interrupted; nothing was written\n"),
+        (EOFError(), 1, "\nerror: no answer; nothing was written\n"),
+        (ValueError("--lan: x"), 1, "error: --lan: x; nothing was written\n"),
+    ],
+)
+def test_whoever_stops_has_written_nothing(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(init, "write", Mock(side_effect=error))
+
+    assert init.run(Namespace(yes=False)) == code
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(("code", "said"), [(0, "first\nlast"), (1, "last"), (1, "")])

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import backup_config, read
+from harness import backup_config, read, stack_config
 
 from components.observability import reader
-from ops import status
+from ops import stacks, status
 from ops.cluster import UnreadableError
 from ops.doctor_server import LAST_BACKUP, PROMETHEUS
 from ops.status_metrics import DISKS, MODELS, SPEEDS
@@ -188,7 +188,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     """The cluster of the stack `home`, with backups, and all is well."""
     given = Answers()
     monkeypatch.setattr(status, "Cluster", lambda *_: given)
-    monkeypatch.setattr(status, "read", lambda *_: read(backup_config()))
+    monkeypatch.setattr(stacks, "settings", lambda *_: read(backup_config()))
     return given
 
 
@@ -291,10 +291,10 @@ def waiting(reason: str, message: str = "", /, **last: Any) -> dict[str, Any]:
 
 
 def event(reason: str, message: str, kind: str = "Normal", **more: Any) -> dict[str, Any]:
-    """An event of Ollama's pod, a minute ago unless `more` says otherwise."""
+    """An event of Ollama's pod, three minutes ago unless `more` says otherwise."""
     about = {"uid": "u-ollama", "fieldPath": "spec.containers{gateway}"}
     body = {"reason": reason, "message": message, "type": kind, "involvedObject": about}
-    return {**body, "lastTimestamp": ago(minutes=1).strip("'"), **more}
+    return {**body, "lastTimestamp": ago(minutes=3).strip("'"), **more}
 
 
 def unready(answers: Answers, *states: dict[str, Any], **status: Any) -> None:
@@ -308,7 +308,10 @@ def unready(answers: Answers, *states: dict[str, Any], **status: Any) -> None:
 
 PULL = 'Pulling image "ollama/ollama:0.33.1"'
 OLD = {"lastTimestamp": "2026-01-01T00:00:00Z"}
-NEW = {"series": {"lastObservedTime": ago(minutes=1).strip("'")}}
+SINCE = {"firstTimestamp": ago(minutes=9).strip("'"), "lastTimestamp": ago(minutes=9).strip("'")}
+OFTEN = {"firstTimestamp": ago(minutes=9).strip("'")}
+POD = {"uid": "u-ollama"}
+NEW = {"series": {"lastObservedTime": ago(minutes=3).strip("'")}}
 WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     (
         waiting("ImagePullBackOff", 'Back-off pulling image "x:1"'),
@@ -320,15 +323,28 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
         [],
         "gateway: CrashLoopBackOff: exit code 137: OOMKilled, for 15 min",
     ),
-    (waiting("ContainerCreating"), [event("Pulling", PULL)], f"gateway: {PULL}, for 15 min"),
+    (
+        waiting("ContainerCreating"),
+        [event("Pulling", PULL, **OFTEN)],
+        f"gateway: {PULL}, for 9 min",
+    ),
+    (
+        waiting("ContainerCreating"),
+        # Beside an image that has come.
+        [
+            event("Pulling", PULL, **SINCE),
+            event("Pulled", "", involvedObject={"uid": "u-ollama", "fieldPath": "x{ollama}"}),
+        ],
+        f"gateway: {PULL}, for 9 min",
+    ),
     (
         waiting("ContainerCreating"),
         # As the kubelet has it for volumes: of no container.
         [
             event("Pulling", PULL, **OLD),
-            event("Mount", "path does not exist", "Warning", involvedObject={"uid": "u-ollama"}),
+            event("Mount", "path does not exist", "Warning", involvedObject=POD),
         ],
-        "path does not exist, for 15 min",
+        "path does not exist, for 3 min",
     ),
     (
         {**waiting(""), "state": {"running": {}}},
@@ -337,16 +353,22 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
             event("Started", "Started container"),
             event("Unhealthy", "Readiness probe failed: 503", "Warning", **OLD, **NEW),
         ],
-        "gateway: Readiness probe failed: 503, for 15 min",
+        "gateway: Readiness probe failed: 503, for 3 min",
     ),
     (
-        {**waiting(""), "state": {"running": {}}},
+        {**waiting(""), "state": {"running": {"startedAt": ago(minutes=5).strip("'")}}},
         [
             event("Pulling", PULL, **OLD),
             event("Pulled", "Successfully pulled"),
             event("Started", ""),
         ],
-        "gateway runs, but is not ready, for 15 min",
+        "gateway runs, but is not ready, for 5 min",
+    ),
+    (
+        {**waiting(""), "state": {"running": {"startedAt": ago(minutes=5).strip("'")}}},
+        # What another container has done since then.
+        [event("Unhealthy", "503", "Warning", **OLD), event("Pulled", "", involvedObject=POD)],
+        "gateway runs, but is not ready, for 5 min",
     ),
     (waiting("ContainerCreating"), [], "gateway is being created from x:1, for 15 min"),
 ]
@@ -524,7 +546,7 @@ def test_of_several_servers_each_has_its_own_lines(
     more = {"volume": {"path": "/mnt/evo4t/more", "size": "99Gi"}, "models": ["llama3.2:1b"]}
     raw["servers"] = {name: {**more, "cpu": 1} for name in ("big", "far")}
     raw["servers"]["far"]["volume"] = {"path": "/mnt/evo4t/far", "size": "99Gi"}
-    monkeypatch.setattr(status, "read", lambda *_: read(raw))
+    monkeypatch.setattr(stacks, "settings", lambda *_: read(raw))
     answers.series[MODELS] = [
         *(series("ollama_up", up, instance=name) for name, up in UP.items()),
         *loaded("llama3.2:3b", 4 * 1024**3, 0, 250),
@@ -544,7 +566,7 @@ def test_of_several_servers_each_has_its_own_lines(
 def test_backups_that_nobody_asked_for_are_no_fault(
     show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status, "read", lambda keys, _: read(keys))
+    monkeypatch.setattr(stacks, "settings", lambda name, _: read(stack_config(name)))
 
     code, lines = show()
     assert (code, section(lines, "last backup")) == (0, "none: webui.backup is not set")
@@ -637,7 +659,7 @@ def test_a_cluster_that_is_away_is_one_line(
 
 def test_a_stack_that_has_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert status.run(argparse.Namespace(stack="nowhere", json=False)) == 1
-    assert re.fullmatch(r"error: Pulumi\.nowhere\.yaml: [^\n]+\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: STACK: got 'nowhere', [^\n]+\n", capsys.readouterr().err)
 
 
 def test_nothing_but_the_kubeconfig_is_needed(
@@ -648,7 +670,7 @@ def test_nothing_but_the_kubeconfig_is_needed(
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
 
     assert status.run(argparse.Namespace(stack="home", json=False)) == 1
-    assert capsys.readouterr().err.startswith("error: kubeconfig, context 'homelab': ")
+    assert capsys.readouterr().err.startswith("error: kubeconfig: got ")
 
 
 def test_prometheus_is_where_the_account_may_ask_it() -> None:

@@ -9,7 +9,7 @@ from terminal import init_at_a_terminal
 
 from config import read
 from config.stack_file import project_keys, read_config
-from ops.init import RESERVED
+from ops.init_file import RESERVED
 
 pytestmark = pytest.mark.faults
 
@@ -37,9 +37,9 @@ def disks(server: Server) -> Iterator[None]:
 def test_what_the_node_has_is_offered_and_the_directories_are_created(
     server: Server, tmp_path: Path
 ) -> None:
-    node, pool = server.cluster.node, "192.168.1.120-192.168.1.121"
-    # The image of restic has no ping here, so no free address is known.
-    answers = ["y", "", "", "", pool, "", "", "", "", *["y"] * 3]
+    # Those that the stack has: the node itself gets no answer from them.
+    node, pool = server.cluster.node, "192.168.1.101-192.168.1.102"
+    answers = ["y", *[""] * 8, *["y"] * 3]
 
     code, screen = init_at_a_terminal(server.cluster, tmp_path, answers)
 

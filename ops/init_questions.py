@@ -1,0 +1,119 @@
+"""Questions of `make init`, and the checks of their answers."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
+from typing import Any
+from zoneinfo import available_timezones
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from config.settings import Notify
+
+QUESTIONS = (
+    *("missing-nodes", "disk", "disk-size", "memory-kind", "profile", "lan", "pool", "email"),
+    *("backup-disk", "alerts", "timezone", "models"),
+)
+"""Options, each the answer to a question."""
+
+
+class Prompt:
+    """Asks questions, answered by flags, by the stack file, by the owner or by the defaults."""
+
+    def __init__(self, flags: Mapping[str, str | None], yes: bool) -> None:
+        """Use `flags` by name of a question; with `yes`, the defaults answer the other ones."""
+        self.flags, self.yes = flags, yes
+
+    def __call__(
+        self,
+        key: str,
+        question: str,
+        default: str,
+        check: Callable[[str], object] = str,
+        old: str | None = None,
+    ) -> str:
+        """Return the flag, or `old` if it is not None, or an answer for which `check` is silent.
+
+        Raises ValueError for an invalid flag, and if nobody can be asked.
+        """
+        name, flag = f"--{key.replace('_', '-')}", self.flags.get(key)
+        if flag is None and old is not None:
+            return old
+        if flag is not None or (self.yes and default):
+            answer = default if flag is None else flag
+            try:
+                check(answer)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            return answer
+        if self.yes or not sys.stdin.isatty():
+            raise ValueError(f"{name}: missing; {question}")
+        while True:
+            answer = input(f"{question} [{default}] " if default else f"{question} ").strip()
+            answer = answer or default
+            try:
+                check(answer)
+            except ValueError as error:
+                print(f"  {error}")
+                continue
+            return answer
+
+    def confirm(self, question: str, job: Mapping[str, Any] | None = None) -> bool:
+        """Return the answer to a yes-or-no question; "show" prints the `job` and asks again."""
+        choices = "Y/n/show" if job else "Y/n"
+        while not self.yes:
+            if not sys.stdin.isatty():
+                return False
+            answer = input(f"{question} [{choices}] ").strip().lower()
+            if not (job and answer in ("s", "show")):
+                return answer in ("", "y", "yes")
+            YAML().dump(dict(job), sys.stdout)
+        return True
+
+
+def email(text: str) -> None:
+    """Raise ValueError for anything but an e-mail address."""
+    if "@" not in text:
+        raise ValueError(f"got {text!r}, want an e-mail address, such as me@example.com")
+
+
+def choice(*choices: str) -> Callable[[str], None]:
+    """Return a check that raises ValueError for anything but one of two or more `choices`."""
+
+    def check(text: str) -> None:
+        if text not in choices:
+            raise ValueError(f"got {text!r}, want {', '.join(choices[:-1])} or {choices[-1]}")
+
+    return check
+
+
+def time_zone(text: str) -> None:
+    """Raise ValueError for anything but the name of a time zone."""
+    if text not in available_timezones():
+        raise ValueError(f"got {text!r}, want a time zone, such as Europe/Berlin")
+
+
+def first_two(pool: str) -> tuple[str, str]:
+    """Return the first two addresses of a range; raises ValueError."""
+    with contextlib.suppress(ValueError):
+        first, last = map(IPv4Address, pool.split("-"))
+        if last > first:
+            return str(first), str(first + 1)
+    want = "two consecutive addresses, such as 192.168.1.101-192.168.1.102"
+    raise ValueError(f"got {pool!r}, want {want}")
+
+
+def receiver(text: str) -> dict[str, Any]:
+    """Return `observability.notify` of an answer; raises ValueError."""
+    name, _, value = text.partition("=")
+    if name == "none":
+        return {}
+    try:
+        keys = {name: int(value) if name == "telegram" else value or "https://ntfy.sh"}
+        Notify.model_validate(keys)
+    except (ValidationError, ValueError):
+        want = "ntfy, ntfy=URL, pushover=USER_KEY, telegram=CHAT_ID, webhook=text or none"
+        raise ValueError(f"got {text!r}, want {want}") from None
+    return keys
