@@ -291,10 +291,10 @@ def waiting(reason: str, message: str = "", /, **last: Any) -> dict[str, Any]:
 
 
 def event(reason: str, message: str, kind: str = "Normal", **more: Any) -> dict[str, Any]:
-    """An event of Ollama's pod, three minutes ago unless `more` says otherwise."""
+    """An event of Ollama's pod, three hours ago unless `more` says otherwise."""
     about = {"uid": "u-ollama", "fieldPath": "spec.containers{gateway}"}
     body = {"reason": reason, "message": message, "type": kind, "involvedObject": about}
-    return {**body, "lastTimestamp": ago(minutes=3).strip("'"), **more}
+    return {**body, "lastTimestamp": ago(hours=3).strip("'"), **more}
 
 
 def unready(answers: Answers, *states: dict[str, Any], **status: Any) -> None:
@@ -308,10 +308,10 @@ def unready(answers: Answers, *states: dict[str, Any], **status: Any) -> None:
 
 PULL = 'Pulling image "ollama/ollama:0.33.1"'
 OLD = {"lastTimestamp": "2026-01-01T00:00:00Z"}
-SINCE = {"firstTimestamp": ago(minutes=9).strip("'"), "lastTimestamp": ago(minutes=9).strip("'")}
-OFTEN = {"firstTimestamp": ago(minutes=9).strip("'")}
+SINCE = {"firstTimestamp": ago(hours=9).strip("'"), "lastTimestamp": ago(hours=9).strip("'")}
+OFTEN = {"firstTimestamp": ago(hours=9).strip("'")}
 POD = {"uid": "u-ollama"}
-NEW = {"series": {"lastObservedTime": ago(minutes=3).strip("'")}}
+NEW = {"series": {"lastObservedTime": ago(hours=3).strip("'")}}
 WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     (
         waiting("ImagePullBackOff", 'Back-off pulling image "x:1"'),
@@ -326,7 +326,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     (
         waiting("ContainerCreating"),
         [event("Pulling", PULL, **OFTEN)],
-        f"gateway: {PULL}, for 9 min",
+        f"gateway: {PULL}, for 9 h",
     ),
     (
         waiting("ContainerCreating"),
@@ -335,7 +335,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
             event("Pulling", PULL, **SINCE),
             event("Pulled", "", involvedObject={"uid": "u-ollama", "fieldPath": "x{ollama}"}),
         ],
-        f"gateway: {PULL}, for 9 min",
+        f"gateway: {PULL}, for 9 h",
     ),
     (
         waiting("ContainerCreating"),
@@ -344,7 +344,7 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
             event("Pulling", PULL, **OLD),
             event("Mount", "path does not exist", "Warning", involvedObject=POD),
         ],
-        "path does not exist, for 3 min",
+        "path does not exist, for 3 h",
     ),
     (
         {**waiting(""), "state": {"running": {}}},
@@ -353,22 +353,22 @@ WAITS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
             event("Started", "Started container"),
             event("Unhealthy", "Readiness probe failed: 503", "Warning", **OLD, **NEW),
         ],
-        "gateway: Readiness probe failed: 503, for 3 min",
+        "gateway: Readiness probe failed: 503, for 3 h",
     ),
     (
-        {**waiting(""), "state": {"running": {"startedAt": ago(minutes=5).strip("'")}}},
+        {**waiting(""), "state": {"running": {"startedAt": ago(hours=5).strip("'")}}},
         [
             event("Pulling", PULL, **OLD),
             event("Pulled", "Successfully pulled"),
             event("Started", ""),
         ],
-        "gateway runs, but is not ready, for 5 min",
+        "gateway runs, but is not ready, for 5 h",
     ),
     (
-        {**waiting(""), "state": {"running": {"startedAt": ago(minutes=5).strip("'")}}},
+        {**waiting(""), "state": {"running": {"startedAt": ago(hours=5).strip("'")}}},
         # What another container has done since then.
         [event("Unhealthy", "503", "Warning", **OLD), event("Pulled", "", involvedObject=POD)],
-        "gateway runs, but is not ready, for 5 min",
+        "gateway runs, but is not ready, for 5 h",
     ),
     (waiting("ContainerCreating"), [], "gateway is being created from x:1, for 15 min"),
 ]
