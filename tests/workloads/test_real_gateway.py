@@ -269,6 +269,22 @@ def test_an_option_that_fills_the_memory_is_dropped(server: Gateways) -> None:
     assert peak(runner) > before + 100
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
+def test_a_text_that_fills_the_memory_is_refused(server: Gateways, path: str) -> None:
+    """To split a text into tokens, Ollama needs 170 times its size."""
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    processes = [server.ollama.process.pid, *runners(server.ollama)]
+    before = sum(map(peak, processes))
+    messages = [{"role": "user", "content": "word " * 800_000}]
+    body = {"model": MODEL, "stream": False, "options": SMALL, "messages": messages}
+
+    assert server.ask(path, body).status == 413
+    assert sum(map(peak, processes)) < before + 50
+    if path == "/api/chat":
+        assert server.ask(path, body, MANAGES).status == 200
+        assert sum(map(peak, processes)) > before + 300
+
+
 def test_a_template_is_dropped(server: Gateways) -> None:
     """One of 5 kB can write a prompt of any size."""
     body = {"model": MODEL, "prompt": "Hello", "stream": False, "options": SMALL}
