@@ -387,6 +387,32 @@ ENDS = {
     "no alternative": {"anyOf": []},
     "itself": {"$defs": {"a": {"anyOf": [SELF, STRING]}}, **SELF},
     "itself by another": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"oneOf": [SELF]}}, **SELF},
+    **{
+        f"a name with {odd!a} beside others": {
+            "properties": {"a" + odd + "b": STRING},
+            "additionalProperties": more,
+        }
+        for odd, more in ((r"\\", True), ("]", STRING), ("\0", True))
+    },
+    "long names": {"properties": {f"{n:050}": STRING for n in range(80)}},
+    "long names beside others": {
+        "properties": {f"{n:050}": STRING for n in range(30)},
+        "additionalProperties": True,
+    },
+    "many names below a long one": {"properties": {"a" * 50: wide(100)}},
+    "a name that is too long": {"properties": {"a" * 400: STRING}},
+    "a value that is too long": {"enum": ["a" * 400]},
+    "itself by a merged one": {"$defs": {"a": {"allOf": [SELF]}}, **SELF},
+    "itself beside a harmless circle": {
+        "$defs": {"a": {"anyOf": [{"type": "array", "items": SELF}, SELF]}},
+        **SELF,
+    },
+    "a tree of what ends it": {
+        "$defs": {"a": {"type": "object", "properties": {"a": SELF, "b": {"anyOf": []}}}},
+        **SELF,
+    },
+    "a size that is no whole number": {"type": "string", "minLength": 1.5},
+    "a size that is no number": {"type": "string", "minLength": "5"},
     "deep by references": {
         "$defs": {
             f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(99)
@@ -428,6 +454,38 @@ WORKS = {
         )
     },
     "large": {"type": "string", "minLength": 2000},
+    "odd names": {"properties": {'é"-^]\\': STRING, "": STRING}},
+    "odd names beside others": {
+        "properties": {'é"-^[': STRING, "a": STRING},
+        "additionalProperties": True,
+    },
+    "long names": {"properties": {f"{n:050}": STRING for n in range(55)}},
+    "a definition that is used often": {
+        "$defs": {"a": wide(20)},
+        "properties": {f"p{n}": SELF for n in range(50)},
+    },
+    "a size with a point": {"type": "string", "minLength": 3.0, "maxLength": 1e1},
+    "a tree": {
+        "$defs": {
+            "a": {
+                "type": "object",
+                "properties": {"name": STRING, "children": {"type": "array", "items": SELF}},
+                "required": ["name", "children"],
+            }
+        },
+        **SELF,
+    },
+    "a list of two that refer to each other": {
+        "$defs": {
+            "a": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/b"}]}}},
+            "b": {"anyOf": [SELF, {"type": "null"}]},
+        },
+        **SELF,
+    },
+    "an object of any keys of itself": {
+        "$defs": {"a": {"type": "object", "additionalProperties": SELF}},
+        **SELF,
+    },
     "one of many": {"enum": [*range(5000)]},
     "of two types": {"type": ["string", "null"]},
     "merged": {"allOf": [wide(100), wide(100)]},

@@ -17,6 +17,7 @@ from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
 from gateway_schema import PATTERN
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from test_gateway_bodies import WORKS
 from test_real_models import Lab as Ollama
 from waiting import eventually
 
@@ -206,6 +207,16 @@ def test_no_accepted_schema_ends_a_process(server: Gateways, schema: Any) -> Non
 
     assert answer.status in (200, 400) or b"format" in answer.body, (schema, answer.body)
     assert server.loaded()["runners"] == before, schema
+
+
+@pytest.mark.parametrize("schema", WORKS.values(), ids=WORKS)
+def test_an_ordinary_schema_works(server: Gateways, schema: Any) -> None:
+    body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    before = server.loaded()["runners"]
+
+    assert server.ask("/api/generate", body | {"format": schema}).status == 200
+    assert server.loaded()["runners"] == before
 
 
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])

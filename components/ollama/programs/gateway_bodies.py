@@ -2,7 +2,6 @@
 
 import json
 import re
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from aiohttp import StreamReader
 from gateway_pictures import MOST_PICTURES, is_picture, pictures
 from gateway_rules import RefusalError
-from gateway_schema import check
+from gateway_schema import LONG, check
 
 # Possessive, so it never backtracks: the largest body is scanned in 20 ms, in 250 ms if all quotes
 # are escaped, and in 5 ms if it has too many tokens, which ends the scan early.
@@ -32,9 +31,7 @@ RUNNER = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread
 PLANNED = {"keep_alive", "template"}
 MOST_REPEATED = 2**16  # tokens; the sampler allocates `repeat_last_n` of them
 
-# Prefix of a placeholder for a long string; random, so that no client can forge one.
-NAME = secrets.token_hex(16)
-NAMED = re.compile(rb'"%s(\d+)"' % NAME.encode())
+NAMED = re.compile(rb'"%s(\d+)"' % LONG.encode())
 
 Pieces = Sequence[bytes | memoryview]
 
@@ -117,8 +114,8 @@ class Body:
         text, count = len(self.raw), 0
         for name in pictures(value):
             written = (
-                strings[int(name.removeprefix(NAME))]
-                if name.startswith(NAME)
+                strings[int(name.removeprefix(LONG))]
+                if name.startswith(LONG)
                 else memoryview(json.dumps(name).encode())
             )
             if is_picture(written[1:-1]):
@@ -145,7 +142,7 @@ def without_long_strings(body: bytes | bytearray) -> tuple[bytes, list[memoryvie
     view, strings, short = memoryview(body), list[memoryview](), list[bytes]()
     for token in islice(TOKEN.finditer(body), MOST_TOKENS + 1):
         if token.end() - token.start() > LONG_STRING:
-            short.append(b'"%s%d"' % (NAME.encode(), len(strings)))
+            short.append(b'"%s%d"' % (LONG.encode(), len(strings)))
             strings.append(view[token.start() : token.end()])
         else:
             short.append(token[0])
