@@ -40,7 +40,7 @@ def every_key() -> dict[str, Any]:
     variant = {"name": "mine:3b", "base": BASE, "context": 4096, "system": "s", "template": "t"}
     parameters = {"temperature": 0.5, "top_k": 3, "stop": ["END"]}
     model = {"name": "codellama:7b", "digest": "0" * 64, "keep_alive": "2h"}
-    raw |= {"protect": True, "notifySecret": "topic"}
+    raw |= {"protect": True, "copies_kept": True, "notifySecret": "topic"}
     raw["network"]["metallb"] = "addon"
     raw["ollama"] |= {
         "models": [BASE, model, variant | {"parameters": parameters}, "some:instruct"],
@@ -131,7 +131,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     " parameters": [("ollama/models/0", 7)],
     "a list": [("webui/origins", "evo4t.lan")],
     "true or false": [
-        *(("protect", wrong) for wrong in ("no", 0)),
+        *((key, wrong) for wrong in ("no", 0) for key in ("protect", "copies_kept")),
         ("observability/label_users", "on"),
         ("ollama/dry_run", "yes"),
     ],
