@@ -260,6 +260,12 @@ pulumi.export(
     if notify
     else "reach nobody: set observability.notify (docs/operate.md#who-is-called)",
 )
+if settings.protect and not settings.copies_kept:
+    pulumi.export(
+        "copies",
+        "keep Pulumi's state, its passphrase and backup_password in another place too, then set"
+        " copies_kept (docs/backups.md#keep-in-another-place)",
+    )
 if backup and snapshots:
     pulumi.export("backups", f"every {backup.hours} h to {backup.volume.path}")
     pulumi.export("backup_password", snapshots.password)

@@ -561,6 +561,11 @@ class Settings(Section):
     """Secret of `observability.notify`: `pulumi config set --secret homelab:notifySecret`."""
     protect: bool = True
     """Refuse to delete or replace resources that hold data."""
+    copies_kept: bool = False
+    """Whether Pulumi's state, its passphrase and `backup_password` are in another place too.
+
+    Until then, `up` and the doctor say what to copy.
+    """
 
     @property
     def model_servers(self) -> dict[str, Ollama]:

@@ -214,6 +214,12 @@ async def backups(server: Server) -> Problems:
         yield f"last successful backup: got {age:.0f} h ago, want {2 * backup.hours} h or less"
 
 
+async def copies(server: Server) -> Problems:
+    """What opens the data is in another place too."""
+    if server.settings.protect and not server.settings.copies_kept:
+        yield Warn("are state, passphrase and backup password in another place too?")
+
+
 CHECKS = (
     Check(page, "up", "kubectl get services,pods -A (docs/runbook.md#openwebuidown)", seconds=8),
     Check(origins, "page", "set webui.origins, and up (docs/install.md#other-names-for-the-page)"),
@@ -226,4 +232,5 @@ CHECKS = (
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
     Check(volumes, "up api", "restart the pods (docs/runbook.md#volumenotondisk)"),
     Check(backups, "up api", "set webui.backup, or read the Job's log (docs/backups.md)"),
+    Check(copies, "up", "copy, then set copies_kept (docs/backups.md#keep-in-another-place)"),
 )

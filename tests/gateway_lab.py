@@ -1,9 +1,11 @@
 """A gateway, in a thread or a process, with a scripted upstream and a client."""
 
 import asyncio
+import base64
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -68,6 +70,21 @@ def stream(*pieces: bytes, pause: float = 0, kind: str = "application/x-ndjson")
         connection.send(b"0\r\n\r\n")
 
     return reply
+
+
+def picture(kind: str, width: int, height: int) -> str:
+    """Return the beginning of a picture of this size, in base64."""
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + struct.pack(">II", width, height)
+    jpeg = b"\xff\xd8\xff\xe0\0\x10JFIF" + bytes(10) + b"\xff\xff\xc2\0\x11\x08"
+    jpeg += struct.pack(">HH", height, width) + bytes(4)
+    own = struct.pack("<HH", width, height)
+    webp = b"RIFF\0\0\0\0WEBPVP8 " + bytes(4) + b"\0\0\0\x9d\x01\x2a" + own + bytes(6)
+    lossless = b"RIFF\0\0\0\0WEBPVP8L" + bytes(4) + b"/"
+    lossless += struct.pack("<I", width - 1 | height - 1 << 14) + bytes(5)
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    clear = webp[:12] + b"VP8X\x0a\0\0\0\x10\0\0\0" + sides + webp[12:26] + bytes(10)
+    kinds = {"png": png, "jpeg": jpeg, "webp": webp, "webp lossless": lossless, "webp clear": clear}
+    return base64.b64encode(kinds[kind] + bytes(-len(kinds[kind]) % 3)).decode()
 
 
 def whole(body: object, status: str = "200 OK") -> Reply:

@@ -16,7 +16,7 @@ def every_key() -> dict[str, Any]:
     variant = {"name": "mine:3b", "base": BASE, "context": 4096, "system": "s", "template": "t"}
     parameters = {"temperature": 0.5, "top_k": 3, "stop": ["END"]}
     model = {"name": "codellama:7b", "digest": "0" * 64, "keep_alive": "2h"}
-    raw |= {"protect": True, "notifySecret": "topic"}
+    raw |= {"protect": True, "copies_kept": True, "notifySecret": "topic"}
     raw["network"]["metallb"] = "addon"
     raw["ollama"] |= {
         "models": [BASE, model, variant | {"parameters": parameters}, "some:instruct"],

@@ -134,3 +134,12 @@ def test_a_new_node_changes_no_volume() -> None:
         "monitoring-server-dashboard",
         "monitoring-disk-alerts",
     }
+
+
+def test_until_the_owner_confirms_it_up_says_what_to_copy() -> None:
+    kept = deploy_program("home", stack_config("home") | {"copies_kept": True})
+
+    for name in ("state", "passphrase", "backup_password"):
+        assert name in deployed("home").outputs["copies"]
+    assert "copies" not in kept.outputs
+    assert "copies" not in deployed("sandbox").outputs

@@ -65,7 +65,7 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     " parameters": [("ollama/models/0", 7)],
     "a list": [("webui/origins", "evo4t.lan")],
     "true or false": [
-        *(("protect", wrong) for wrong in ("no", 0)),
+        *((key, wrong) for wrong in ("no", 0) for key in ("protect", "copies_kept")),
         ("observability/label_users", "on"),
         ("ollama/dry_run", "yes"),
     ],

@@ -104,7 +104,7 @@ def test_without_any_answer_the_command_ends(command: Command) -> None:
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
     assert state.startswith("  fail  state      no answer within 4 s; to do: ")
-    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 13 skipped; \d+ s", counts)
+    assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 14 skipped; \d+ s", counts)
 
 
 def test_an_unreachable_api_and_a_missing_state_are_one_line_each(command: Command) -> None:
@@ -521,3 +521,15 @@ def test_the_last_backup_must_be_recent(age: list[str], expected: str | None) ->
 
     assert is_only(check(doctor_server.backups, settings=with_backups, cluster=cluster), expected)
     assert is_only(check(doctor_server.backups), Warn("webui.backup is not set"))
+
+
+@pytest.mark.parametrize(
+    ("protect", "copies_kept", "warned"), [(True, False, True), (True, True, False), (False,) * 3]
+)
+def test_until_the_owner_confirms_it_the_copies_are_a_warning(
+    protect: bool, copies_kept: bool, warned: bool
+) -> None:
+    settings = SimpleNamespace(protect=protect, copies_kept=copies_kept)
+    expected = Warn("are state, passphrase and backup password") if warned else None
+
+    assert is_only(check(doctor_server.copies, settings=settings), expected)

@@ -9,6 +9,7 @@ from typing import Any
 MB = 1_000_000
 HEAD = b"POST /api/chat?%s HTTP/1.1\r\nHost: a\r\n"
 EMOJI = "😀".encode()
+PICTURE = b'{"images":["iVBORw0KGgoAAAANSUhEUgAAAAkAAAAJ'  # 9 x 9 pixels, so it is passed on
 AHEAD = b"GET /api/tags HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"a" * 4000 + b"\r\n") * 30 + b"\r\n"
 
 
@@ -19,7 +20,7 @@ def chat(value: bytes, size: int = 0, asked: bytes = b"1,0", missing: int = 0) -
     """
     start, end = b'{"model":"llama3.2:3b","x":', b"}"
     begin, _, fill = value.partition(b"|")
-    closing = {b"[": b"0]", b'"': b'"'}[begin[:1]]
+    closing = {b"[": b"0]", b'"': b'"', b"{": b'"]}'}[begin[:1]]
     value = begin + fill * ((size - len(begin)) // len(fill)) + closing if fill else value
     body = start + value + end
     head = HEAD % asked + b"Content-Length: %d\r\n\r\n" % len(body)
@@ -62,17 +63,21 @@ async def over_and_over(port: int, clients: int, raw: bytes, times: int) -> Coun
 Attack = Callable[[int], Coroutine[Any, Any, Counter[str]]]
 ATTACKS: dict[str, Attack] = {
     "a body of 67 MB of empty lists": lambda port: many(port, 1, chat(b"[|[],", 67 * MB)),
-    "a body of 67 MB, a picture with an emoji": lambda port: many(
+    "a body of 67 MB, a picture": lambda port: many(port, 1, chat(PICTURE + b"|aBcD", 67 * MB)),
+    "a body of 67 MB, a text with an emoji": lambda port: many(
         port, 1, chat(b'"' + EMOJI + b"|aBcD", 67 * MB)
     ),
     "10 bodies of 60 MB, Ollama waits": lambda port: many(
-        port, 10, chat(b'"|aBcD', 60 * MB, b"1,-5")
+        port, 10, chat(PICTURE + b"|aBcD", 60 * MB, b"1,-5")
     ),
     "20 bodies of 4 MB in short strings of emoji": lambda port: many(
         port, 20, chat(b'[|"' + EMOJI * 70 + b'",', 4 * MB)
     ),
     "12 bodies of 67 MB, the last one not sent": lambda port: many(
-        port, 12, chat(b'"|aBcD', 67 * MB, missing=MB)
+        port, 12, chat(PICTURE + b"|aBcD", 67 * MB, missing=MB)
+    ),
+    "10 bodies of 60 MB of pictures without a size": lambda port: many(
+        port, 10, chat(b'{"images":["/9j/|/wD/', 60 * MB)
     ),
     "300 bodies of 64 kB, the last byte not sent": lambda port: many(
         port, 300, chat(b'"|aBcD', 65_000, missing=1)

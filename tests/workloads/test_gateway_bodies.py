@@ -4,29 +4,36 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
-from gateway_bodies import MOST_TOKENS, PLANNED, TOKEN, Body, Budget
+from gateway_bodies import MOST_TOKENS, PLANNED, SMALL_TEXT, TOKEN, Body, Budget
 from gateway_lab import (
     MANAGES,
     MODELS,
     Answer,
+    Connection,
     Lab,
     Upstream,
     ask,
+    chunk,
+    head,
     lab,
     limits,
     lines,
+    picture,
     program,
     whole,
 )
+from gateway_pictures import MOST_PICTURES
 from gateway_rules import ROUTES
 from gateway_schema import HOLD
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import eventually
 
 MODEL = str(MODELS[0]["name"])
 PAGE = b"aBcD+/09" * 36  # a piece of a picture, just not long enough to be left out
@@ -45,8 +52,11 @@ ODD = {
     "fraction": (b"0.", b"1", b"}"),
     "colons": (b"", b":", b"}"),
     "quotes": (b"", b'"', b"}"),
-    "picture": (b'"', b"aBcD", b'"}'),
-    "picture with an emoji": ('"😀'.encode(), b"aBcD", b'"}'),
+    "picture": (b'{"images":["%s' % picture("png", 9, 9).encode(), b"aBcD", b'"]}}'),
+    "picture without a size": (b'{"images":["/9j/', b"/wD/", b'"]}}'),
+    "picture with an escape": (rb'{"images":["\u002F9j/', b"aBcD", b'"]}}'),
+    "text": (b'"', b"aBcD", b'"}'),
+    "text with an emoji": ('"😀'.encode(), b"aBcD", b'"}'),
     "line feeds": (b'"', rb"\n", b'"}'),
     "escaped quotes": (b'"', rb"\"", b'"}'),
     "escaped backslashes": (b'"', rb"\\", b'"}'),
@@ -158,17 +168,17 @@ def labels(*bodies: bytes) -> list[str]:
 
 
 TEXTS = {
-    "a table": "1,2.5,abc\n" * 210_000,
-    "a table in quotes": '"1","a ""b"""\n,' * 150_000,
-    "paths": '"C:\\temp\\",\n[{' * 150_000,
-    "JSON": json.dumps({"model": "x", "a": ["\\", '"', {}]}) * 60_000,
-    "what ends in a backslash": "," * 2_000_000 + "\\",
+    "a table": "1,2.5,abc\n" * 110_000,
+    "a table in quotes": '"1","a ""b"""\n,' * 75_000,
+    "paths": '"C:\\temp\\",\n[{' * 75_000,
+    "JSON": json.dumps({"model": "x", "a": ["\\", '"', {}]}) * 28_000,
+    "what ends in a backslash": "," * 1_000_000 + "\\",
 }
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_pasted_file_is_counted_under_its_model(text: str) -> None:
-    assert len(text) >= 2_000_000
+    assert len(text) >= 1_000_000
     messages = [{"role": "user", "content": text}]
     first, last = {"model": MODEL, "messages": messages}, {"messages": messages, "model": MODEL}
 
@@ -176,8 +186,14 @@ def test_a_pasted_file_is_counted_under_its_model(text: str) -> None:
 
 
 def test_a_long_conversation_and_a_picture_are_counted_under_their_model() -> None:
-    logged = [{"role": "user", "content": 'Hé, 😀 \\ "you"! ' * n} for n in range(1, 40)] * 50
-    seen = [{"role": "user", "content": "What is it?", "images": ["aBcD" * 5_000_000]}]
+    logged = [{"role": "user", "content": 'Hé, 😀 \\ "you"! ' * n} for n in range(1, 40)] * 40
+    seen = [
+        {
+            "role": "user",
+            "content": "What is it?",
+            "images": [picture("jpeg", 4000, 3000) + "aBcD" * 5_000_000],
+        }
+    ]
 
     bodies = [json.dumps({"messages": it, "model": MODEL}).encode() for it in (logged, seen)]
 
@@ -316,7 +332,8 @@ def test_a_serialized_body_equals_the_original(value: dict[str, Any], indent: in
     # Hypothesis also tries constants of the program.
     for key in (*PLANNED, *HOLD, "options"):
         value.pop(key, None)
-    body = Body(Budget(2**30))
+    budget = Budget("all", 2**30, 0)
+    body = Body(budget, budget, 2**30)
     body.raw += json.dumps(value, indent=indent, ensure_ascii=bool(indent)).encode(
         errors="surrogatepass"
     )
@@ -370,6 +387,32 @@ ENDS = {
     "no alternative": {"anyOf": []},
     "itself": {"$defs": {"a": {"anyOf": [SELF, STRING]}}, **SELF},
     "itself by another": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"oneOf": [SELF]}}, **SELF},
+    **{
+        f"a name with {odd!a} beside others": {
+            "properties": {"a" + odd + "b": STRING},
+            "additionalProperties": more,
+        }
+        for odd, more in ((r"\\", True), ("]", STRING), ("\0", True))
+    },
+    "long names": {"properties": {f"{n:050}": STRING for n in range(80)}},
+    "long names beside others": {
+        "properties": {f"{n:050}": STRING for n in range(30)},
+        "additionalProperties": True,
+    },
+    "many names below a long one": {"properties": {"a" * 50: wide(100)}},
+    "a name that is too long": {"properties": {"a" * 400: STRING}},
+    "a value that is too long": {"enum": ["a" * 400]},
+    "itself by a merged one": {"$defs": {"a": {"allOf": [SELF]}}, **SELF},
+    "itself beside a harmless circle": {
+        "$defs": {"a": {"anyOf": [{"type": "array", "items": SELF}, SELF]}},
+        **SELF,
+    },
+    "a tree of what ends it": {
+        "$defs": {"a": {"type": "object", "properties": {"a": SELF, "b": {"anyOf": []}}}},
+        **SELF,
+    },
+    "a size that is no whole number": {"type": "string", "minLength": 1.5},
+    "a size that is no number": {"type": "string", "minLength": "5"},
     "deep by references": {
         "$defs": {
             f"d{n}": {"type": "array", "items": {"$ref": f"#/$defs/d{n + 1}"}} for n in range(99)
@@ -411,6 +454,38 @@ WORKS = {
         )
     },
     "large": {"type": "string", "minLength": 2000},
+    "odd names": {"properties": {'é"-^]\\': STRING, "": STRING}},
+    "odd names beside others": {
+        "properties": {'é"-^[': STRING, "a": STRING},
+        "additionalProperties": True,
+    },
+    "long names": {"properties": {f"{n:050}": STRING for n in range(55)}},
+    "a definition that is used often": {
+        "$defs": {"a": wide(20)},
+        "properties": {f"p{n}": SELF for n in range(50)},
+    },
+    "a size with a point": {"type": "string", "minLength": 3.0, "maxLength": 1e1},
+    "a tree": {
+        "$defs": {
+            "a": {
+                "type": "object",
+                "properties": {"name": STRING, "children": {"type": "array", "items": SELF}},
+                "required": ["name", "children"],
+            }
+        },
+        **SELF,
+    },
+    "a list of two that refer to each other": {
+        "$defs": {
+            "a": {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/b"}]}}},
+            "b": {"anyOf": [SELF, {"type": "null"}]},
+        },
+        **SELF,
+    },
+    "an object of any keys of itself": {
+        "$defs": {"a": {"type": "object", "additionalProperties": SELF}},
+        **SELF,
+    },
     "one of many": {"enum": [*range(5000)]},
     "of two types": {"type": ["string", "null"]},
     "merged": {"allOf": [wide(100), wide(100)]},
@@ -438,3 +513,149 @@ def test_a_schema_that_crashes_ollama_is_refused(shared_home: Lab, path: str, na
     assert limits(shared_home).get("schema", 0) - before == (name in ENDS)
     if name in ENDS:
         assert b"a schema that would end the model: " in answer.body
+
+
+def with_picture(path: str, held: object) -> dict[str, Any]:
+    """Return a request's keys with a picture's base64, as each API has it."""
+    user: dict[str, Any] = {"role": "user"}
+    address = f"data:image/png;base64,{held}" if isinstance(held, str) else held
+    if path == "/api/generate":
+        return {"images": [held]}
+    if path == "/api/chat":
+        return {"messages": [user | {"content": "What is it?", "images": [held]}]}
+    if path == "/v1/chat/completions":
+        content: dict[str, Any] = {"type": "image_url", "image_url": {"url": address}}
+    elif path == "/v1/responses":
+        content = {"type": "input_image", "image_url": address}
+        return {"input": [user | {"content": [content]}]}
+    else:
+        content = {"type": "image", "source": {"type": "base64", "data": held}}
+        content = {"type": "tool_result", "content": [content]}
+    return {"messages": [user | {"content": [content]}]}
+
+
+SEES = ["/api/generate", "/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages"]
+LARGE = [
+    *(("png", 60_000, 450), ("jpeg", 65_535, 400), ("webp", 16_000, 1600)),
+    *(("webp lossless", 16_000, 1600), ("webp clear", 16_000, 1600)),
+]
+
+
+@pytest.mark.parametrize("path", SEES)
+@pytest.mark.parametrize(("kind", "width", "height"), LARGE)
+def test_a_picture_that_fills_the_memory_is_refused(
+    shared_home: Lab, path: str, kind: str, width: int, height: int
+) -> None:
+    before = limits(shared_home).get("pictures", 0)
+    large, fits = picture(kind, width, height), picture(kind, 6000, 4000)
+    cased = json.dumps(with_picture(path, large))
+    for key in ("images", "image_url", "url", "source", "data"):
+        cased = cased.replace(f'"{key}":', f'"{key.title().replace("s", chr(0x17F))}":')
+
+    bodies = [
+        json.dumps({"model": MODEL} | with_picture(path, large)),
+        json.dumps({"model": MODEL} | with_picture(path, large)).replace("A", r"\u0041"),
+        json.dumps({"model": MODEL} | with_picture(path, large[:8] + "\r\n" + large[8:])),
+        json.dumps({"model": MODEL} | with_picture(path, large + "aBcD" * 400)),
+    ]
+    if path != "/api/generate":  # where such a key is dropped
+        bodies.append(f'{{"model":"{MODEL}",{cased[1:]}')
+    statuses = [shared_home.ask(path, it.encode()).status for it in bodies]
+    assert statuses == [413] * len(bodies)
+    assert limits(shared_home)["pictures"] == before + len(bodies)
+    assert shared_home.ask(path, {"model": MODEL} | with_picture(path, fits)).status == 200
+
+
+UNKNOWN = {
+    "a GIF": "R0lGODlhAQABAAAAACw=",
+    "a sound": "UklGRiQAAABXQVZFZm10IA==",
+    "a JPEG without a size": "/9j/" + "/wD/" * 30_000,
+    "a PNG that begins with another chunk": "iVBORw0KGgoAAAAEQ2dCSQ==",
+    "numbers, which Go takes for bytes": [0x89, 0x50, 0x4E, 0x47],
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("path", SEES)
+@pytest.mark.parametrize("held", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_picture_of_unknown_size_is_refused(shared_home: Lab, path: str, held: object) -> None:
+    answer = shared_home.ask(path, {"model": MODEL} | with_picture(path, held))
+    assert answer.status == 400
+    assert b"pictures: must be PNG, JPEG or WebP" in answer.body
+
+
+def test_pictures_of_a_request_are_bounded(shared_home: Lab) -> None:
+    fits = picture("png", 9, 9)
+    statuses = [
+        shared_home.ask("/api/generate", {"model": MODEL, "images": [fits] * count}).status
+        for count in (MOST_PICTURES, MOST_PICTURES + 1)
+    ]
+    assert statuses == [200, 413]
+
+
+def test_keys_of_a_tool_are_no_pictures(shared_home: Lab) -> None:
+    values = {"images": ["abcd"], "url": "abcd", "source": {"data": "abcd"}}
+    called = {"tool_calls": [{"function": {"name": "f", "arguments": values}}], "role": "assistant"}
+    used = {"role": "assistant", "content": [{"type": "tool_use", "input": values}]}
+    cited = {"role": "assistant", "content": [{"annotations": [{"url": "abcd"}], "text": "x"}]}
+    for message in (called, used, cited):
+        assert shared_home.ask("/api/chat", {"model": MODEL, "messages": [message]}).status == 200
+
+
+@pytest.mark.parametrize("path", RUNS)
+def test_text_is_bounded(path: str) -> None:
+    def asked(size: int) -> bytes:
+        text = {"model": MODEL, "messages": [{"content": "x" * size}], "prompt": [""]}
+        return json.dumps(text | {"images": [picture("png", 9, 9) + "aBcD" * 30_000]}).encode()
+
+    with lab(text_bytes=100_000) as home:
+        home.upstream.replies[path] = whole({"done": True})
+        statuses = [home.ask(path, asked(size)).status for size in (99_000, 101_000)]
+        assert (statuses, limits(home)) == ([200, 413], {"text": 1})
+        assert home.ask(path, asked(101_000), MANAGES).status == 200
+
+
+def test_texts_together_are_bounded_until_ollama_answers_and_small_ones_always_pass() -> None:
+    answering, ending = Event(), Event()
+
+    def late(to: Connection) -> None:
+        assert answering.wait(60)
+        to.send(head() + chunk(lines({"response": "a"})))
+        assert ending.wait(60)
+        to.send(b"0\r\n\r\n")
+
+    def asked(size: int) -> dict[str, Any]:
+        return {"model": MODEL, "prompt": "x" * size}
+
+    with lab(texts_bytes=100_000) as home, ExitStack() as stack:
+        home.upstream.replies |= {"/api/generate": late, "/api/chat": whole({"done": True})}
+        texts = home.gateway.texts
+        stack.callback(ending.set)
+        stack.callback(answering.set)
+        stack.enter_context(closing(home.connect(asked(90_000), "/api/generate")))
+        assert eventually(lambda: texts.held > 70_000)
+        assert eventually(lambda: home.upstream.got("/api/generate"))
+
+        assert home.ask("/api/chat", asked(50_000)).status == 503
+        assert home.ask("/api/chat", asked(SMALL_TEXT - 100)).status == 200
+        answering.set()
+        assert eventually(lambda: texts.held == 0)
+        assert home.ask("/api/chat", asked(50_000)).status == 200
+        ending.set()
+        assert home.outcomes() == {"busy": 1, "ok": 3}
+        assert limits(home) == {"texts": 1}
+
+
+NOT_RUNS = [
+    path
+    for path, route in ROUTES.items()
+    if not (route.operation or route.manages) and "POST" in route.methods
+]
+
+
+@pytest.mark.parametrize("path", NOT_RUNS)
+def test_a_body_that_is_not_parsed_is_small(shared_home: Lab, path: str) -> None:
+    shared_home.upstream.replies[path] = whole({})
+    statuses = [shared_home.ask(path, b" " * size).status for size in (2**16, 2**16 + 1)]
+    assert statuses == [200, 413]
+    assert shared_home.ask(path, b" " * (2**16 + 1), MANAGES).status == 200

@@ -21,6 +21,7 @@ from gateway_lab import (
     lab,
     limits,
     lines,
+    picture,
     program,
     whole,
 )
@@ -189,7 +190,7 @@ def test_connections_are_bounded() -> None:
 def test_bodies_together_are_bounded_and_small_ones_always_pass() -> None:
     with lab(bodies_bytes=1_000_000) as home, ExitStack() as stack:
         home.upstream.replies["/api/chat"] = whole({"done": True})
-        budget = home.gateway.budget
+        budget = home.gateway.bodies
         large = f"{POST}Content-Length: 1000000\r\n\r\n".encode() + b" " * 600_000
         stack.enter_context(closing(opened(home, large)))
         assert eventually(lambda: budget.held == 600_000 - SMALL_BODY)
@@ -221,10 +222,10 @@ def test_a_body_is_held_until_ollama_has_it_and_no_longer(home: Lab) -> None:
         whole({"done": True})(to)
 
     home.upstream.replies["/api/chat"] = late
-    body = {"model": MODEL, "images": ["aBcD" * 1_000_000]}
+    body = {"model": MODEL, "images": [picture("png", 9, 9) + "aBcD" * 1_000_000]}
     with closing(home.connect(body)):
         assert eventually(lambda: home.upstream.got("/api/chat"))
-        assert eventually(lambda: home.gateway.budget.held == 0)
+        assert eventually(lambda: home.gateway.bodies.held == 0)
         # Neither by a frame that waits for the answer.
         assert eventually(lambda: not views(1_000_000))
         answer.append(True)

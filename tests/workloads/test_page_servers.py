@@ -1,14 +1,17 @@
 """Open WebUI with two model servers, one of which fails."""
 
 import json
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from backup_box import PASSWORDS, Box
@@ -17,6 +20,8 @@ from page import ask, send_json
 from waiting import eventually
 
 ONE, BOTH = "one:1b", "both:1b"
+HTTPS = "https://evo4t.tail1234.ts.net"
+"""As `tailscale serve` publishes the page."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,7 +76,9 @@ class Page:
     def __init__(self, folder: Path, open_webui: Path) -> None:
         self.servers = [Ollama("first", [BOTH]), Ollama("second", [BOTH, ONE])]
         box = self.box = Box(folder, Path("restic"), open_webui)
-        box.deployment = deploy_program("home", two_servers())
+        config = two_servers()
+        config["webui"]["origins"] = [HTTPS]
+        box.deployment = deploy_program("home", config)
         urls = ";".join(f"http://127.0.0.1:{server.server_port}" for server in self.servers)
         box.start_page(OLLAMA_BASE_URLS=urls)
         box.wait_for_page()
@@ -107,6 +114,55 @@ def page(tmp_path_factory: pytest.TempPathFactory, open_webui: Path) -> Iterator
     for server in open_page.servers:
         server.speaks.set()
         server.stop()
+
+
+def test_the_websocket_opens_under_every_name_of_the_page_and_no_other(page: Page) -> None:
+    def status(origin: str) -> int:
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Origin": origin}
+        upgrade |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
+        with closing(HTTPConnection(urlsplit(page.box.page).netloc, timeout=20)) as client:
+            client.request("GET", "/ws/socket.io/?EIO=4&transport=websocket", headers=upgrade)
+            return client.getresponse().status
+
+    origins = page.box.deployment.outputs["open_webui_origins"]
+    assert HTTPS in origins
+    assert {origin: status(origin) for origin in origins} == dict.fromkeys(origins, 101)
+    assert status("https://evil.example") == 403
+
+
+@pytest.mark.parametrize("role", ["admin", "user"])
+def test_every_account_has_the_models_by_every_way(page: Page, role: str) -> None:
+    token = page.token
+    if role == "user":
+        account = {"name": "Kid", "email": "kid@example.org", "password": "long enough 1"}
+        added = f"{page.box.page}/api/v1/auths/add"
+        assert ask("POST", added, account | {"role": role}, page.token)[0] == 200
+        token = page.box.sign_in(account["email"], account["password"])
+
+    def asked(method: str, path: str, body: object = None, bearer: str = token) -> tuple[int, str]:
+        return ask(method, page.box.page + path, body, bearer)
+
+    chat = {"model": BOTH, "stream": False, "messages": [{"role": "user", "content": "hi"}]}
+    code = {"model": BOTH, "stream": False, "prompt": "<PRE> a <SUF> b <MID>"}
+    for method, path, body, expected in (
+        ("GET", "/api/models", None, BOTH),
+        ("GET", "/ollama/api/tags", None, BOTH),
+        ("POST", "/api/chat/completions", chat, "first|second"),
+        ("POST", "/ollama/api/chat", chat, "first|second"),
+        ("POST", "/ollama/api/generate", code, "first|second"),
+    ):
+        status, text = asked(method, path, body)
+        assert status == 200, (path, text)
+        assert re.search(expected, text), path
+
+    # docs/people.md: keys are the admin's, and open two paths only.
+    status, text = asked("POST", "/api/v1/auths/api_key", {})
+    assert status == (200 if role == "admin" else 403), text
+    if role == "admin":
+        key = json.loads(text)["api_key"]
+        assert asked("POST", "/ollama/api/generate", code, key)[0] == 200
+        for method, path in (("GET", "/api/models"), ("POST", "/ollama/api/chat")):
+            assert asked(method, path, chat if method == "POST" else None, key)[0] == 403
 
 
 def test_models_of_a_stopped_server_disappear_and_come_back(page: Page) -> None:

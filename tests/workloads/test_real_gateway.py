@@ -17,6 +17,7 @@ from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
 from gateway_schema import PATTERN
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from test_gateway_bodies import WORKS
 from test_real_models import Lab as Ollama
 from waiting import eventually
 
@@ -208,6 +209,16 @@ def test_no_accepted_schema_ends_a_process(server: Gateways, schema: Any) -> Non
     assert server.loaded()["runners"] == before, schema
 
 
+@pytest.mark.parametrize("schema", WORKS.values(), ids=WORKS)
+def test_an_ordinary_schema_works(server: Gateways, schema: Any) -> None:
+    body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    before = server.loaded()["runners"]
+
+    assert server.ask("/api/generate", body | {"format": schema}).status == 200
+    assert server.loaded()["runners"] == before
+
+
 @pytest.mark.parametrize("key", ["keep_alive", "Keep_Alive", "\u212aeep_alive", "keep_ali\\u0076e"])
 def test_without_the_gateway_each_dropped_key_unloads_the_model(server: Gateways, key: str) -> None:
     server.ollama.ask("/api/generate", {"model": MODEL})
@@ -267,6 +278,22 @@ def test_an_option_that_fills_the_memory_is_dropped(server: Gateways) -> None:
     assert peak(runner) < before + 50
     assert server.ask("/api/generate", body, MANAGES).status == 200
     assert peak(runner) > before + 100
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
+def test_a_text_that_fills_the_memory_is_refused(server: Gateways, path: str) -> None:
+    """To split a text into tokens, Ollama needs 170 times its size."""
+    server.ollama.ask("/api/generate", {"model": MODEL})
+    processes = [server.ollama.process.pid, *runners(server.ollama)]
+    before = sum(map(peak, processes))
+    messages = [{"role": "user", "content": "word " * 800_000}]
+    body = {"model": MODEL, "stream": False, "options": SMALL, "messages": messages}
+
+    assert server.ask(path, body).status == 413
+    assert sum(map(peak, processes)) < before + 50
+    if path == "/api/chat":
+        assert server.ask(path, body, MANAGES).status == 200
+        assert sum(map(peak, processes)) > before + 300
 
 
 def test_a_template_is_dropped(server: Gateways) -> None:

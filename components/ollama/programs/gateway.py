@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 from aiohttp import hdrs, web
-from gateway_bodies import Body, Budget, Pieces
+from gateway_bodies import SMALL_BODY, SMALL_TEXT, Body, Budget, Pieces
 from gateway_connections import Server, error_response
 from gateway_meters import Call, Meters
 from gateway_poller import Poller
@@ -52,7 +52,9 @@ class Gateway:
         resource = Resource(attributes).merge(OTELResourceDetector().detect())
         self.provider = MeterProvider(list(readers), resource, shutdown_on_exit=False)
         self.meters = Meters(settings, self.poller, self.provider.get_meter("gateway"))
-        self.budget, self.reading = Budget(settings.bodies_bytes), set[asyncio.Timeout]()
+        self.bodies = Budget("bodies", settings.bodies_bytes, SMALL_BODY)
+        self.texts = Budget("texts", settings.texts_bytes, SMALL_TEXT)
+        self.reading = set[asyncio.Timeout]()
         self.server = Server(settings, self.meters, self.handle)
         self.runner = web.ServerRunner(self.server, shutdown_timeout=settings.grace_seconds + 5)
 
@@ -92,7 +94,7 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Respond to a request, and count it exactly once."""
         call, outcome, limit = self.server.call(), "client_cancel", ""
-        body = Body(self.budget)
+        body = Body(self.bodies, self.texts, self.settings.text_bytes)
         try:
             try:
                 response, outcome = await self.answer(request, call, body)
@@ -119,7 +121,7 @@ class Gateway:
             outcome = "gateway_error"
             raise
         finally:
-            body.charge(0)
+            body.release()
             self.meters.finish(call, outcome, limit)
         return response
 
@@ -156,7 +158,7 @@ class Gateway:
     ) -> tuple[web.StreamResponse, str]:
         """Return the response and the outcome; raises RefusalError if it is not allowed."""
         trusted = self.admit(request, call)
-        limit = self.settings.blob_bytes if call.path == BLOBS else self.settings.body_bytes
+        limit = self.limit(call, trusted)
         if (request.content_length or 0) > limit:
             raise RefusalError(413, f"larger than {limit} bytes", "body")
         expects = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
@@ -180,7 +182,14 @@ class Gateway:
         elif call.route and call.route.operation and not trusted:
             raise RefusalError(400, "no body", "json")
         self.meters.move(call, "waiting")
-        return await self.forward(request, call, headers, data)
+        return await self.forward(request, call, headers, data, body)
+
+    def limit(self, call: Call, trusted: bool) -> int:
+        """Return the most bytes of a body."""
+        if call.path == BLOBS:
+            return self.settings.blob_bytes
+        is_parsed = call.route and call.route.operation
+        return self.settings.body_bytes if is_parsed or trusted else self.settings.other_bytes
 
     async def read(self, request: web.BaseRequest, body: Body, limit: int) -> None:
         """Read the body; raises RefusalError after `client_seconds`."""
@@ -241,6 +250,7 @@ class Gateway:
         call: Call,
         headers: CIMultiDict[str],
         data: AsyncIterator[bytes | memoryview] | None,
+        body: Body,
     ) -> tuple[web.StreamResponse, str]:
         """Send the request to Ollama, and relay the response."""
         try:
@@ -256,12 +266,12 @@ class Gateway:
                 raise call.refusal from None
             return error_response(call.path, 502, "Ollama does not answer"), "upstream_error"
         try:
-            return await self.relay(request, call, answer)
+            return await self.relay(request, call, answer, body)
         finally:
             answer.close()  # Ollama then stops generating, if the client has disconnected
 
     async def relay(
-        self, request: web.BaseRequest, call: Call, answer: aiohttp.ClientResponse
+        self, request: web.BaseRequest, call: Call, answer: aiohttp.ClientResponse, body: Body
     ) -> tuple[web.StreamResponse, str]:
         """Relay a response, each chunk as soon as it arrives."""
         response = web.StreamResponse(
@@ -283,6 +293,7 @@ class Gateway:
                 await response.write(piece)
             if call.phase == "waiting":
                 self.meters.move(call, "answering")
+                body.text.set(0)
             if call.model and answer.status < 400:  # an error, as of a full queue, is no output
                 self.meters.note_output(call)
             if parses:

@@ -2,14 +2,14 @@
 
 import json
 import re
-import secrets
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from aiohttp import StreamReader
+from gateway_pictures import MOST_PICTURES, is_picture, pictures
 from gateway_rules import RefusalError
-from gateway_schema import check
+from gateway_schema import LONG, check
 
 # Possessive, so it never backtracks: the largest body is scanned in 20 ms, in 250 ms if all quotes
 # are escaped, and in 5 ms if it has too many tokens, which ends the scan early.
@@ -18,7 +18,8 @@ TOKEN = re.compile(
 )
 MOST_TOKENS = 30_000  # a message has a dozen; parsing blocks the event loop, here for 1 ms
 LONG_STRING = 300  # longer than a model's name; leaves at most 9 MB to parse, 36 MB decoded
-SMALL_BODY = 2**16  # bytes not charged, so that chats continue while large bodies fill the budget
+# Bytes not charged, so that chats continue while large requests fill the budgets.
+SMALL_BODY, SMALL_TEXT = 2**16, 2**14
 
 # Ollama's `Options` (api/types.go) without `Runner`, whose changes reload the model.
 SAMPLING = {
@@ -30,9 +31,7 @@ RUNNER = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread
 PLANNED = {"keep_alive", "template"}
 MOST_REPEATED = 2**16  # tokens; the sampler allocates `repeat_last_n` of them
 
-# Prefix of a placeholder for a long string; random, so that no client can forge one.
-NAME = secrets.token_hex(16)
-NAMED = re.compile(rb'"%s(\d+)"' % NAME.encode())
+NAMED = re.compile(rb'"%s(\d+)"' % LONG.encode())
 
 Pieces = Sequence[bytes | memoryview]
 
@@ -48,25 +47,38 @@ class Parsed(NamedTuple):
 
 
 class Budget:
-    """Bytes of all bodies in memory, and their limit."""
+    """Bytes of all requests in memory, and their limit."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
+    def __init__(self, name: str, limit: int, free: int) -> None:
+        self.name, self.limit, self.free, self.held = name, limit, free, 0
+
+
+class Charge:
+    """The bytes of one request that are charged to a budget, beyond the budget's `free`."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.charged = budget, 0
+
+    def set(self, size: int) -> None:
+        """Charge `size` bytes instead of those before; raises RefusalError beyond the limit."""
+        more = max(0, size - self.budget.free) - self.charged
+        if more > 0 and self.budget.held + more > self.budget.limit:
+            raise RefusalError(503, "busy: too many large requests", self.budget.name)
+        self.budget.held += more
+        self.charged += more
 
 
 class Body:
-    """The body of a request, charged to the budget until `charge(0)`."""
+    """The body of a request: charged until Ollama has it, its text until Ollama answers."""
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget, self.charged, self.raw = budget, 0, bytearray()
+    def __init__(self, bodies: Budget, texts: Budget, text_bytes: int) -> None:
+        self.memory, self.text, self.text_bytes = Charge(bodies), Charge(texts), text_bytes
+        self.raw = bytearray()
 
-    def charge(self, size: int) -> None:
-        """Charge `size` bytes instead of those before; raises RefusalError beyond the limit."""
-        more = max(0, size - SMALL_BODY) - self.charged
-        if more > 0 and self.budget.held + more > self.budget.limit:
-            raise RefusalError(503, "busy: too many large requests", "bodies")
-        self.budget.held += more
-        self.charged += more
+    def release(self) -> None:
+        """Charge nothing more."""
+        self.memory.set(0)
+        self.text.set(0)
 
     async def read(self, content: StreamReader, limit: int) -> None:
         """Read the body; raises RefusalError beyond `limit` bytes."""
@@ -74,7 +86,7 @@ class Body:
             size = len(self.raw) + len(piece)
             if size > limit:
                 raise RefusalError(413, f"larger than {limit} bytes", "body")
-            self.charge(size)
+            self.memory.set(size)
             self.raw += piece
 
     def parse(self) -> Parsed:
@@ -85,23 +97,41 @@ class Body:
             if not isinstance(value, dict):
                 raise RefusalError(400, "not a JSON object", "json")
             check(value)
+            self.limit_content(value, strings)
             dropped = drop(value)
             text = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
         except ValueError as error:
             raise RefusalError(400, "not a JSON object", "json") from error
         except RecursionError as error:
             raise RefusalError(413, "JSON too deep", "tokens") from error
-        self.charge(len(self.raw) + len(text))
+        self.memory.set(len(self.raw) + len(text))
         parts = NAMED.split(text)
         pieces = [strings[int(part)] if n % 2 else part for n, part in enumerate(parts)]
         return Parsed(value, dropped, pieces)
+
+    def limit_content(self, value: dict[str, Any], strings: Sequence[memoryview]) -> None:
+        """Charge the text; raises RefusalError for too much of it, or too large pictures."""
+        text, count = len(self.raw), 0
+        for name in pictures(value):
+            written = (
+                strings[int(name.removeprefix(LONG))]
+                if name.startswith(LONG)
+                else memoryview(json.dumps(name).encode())
+            )
+            if is_picture(written[1:-1]):
+                text, count = text - len(written), count + 1
+        if count > MOST_PICTURES:
+            raise RefusalError(413, f"more than {MOST_PICTURES} pictures", "pictures")
+        if text > self.text_bytes:
+            raise RefusalError(413, f"more than {self.text_bytes} bytes of text", "text")
+        self.text.set(text)
 
     async def sent(self, pieces: Pieces) -> AsyncIterator[bytes | memoryview]:
         """Yield the pieces, and release the body after the last one."""
         for piece in pieces:
             yield piece
         self.raw = bytearray()
-        self.charge(0)
+        self.memory.set(0)
 
 
 def without_long_strings(body: bytes | bytearray) -> tuple[bytes, list[memoryview]]:
@@ -112,7 +142,7 @@ def without_long_strings(body: bytes | bytearray) -> tuple[bytes, list[memoryvie
     view, strings, short = memoryview(body), list[memoryview](), list[bytes]()
     for token in islice(TOKEN.finditer(body), MOST_TOKENS + 1):
         if token.end() - token.start() > LONG_STRING:
-            short.append(b'"%s%d"' % (NAME.encode(), len(strings)))
+            short.append(b'"%s%d"' % (LONG.encode(), len(strings)))
             strings.append(view[token.start() : token.end()])
         else:
             short.append(token[0])

@@ -33,6 +33,11 @@ class Settings:
     headers: int = 32
     body_bytes: int = 64 * 2**20  # of a body, which may have pictures
     bodies_bytes: int = 96 * 2**20  # of all bodies in memory
+    # Ollama needs 170 times the size of a text to split it into tokens (0.24, measured), while it
+    # plans 2 GiB for its own process.
+    text_bytes: int = 2 * 2**20  # of a body without its pictures
+    texts_bytes: int = 8 * 2**20  # of all texts that Ollama has not begun to answer
+    other_bytes: int = 2**16  # of a body where no model runs, which is not parsed
     blob_bytes: int = 256 * 2**30  # of a model file, which is streamed
     line_bytes: int = 2**16  # of a response that is parsed
     idle_seconds: float = (
