@@ -188,8 +188,8 @@ async def metrics(server: Server) -> Problems:
     wanted = {("ollama-stack/ollama-gateway", name) for name in server.settings.instances.values()}
     wanted.add(("ollama-stack/open-webui", "open-webui"))
     query = 'count by (job, instance) ({job=~"ollama-stack/.+"})'
-    found = (await server.ask(PROMETHEUS, query=query))["data"]["result"]
-    there = {(series["metric"]["job"], series["metric"]["instance"]) for series in found}
+    result = (await server.ask(PROMETHEUS, query=query))["data"]["result"]
+    there = {(series["metric"]["job"], series["metric"]["instance"]) for series in result}
     for job, instance in sorted(wanted - there):
         yield f"{job} of {instance}: no metrics in the last 5 minutes"
 

@@ -100,8 +100,8 @@ def quietly(cluster: Cluster) -> dict[str, float]:
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         cluster.start()
-    found = re.findall(r"^  ([^:\n]+): ([\d.]+) s$", said.getvalue(), re.MULTILINE)
-    return {step: float(seconds) for step, seconds in found}
+    steps = re.findall(r"^  ([^:\n]+): ([\d.]+) s$", said.getvalue(), re.MULTILINE)
+    return {step: float(seconds) for step, seconds in steps}
 
 
 def memory(cluster: Cluster) -> int:

@@ -178,9 +178,9 @@ class Server:
 
     def value(self, query: str) -> float | None:
         """The one value of a query; None when it has no series."""
-        found = self.series(query)
-        assert len(found) < 2, f"{query}: {found}"
-        return float(found[0]["value"][1]) if found else None
+        result = self.series(query)
+        assert len(result) < 2, f"{query}: {result}"
+        return float(result[0]["value"][1]) if result else None
 
     def names(self, query: str) -> set[str]:
         """Names of the metrics in a query, as Prometheus reads it."""

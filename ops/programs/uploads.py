@@ -13,10 +13,10 @@ data = Path(os.environ["DATA_DIR"])
 with closing(sqlite3.connect(data / "webui.db", timeout=60)) as base, base:
     # Open WebUI keeps the whole path of each file.
     rows = base.execute("SELECT id, path FROM file WHERE path <> ''").fetchall()
-    found = [
+    moved = [
         (str(here), identity)
         for identity, path in rows
         if not Path(path).exists() and (here := data / "uploads" / Path(path).name).exists()
     ]
-    base.executemany("UPDATE file SET path = ? WHERE id = ?", found)
-print(f"uploads: {len(found)} of {len(rows)} were elsewhere and are found now")
+    base.executemany("UPDATE file SET path = ? WHERE id = ?", moved)
+print(f"uploads: corrected {len(moved)} of {len(rows)} paths")

@@ -148,7 +148,7 @@ def test_an_alert_names_the_server_and_its_node(promtool: Path, tmp_path: Path) 
         {
             "exp_labels": {"severity": "critical", "instance": server},
             "exp_annotations": {
-                "summary": f"The models of {server} do not answer",
+                "summary": f"Ollama of model server {server} does not answer",
                 "description": down["annotations"]["description"].partition(" Server: ")[0]
                 + f" Server: {server} on {node}.",
                 "runbook_url": down["annotations"]["runbook_url"],

@@ -120,9 +120,13 @@ def loaded(
     model: str, size: float, gpu: float, seconds: float, server: str = "ollama"
 ) -> list[dict[str, Any]]:
     """What the gateway says of a model in memory."""
-    found = {"loaded_size_bytes": size, "loaded_gpu_size_bytes": gpu, "expires_in_seconds": seconds}
+    values = {
+        "loaded_size_bytes": size,
+        "loaded_gpu_size_bytes": gpu,
+        "expires_in_seconds": seconds,
+    }
     label = {"instance": server, "gen_ai_request_model": model}
-    return [series(f"ollama_model_{name}", value, **label) for name, value in found.items()]
+    return [series(f"ollama_model_{name}", value, **label) for name, value in values.items()]
 
 
 def disk(mount: str, size: float, avail: float) -> list[dict[str, Any]]:
@@ -166,7 +170,9 @@ class Answers:
             return {"data": {"result": self.given(self.series[query])}}
         items = self.given(self.items[path])
         uid = fieldSelector.removeprefix("involvedObject.uid=")
-        return {"items": [one for one in items if not uid or one["involvedObject"]["uid"] == uid]}
+        return {
+            "items": [item for item in items if not uid or item["involvedObject"]["uid"] == uid]
+        }
 
     @staticmethod
     def given(answer: Any) -> Any:
@@ -430,11 +436,11 @@ def test_of_the_pods_of_a_job_the_newest_counts(
     items.append(newer)
 
     got, lines = show()
-    found = section(lines, "pods")
+    pods = section(lines, "pods")
     assert got == code
-    assert "abcde" not in found
-    assert ("fghij" in found) == (newest != "Succeeded")
-    assert ("pull: exit code 1: no such model: x:1b, for " in found) == (newest == "Failed")
+    assert "abcde" not in pods
+    assert ("fghij" in pods) == (newest != "Succeeded")
+    assert ("pull: exit code 1: no such model: x:1b, for " in pods) == (newest == "Failed")
 
 
 def test_a_pod_that_the_kubelet_refused_says_so(show: Show, answers: Answers) -> None:
@@ -451,10 +457,10 @@ def test_a_workload_without_its_pods_is_not_well(show: Show, answers: Answers) -
     answers.items["/api/v1/namespaces/observability/events"] = []
 
     code, lines = show()
-    found = section(lines, "pods")
+    pods = section(lines, "pods")
     assert code == 1
-    assert "ollama-stack/ollama 0/1 ready, 0 restarts pods is forbidden: quota" in found
-    assert "node-exporter 0/1 ready, 0 restarts no pod has been created yet, for 9 days" in found
+    assert "ollama-stack/ollama 0/1 ready, 0 restarts pods is forbidden: quota" in pods
+    assert "node-exporter 0/1 ready, 0 restarts no pod has been created yet, for 9 days" in pods
 
 
 PAGE = "ollama-stack/open-webui 192.168.1.101:8080, not assigned"
@@ -474,7 +480,7 @@ def test_an_address_that_was_not_given(
     ingress = {"ingress": [{"ip": ip} for ip in given]}
     answers.items["/api/v1/services"][0]["status"]["loadBalancer"] = ingress if given else {}
     about = {"involvedObject": {"uid": "u-page"}}
-    answers.items[EVENTS] = [{**one, **about} for one in events]
+    answers.items[EVENTS] = [{**event, **about} for event in events]
 
     code, lines = show()
     assert (code, lines[-1]) == (1, "home: not healthy: addresses")

@@ -86,8 +86,8 @@ def arrive(cluster: Cluster) -> None:
     pods = cluster.client().resources.get(api_version="v1", kind="Pod")
 
     def asked() -> bool:
-        found = pods.get(namespace="ollama-stack").to_dict()["items"]
-        return any("ErrImagePull" in str(pod["status"]) for pod in found)
+        items = pods.get(namespace="ollama-stack").to_dict()["items"]
+        return any("ErrImagePull" in str(pod["status"]) for pod in items)
 
     assert eventually(asked)
     oci.load(cluster.node, cluster.images())

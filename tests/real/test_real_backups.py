@@ -94,13 +94,13 @@ def listed(server: Server) -> str:
 def run_job(server: Server, name: str) -> tuple[str, str]:
     """Run a backup by hand; give the last condition of its Job, and its pods' logs."""
     kubectl = [*server.cluster.kubectl, "-n", restore.NAMESPACE]
-    made = ["create", "job", "--from=cronjob/open-webui-backup", name]
-    subprocess.run([*kubectl, *made], check=True, capture_output=True)
+    create = ["create", "job", "--from=cronjob/open-webui-backup", name]
+    subprocess.run([*kubectl, *create], check=True, capture_output=True)
     batch = page_of(server.cluster).batch
 
     def ended() -> str:
         conditions = batch.read_namespaced_job(name, restore.NAMESPACE).status.conditions or []
-        ends = [one.type for one in conditions if one.type in ("Complete", "Failed")]
+        ends = [each.type for each in conditions if each.type in ("Complete", "Failed")]
         return ends[0] if ends else ""
 
     how = eventually(ended, 900)

@@ -162,8 +162,8 @@ def test_a_full_data_disk_is_named_and_loses_nothing(small: Server) -> None:
     check = (
         "import sqlite3; print(sqlite3.connect('{}').execute('PRAGMA integrity_check').fetchall())"
     )
-    found = node.run("python3", "-c", check.format(f"{MOUNT}/open-webui/webui.db"))
-    assert json.loads(found.replace("'", '"').replace("(", "[").replace(",)", "]")) == [["ok"]]
+    rows = node.run("python3", "-c", check.format(f"{MOUNT}/open-webui/webui.db"))
+    assert json.loads(rows.replace("'", '"').replace("(", "[").replace(",)", "]")) == [["ok"]]
 
 
 def _reads(server: Server, chat: str) -> str | None:

@@ -45,7 +45,7 @@ def test_every_panels_every_query_has_an_answer(metrics: Server) -> None:
     empty = []
     for dashboard, panel, query in queries:
         answer = metrics.series(filled(query))
-        rows = [f"| `{json.dumps(one['metric'])}` | {one['value'][1]} |" for one in answer]
+        rows = [f"| `{json.dumps(series['metric'])}` | {series['value'][1]} |" for series in answer]
         table = ["| series | value |", "| --- | --- |", *rows] if rows else ["No series."]
         page[dashboard] += [f"## {panel}", f"```promql\n{query}\n```", "\n".join(table)]
         empty += [] if answer else [f"{dashboard}, {panel}: {query}"]
@@ -78,13 +78,13 @@ def test_every_rule_is_healthy_and_what_it_names_exists(metrics: Server) -> None
 
     def unhealthy() -> dict[str, str]:
         # Unknown until it was evaluated for the first time.
-        found = {
+        health = {
             rule["name"]: rule.get("lastError") or rule["health"]
             for group in metrics.query("rules")["groups"]
             for rule in group["rules"]
         }
-        missing = dict.fromkeys(ours.keys() - found.keys(), "is not there")
-        return missing | {name: health for name, health in found.items() if health != "ok"}
+        missing = dict.fromkeys(ours.keys() - health.keys(), "missing")
+        return missing | {name: state for name, state in health.items() if state != "ok"}
 
     assert eventually(lambda: not unhealthy(), PATIENCE), unhealthy()
     # A query that falls back to zero would hide a name that nobody knows.

@@ -224,5 +224,5 @@ def test_an_address_whose_pod_cannot_move_waits_for_its_node(two: Two) -> None:
 def ready(two: Two) -> str:
     """Status of the condition `Ready` of the second node."""
     (node,) = [item for item in two.objects("v1", "Node") if item["metadata"]["name"] == "big"]
-    (found,) = [entry for entry in node["status"]["conditions"] if entry["type"] == "Ready"]
-    return str(found["status"])
+    (ready,) = [entry for entry in node["status"]["conditions"] if entry["type"] == "Ready"]
+    return str(ready["status"])

@@ -25,9 +25,9 @@ FIRING = {
 }
 """Labels of the alerts that are let fire, by name."""
 TITLES = {
-    "The models of ollama do not answer",
+    "Ollama of model server ollama does not answer",
     "/mnt/evo4t is full, or will be within minutes",
-    "Nothing is measured any more",
+    "Prometheus stores no samples",
 }
 
 

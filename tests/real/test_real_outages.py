@@ -1,4 +1,4 @@
-"""What happens, and what is seen of it, when pods end: by accident, and as they are told."""
+"""What happens, and what metrics and alerts show of it, when pods crash or are deleted."""
 
 import json
 import subprocess
@@ -24,14 +24,14 @@ def pods(server: Server) -> dict[str, bool]:
     """The pods of Ollama's Deployment by name, and whether each is ready after a restart."""
     resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
     items = resource.get(namespace="ollama-stack").to_dict()["items"]
-    found = {}
+    recovered = {}
     for item in items:
         name, status = item["metadata"]["name"], item["status"]
         if name.startswith("ollama-") and "-models-" not in name:
             containers = [*status["containerStatuses"], *status["initContainerStatuses"]]
             again = sum(container["restartCount"] for container in containers) > 0
-            found[name] = again and all(container["ready"] for container in containers)
-    return found
+            recovered[name] = again and all(container["ready"] for container in containers)
+    return recovered
 
 
 def test_ollama_killed_comes_back_and_its_gauges_end_at_once(metrics: Server) -> None:
@@ -78,7 +78,7 @@ def test_ollama_killed_for_memory_is_an_alert_and_comes_back(metrics: Server) ->
     assert metrics.chat(MODEL, "Again.", token)["text"]
 
 
-def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server) -> None:
+def test_running_answers_are_finished_when_the_pod_is_deleted(server: Server) -> None:
     assert eventually(server.answers)
     (name,) = pods(server)
 
@@ -94,12 +94,12 @@ def test_running_answers_are_finished_when_the_pod_is_told_to_end(server: Server
         assert eventually(lambda: any(answer.done() for answer in asked))
         resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
         resource.delete(name=name, namespace="ollama-stack")
-        told = time.monotonic()
+        deleted = time.monotonic()
         answers = [answer.result() for answer in asked]
 
     assert {done for done, _ in answers} == {True}
-    # Otherwise all was over before it was told to end.
-    assert max(moment for _, moment in answers) > told
+    # Otherwise all answers were complete before the pod was deleted.
+    assert max(moment for _, moment in answers) > deleted
     assert eventually(lambda: pods(server) and name not in pods(server))
     assert eventually(server.answers)
 

@@ -76,9 +76,9 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
 
     def held() -> dict[str, str]:
         return {
-            one["metadata"]["name"]: entry["ip"]
-            for one in server.objects("v1", "Service")
-            for entry in one["status"].get("loadBalancer", {}).get("ingress") or []
+            service["metadata"]["name"]: entry["ip"]
+            for service in server.objects("v1", "Service")
+            for entry in service["status"].get("loadBalancer", {}).get("ingress") or []
         }
 
     before = held()

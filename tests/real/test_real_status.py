@@ -23,11 +23,11 @@ def test_what_prometheus_has_is_what_is_shown(metrics: Server) -> None:
 
     def facts(look: Any) -> dict[Any, dict[str, Any]]:
         """What a section knows, by its first key."""
-        found = list[Line]()
+        lines = list[Line]()
         # Nothing is known before the first push.
         with suppress(UnreadableError):
-            found = look(cluster, settings)
-        return {line.fact[next(iter(line.fact))]: line.fact for line in found}
+            lines = look(cluster, settings)
+        return {line.fact[next(iter(line.fact))]: line.fact for line in lines}
 
     metrics.chat(MODEL, "Once more.", metrics.token())
 

@@ -1,4 +1,4 @@
-"""What a person is told when `make up` and `make down` go wrong; all else is in tests/stack."""
+"""What `make up` and `make down` print when they fail; all else is in tests/stack."""
 
 import os
 import signal
@@ -31,17 +31,17 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reason"),
     [
         (stopped(-9), "pulumi was killed by signal 9; run"),
         (stopped(1, "error: failed to load checkpoint: EOF"), "pulumi stopped: failed to load"),
         (stopped(1), "pulumi stopped; the reason is above"),
     ],
 )
-def test_why_the_cli_ended_is_told(
+def test_the_reason_why_the_cli_ended_is_printed(
     engine: Mock,
     error: CommandError,
-    told: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -50,7 +50,7 @@ def test_why_the_cli_ended_is_told(
 
     assert commands.main() == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: {told}")
+    assert line.startswith(f"error: {reason}")
     assert line.endswith("run the same command again")
 
 

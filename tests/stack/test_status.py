@@ -20,11 +20,11 @@ from ops.cluster import Cluster, UnreadableError
 def account(live_stack: LiveStack, tmp_path: Path) -> Path:
     """A kubeconfig of `homelab-reader`."""
     asked = {"spec": {"expirationSeconds": 3600}}
-    made = live_stack.core.create_namespaced_service_account_token(
+    response = live_stack.core.create_namespaced_service_account_token(
         reader.ACCOUNT, "observability", asked
     )
     whole = json.loads(live_stack.cluster.kubeconfig.read_text())
-    whole["users"][0]["user"] = {"token": made.status.token}
+    whole["users"][0]["user"] = {"token": response.status.token}
     (tmp_path / "reader").write_text(json.dumps(whole))
     return tmp_path / "reader"
 
@@ -50,33 +50,33 @@ def look(account: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-def problems(found: list[dict[str, Any]]) -> dict[str, str]:
+def problems(facts: list[dict[str, Any]]) -> dict[str, str]:
     """What is not well, by name."""
     names = ("pod", "service")
     return {
-        next(one[key] for key in names if key in one): one["problem"]
-        for one in found
-        if "problem" in one
+        next(fact[key] for key in names if key in fact): fact["problem"]
+        for fact in facts
+        if "problem" in fact
     }
 
 
 def test_the_reader_sees_pods_addresses_and_the_last_up(look: Any) -> None:
-    found = look()
+    report = look()
 
     gone = "Prometheus: 503 no endpoints"
-    assert found["unread"] == dict.fromkeys(
+    assert report["unread"] == dict.fromkeys(
         ("models", "tokens_per_second", "disks", "alerts"), gone
     )
-    assert {one["pod"].rpartition("-")[0] for one in found["pods"]} > {
+    assert {pod["pod"].rpartition("-")[0] for pod in report["pods"]} > {
         "observability/prometheus-kube-prom-stack",
         "metallb-system/controller".rpartition("-")[0],
     }
-    assert problems(found["pods"]) == problems(found["addresses"]) == {}
-    assert {one["address"]: one["given"] for one in found["addresses"]} == {
+    assert problems(report["pods"]) == problems(report["addresses"]) == {}
+    assert {entry["address"]: entry["given"] for entry in report["addresses"]} == {
         "192.168.1.101": ["192.168.1.101"],
         "192.168.1.102": ["192.168.1.102"],
     }
-    assert len(found["last_up"]) == 1
+    assert len(report["last_up"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_what_is_not_ready_says_what_it_waits_for(live_stack: LiveStack, look: A
     ):
 
         def seen() -> bool:
-            found = look()
-            pods, services = problems(found["pods"]), problems(found["addresses"])
+            report = look()
+            pods, services = problems(report["pods"]), problems(report["addresses"])
             return (
                 pods.get(f"{where}/waits", "").startswith(f"claim {where}/lost is not bound; 0/1")
                 and 'serviceaccount "nobody" not found' in pods.get(f"{where}/refused", "")

@@ -132,7 +132,7 @@ def test_accounts_chats_and_files_are_kept_and_settings_are_the_stacks(box: Box)
     process = subprocess.run(
         command, env={"DATA_DIR": str(box.mounts["data"])}, capture_output=True, text=True
     )
-    assert process.stdout == "uploads: 1 of 1 were elsewhere and are found now\n", process.stderr
+    assert process.stdout == "uploads: corrected 1 of 1 paths\n", process.stderr
     assert ask("GET", content, token=token) == (200, "x")
     assert box.create_chat(token, "after it")
     assert {path.stat().st_uid for path in box.mounts["data"].rglob("*")} == {1000}

@@ -156,10 +156,9 @@ LOAD = (
 )
 MODELS = (
     Panel(
-        "Where the models are loaded",
+        "Memory of loaded models",
         "bytes",
-        "Memory of each model that is loaded, as far as it is the CPU's and as far as it is the "
-        "GPU's. 0: on the disk only.",
+        "Memory of each loaded model, on the CPU and on the GPU. 0: on the disk only.",
         "ModelOnCPU",
         {
             f"{NAME}, CPU": or_zero(
@@ -174,7 +173,7 @@ MODELS = (
     Panel(
         "Unloaded in",
         "s",
-        "When a model leaves the memory if nobody asks it; a week stands for never. 0: not loaded.",
+        "Time until an unused model is unloaded; a week stands for never. 0: not loaded.",
         "FirstTokenSlow",
         {
             NAME: or_zero(
@@ -185,7 +184,7 @@ MODELS = (
     Panel(
         "Answers by outcome",
         "reqpm",
-        "Answers a minute by what became of them; `ok` is a whole one.",
+        "Answers a minute by outcome; `ok` is a complete one.",
         "AnswersFailing",
         {
             "{{ollama_outcome}}": "60 * sum by (ollama_outcome) (rate(ollama_requests_total"
@@ -203,10 +202,10 @@ MODELS = (
 )
 GATEWAY = (
     Panel(
-        "Silent while it is asked",
+        "Silence",
         "s",
-        "How long a model that is asked has answered nothing to anybody. Minutes are a long "
-        "prompt; a process that hangs never comes back.",
+        "Time since a model with requests last generated anything. Minutes are a long prompt; a "
+        "process that hangs does not recover.",
         "ModelSilent",
         {NAME: or_zero(f"max by (gen_ai_request_model) (ollama_model_silence_seconds{{{MODEL}}})")},
         high(300, 1200),
@@ -214,8 +213,8 @@ GATEWAY = (
     Panel(
         "Refused by a limit",
         "reqpm",
-        "Requests a minute that a limit of the gateway refused or ended, by which one: too large, "
-        "too many at once, not JSON, or a client that was silent.",
+        "Requests a minute that a limit of the gateway refused or ended, by limit: too large, "
+        "too many at once, not JSON, or a client that sent nothing.",
         "AnswersFailing",
         {
             "{{ollama_limit}}": "60 * sum by (ollama_limit) (rate(ollama_requests_limited_total"
@@ -223,10 +222,10 @@ GATEWAY = (
         },
     ),
     Panel(
-        "Settings left out",
+        "Options dropped",
         "suffix: keys/min",
-        "Settings of requests that the gateway kept from Ollama, because with them it would leave "
-        "the plan. Open WebUI and editors send some without being asked; nobody needs to act.",
+        "Options of requests that the gateway dropped, because with them Ollama would exceed the "
+        "memory plan. Open WebUI and editors send some by default; no action is needed.",
         "OutOfMemoryKill",
         {
             "{{ollama_key}}": "60 * sum by (ollama_key) (rate(ollama_keys_dropped_total"
@@ -237,7 +236,7 @@ GATEWAY = (
 BOARD = Board(
     "ai",
     "AI performance",
-    {"Is it well?": WELL, "Speed": SPEEDS, "Load": LOAD, "Models": MODELS, "Gateway": GATEWAY},
+    {"Health": WELL, "Speed": SPEEDS, "Load": LOAD, "Models": MODELS, "Gateway": GATEWAY},
     time="6h",
     by_model=True,
 )

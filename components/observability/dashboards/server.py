@@ -32,9 +32,9 @@ def last_backup(hours: int) -> Panel:
     """Return the panel of the last backup's age, for backups every `hours`."""
     good = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
     return Panel(
-        "Last good backup",
+        "Last verified backup",
         "s",
-        "Time since the last backup of the chats that was found whole. No value: there was none.",
+        "Time since the last verified backup of the chats. No value: there was none.",
         "BackupTooOld",
         {"": f"time() - {good}"},
         high(1.5 * 3600 * hours, 2 * 3600 * hours),
@@ -83,7 +83,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Restarts",
             "short",
-            "Containers that were started again in the last hour.",
+            "Container restarts in the last hour.",
             "RestartLoop",
             {"": f"sum({RESTARTS})"},
             high(1, 3),
@@ -175,7 +175,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
         Panel(
             "Restarts by container",
             "short",
-            "Containers that were started again, in the hour before.",
+            "Container restarts in the hour before.",
             "RestartLoop",
             {"{{namespace}} {{container}}": RESTARTS},
             high(1, 3),
@@ -217,7 +217,7 @@ def board(disks: str, backup_hours: int | None) -> Board:
         ),
     )
     rows = {
-        "Is it well?": well,
+        "Health": well,
         "Data disk": disk,
         **({"Backups": (last_backup(backup_hours),)} if backup_hours else {}),
         "Memory": memory,

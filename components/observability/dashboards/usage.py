@@ -27,7 +27,7 @@ WELL = (
         shape="stat",
     ),
     Panel(
-        "People here now",
+        "Accounts active now",
         "short",
         "Accounts that were active in the last three minutes.",
         "OpenWebUIDown",
@@ -148,7 +148,7 @@ PERSONS = (
 BOARD = Board(
     "usage",
     "Usage",
-    {"Is it well?": WELL, "Models": MODELS, "People": PERSONS},
+    {"Health": WELL, "Models": MODELS, "People": PERSONS},
     time="24h",
     by_model=True,
 )
