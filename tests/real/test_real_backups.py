@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,37 @@ def test_a_deleted_chat_is_back_after_a_restore(backed_up: Server, chat: str) ->
     line = restore.restore(page_of(backed_up.cluster), "latest", None)
 
     assert eventually(lambda: backed_up.title(chat)) == "kept", line
+    assert backed_up.engine.up(lambda _: None).keys() == {"same"}
+
+
+def test_an_up_during_a_restore_starts_the_page_after_it(backed_up: Server, chat: str) -> None:
+    page = page_of(backed_up.cluster)
+
+    def nodes() -> list[str | None]:
+        """The node of each of the page's pods that is not about to end."""
+        label = f"app.kubernetes.io/name={restore.PAGE}"
+        pods = page.core.list_namespaced_pod(restore.NAMESPACE, label_selector=label).items
+        return [pod.spec.node_name for pod in pods if not pod.metadata.deletion_timestamp]
+
+    def restore_snapshot() -> None:
+        try:
+            # `up` has reset the replicas, and waits for the pod.
+            assert eventually(nodes)
+            assert page.run(job, "restoring")[:2] == ("restore", 0)
+            assert nodes() == [None]
+        finally:
+            page.start()
+            page.wait()
+
+    ask("DELETE", f"{backed_up.page}/api/v1/chats/{chat}", token=backed_up.token())
+    assert backed_up.title(chat) is None
+    job = page.job("latest", None)
+    page.stop()
+    with ThreadPoolExecutor(1) as pool:
+        restored = pool.submit(restore_snapshot)
+        backed_up.engine.up(lambda _: None)
+        restored.result()
+    assert eventually(lambda: backed_up.title(chat)) == "kept"
     assert backed_up.engine.up(lambda _: None).keys() == {"same"}
 
 
