@@ -17,8 +17,9 @@ up: linux $(VENV)
 down: $(VENV)
 	@$(RUN) -m sandbox down
 
-status: $(VENV)
-	@$(RUN) -m sandbox status
+status:
+	@test -f .sandbox/run/kubeconfig || { echo "error: the sandbox is not running; start it with: make up" >&2; exit 1; }
+	@.sandbox/bin/kube kubectl --kubeconfig=.sandbox/run/kubeconfig get nodes,pods,services,pv --all-namespaces
 
 output: $(VENV)
 	@test -n "$(NAME)" || { echo "error: NAME: missing; it must be an output, as in NAME=grafana_password" >&2; exit 1; }

@@ -6,10 +6,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pulumi.automation import CommandError
 from urllib3.exceptions import HTTPError
@@ -21,9 +20,9 @@ from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
-from sandbox.programs import find_python, install_all, install_tools, open_webui
+from sandbox.programs import install_all, install_tools, open_webui
 from sandbox.progress import Progress
-from sandbox.report import report, summary
+from sandbox.real_cluster import step
 
 
 def main() -> int:
@@ -34,7 +33,6 @@ def main() -> int:
     for name, run, text in (
         ("up", up, "build the tools, start the cluster, run pulumi up"),
         ("down", down, "destroy the stack, end the processes, delete the state"),
-        ("status", status, "print processes, outputs, volumes, addresses and pods"),
         ("output", output, "print one output of the stack, secret or not"),
         ("demo", run_demo, "run the stack on a real node until Ctrl-C; needs root"),
         ("demo-clean", clean_demo, "end what is left of the demo, and delete its data"),
@@ -67,11 +65,9 @@ def build_all(_: argparse.Namespace) -> None:
     install_all()
     install_tools(["promtool"])
     try:
-        find_python()
+        open_webui()
     except SandboxError as error:
         print(f"  Open WebUI as a process: left out; {error}")
-    else:
-        open_webui()
     if os.geteuid() == 0 and not requirements.missing():
         images.open_webui()
 
@@ -83,19 +79,16 @@ def up(options: argparse.Namespace) -> None:
     settings = _settings()
     tools = build()
     cluster = Cluster(options.folder, tools)
-    print("  cluster: starting", flush=True)
-    cluster_start = time.monotonic()
-    cluster.start(
-        [
-            Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
-            for name, node in settings.nodes.items()
-        ]
-    )
-    print(f"  cluster: ready after {time.monotonic() - cluster_start:.0f} s", flush=True)
+    nodes = [
+        Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
+        for name, node in settings.nodes.items()
+    ]
+    with step("cluster"):
+        cluster.start(nodes)
     engine = Engine(cluster, tools)
     with Progress(cluster.context, cluster.kubeconfig) as progress:
         changes = engine.up(partial(_say, show=progress.say))
-    print(f"\n{summary(engine.outputs(), changes, time.monotonic() - start)}")
+    _summarize(engine, changes, time.monotonic() - start)
 
 
 def down(options: argparse.Namespace) -> None:
@@ -111,18 +104,13 @@ def down(options: argparse.Namespace) -> None:
     print("sandbox: stopped and deleted")
 
 
-def status(options: argparse.Namespace) -> None:
-    """Print the processes and a table of the stack; raises SandboxError if there is none."""
-    cluster = Cluster(options.folder, build())
-    pids = ", ".join(f"{name} {pid or 'not running'}" for name, pid in cluster.status().items())
-    print(f"  processes: {pids}; {cluster.memory() / 1024**2:.0f} MiB")
-    engine, _ = _engine(cluster)
-    print(f"\n{_report(cluster, engine)}")
-
-
 def output(options: argparse.Namespace) -> None:
     """Print one output of the stack in clear."""
-    _, outputs = _engine(Cluster(options.folder, build()))
+    tools = build()
+    cluster = Cluster(options.folder, tools)
+    outputs = Engine(cluster, tools).outputs() if cluster.running() else {}
+    if not outputs:
+        raise SandboxError("the sandbox has no stack that is up; start it with: make up")
     if options.name not in outputs:
         raise SandboxError(f"output: got {options.name}, want one of {', '.join(sorted(outputs))}")
     value = outputs[options.name][0]
@@ -144,14 +132,16 @@ def clean_demo(options: argparse.Namespace) -> None:
     print("demo: stopped and deleted")
 
 
-def _engine(cluster: Cluster) -> tuple[Engine, dict[str, tuple[Any, bool]]]:
-    """Return the engine and outputs of a stack that is up; raises SandboxError."""
-    if not cluster.running():
-        raise SandboxError("the sandbox is not running; start it with: make up")
-    engine = Engine(cluster, build())
-    if not (outputs := engine.outputs()):
-        raise SandboxError("the state is empty: the stack has not been deployed yet; run: make up")
-    return engine, outputs
+def _summarize(engine: Engine, changes: Mapping[str, int], seconds: float) -> None:
+    """Print the closing lines of an `up` that made these `changes`."""
+    outputs = {name: value for name, (value, _) in engine.outputs().items()}
+    counts = ", ".join(f"{operation} {count}" for operation, count in changes.items())
+    print(f"\nchat page  {', '.join(outputs['open_webui_urls'])}")
+    print(f"Grafana    {outputs['grafana_url']}")
+    print("           nothing answers here: the pods are simulated")
+    print("password   make output NAME=open_webui_password")
+    print(f"\n{counts}, in {seconds:.0f} s")
+    print("next: make status, make diff or make down; to chat in your browser: sudo make demo")
 
 
 def _reason(error: CommandError) -> str:
@@ -169,11 +159,6 @@ def _settings() -> Settings:
         message = f"homelab:context: got {context!r}, want {Cluster.context} in the sandbox"
         raise SettingsError(message)
     return settings
-
-
-def _report(cluster: Cluster, engine: Engine) -> str:
-    outputs, charts = engine.outputs(), engine.charts()
-    return report(cluster.kubeconfig, cluster.context, outputs, charts, "make output NAME=")
 
 
 # Lines of the engine about work that goes on, a refresh or an unchanged resource.

@@ -1,23 +1,29 @@
 """Builds the parts of a Kubernetes cluster, Pulumi's CLI and its provider from Go modules."""
 
+import contextlib
 import json
+import os
 import shutil
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from packaging.version import Version
 
-from sandbox import plugins
+from config.versions import KUBE_PROMETHEUS_STACK
 from sandbox.cache import artefact, link
-from sandbox.toolchain import MODULES, find_go, pinned, require_compilers, run
+from sandbox.toolchain import MODULES, ask_version, find_go, pinned, run
 
 FOLDER = Path(__file__).parent.parent / ".sandbox"
 CLUSTER = ("kube", "kwok", "metallb-controller", "prometheus-operator")
 """Programs of the simulated cluster."""
+CHART = "kube-prometheus-stack"
+CHARTS = "https://github.com/prometheus-community/helm-charts/releases/download"
 TABLE = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
 
 
@@ -49,8 +55,8 @@ class Tools:
     """Has the cluster's programs in `bin`."""
     pulumi: Path
     """The CLI."""
-    plugins: Mapping[str, Path]
-    """The plugins by name; without `random` if it cannot be downloaded."""
+    provider: Path | None = None
+    """The Kubernetes provider; None if the CLI is the machine's, which downloads its plugins."""
     chart: Path | None = None
     """The published chart of kube-prometheus-stack, if it can be downloaded."""
 
@@ -79,16 +85,38 @@ def build(folder: Path = FOLDER) -> Tools:
         build_tool(TOOLS[name], folder)
     for kind in ("crds", "manifests", "stages"):
         copy_files(kind, folder)
-    pulumi = plugins.find_cli() or build_tool(ENGINE["pulumi"], folder)
-    available = plugins.find_plugins(pulumi)
-    if "kubernetes" not in available:
-        copy_files("provider", folder)
-        files = ("schema.json", "terraform-mapping.json")
-        provider = ENGINE["kubernetes-provider"]
-        overlay = {str(provider.module / name): str(folder / "provider" / name) for name in files}
-        (folder / "provider-overlay.json").write_text(json.dumps({"Replace": overlay}))
-        available["kubernetes"] = build_tool(provider, folder)
-    return Tools(folder, pulumi, available, plugins.find_chart(folder))
+    if pulumi := find_cli():
+        return Tools(folder, pulumi, chart=find_chart(folder))
+    copy_files("provider", folder)
+    files, provider = ("schema.json", "terraform-mapping.json"), ENGINE["kubernetes-provider"]
+    overlay = {str(provider.module / name): str(folder / "provider" / name) for name in files}
+    (folder / "provider-overlay.json").write_text(json.dumps({"Replace": overlay}))
+    pulumi, plugin = build_tool(ENGINE["pulumi"], folder), build_tool(provider, folder)
+    return Tools(folder, pulumi, plugin, find_chart(folder))
+
+
+def find_cli() -> Path | None:
+    """Return the CLI on PATH, if it is as new as the SDK."""
+    installed = shutil.which("pulumi")
+    if installed and ask_version(installed, "version") >= Version(version("pulumi")):
+        return Path(installed)
+    return None
+
+
+def find_chart(folder: Path) -> Path | None:
+    """Return the published monitoring chart: from HOMELAB_CHARTS, or downloaded, with a link."""
+    name = f"{CHART}-{KUBE_PROMETHEUS_STACK}"
+    file = Path(os.environ.get("HOMELAB_CHARTS", ""), f"{name}.tgz").absolute()
+    if file.exists():
+        return file
+
+    def download(file: Path) -> None:
+        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=3) as response:
+            file.write_bytes(response.read())
+
+    with contextlib.suppress(OSError):
+        return link(artefact(CHART, download, (), name), folder / "charts" / f"{name}.tgz")
+    return None
 
 
 def build_tool(tool: Tool, folder: Path) -> Path:
@@ -96,8 +124,6 @@ def build_tool(tool: Tool, folder: Path) -> Path:
 
     def make(program: Path) -> None:
         env = dict(item.format(folder=folder).split("=", 1) for item in tool.environment)
-        if env.get("CGO_ENABLED") == "1":
-            require_compilers(tool.name)
         arguments = [word.format(folder=folder) for word in tool.arguments()]
         command: list[str | Path] = [find_go(folder), "build", "-o", program, *arguments]
         run(tool.name, command, folder / "logs" / f"build-{tool.name}.log", tool.module, env)

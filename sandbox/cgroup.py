@@ -7,6 +7,8 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+import psutil
+
 from sandbox.processes import SandboxError
 
 NAME = "homelab-node"
@@ -19,12 +21,11 @@ def hierarchies() -> list[tuple[str, str, str]]:
     """
     controllers = {line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()}
     result = []
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, path, kind, options, *_ = line.split()
-        if kind in ("cgroup", "cgroup2"):
-            words = options.split(",")
+    for mount in psutil.disk_partitions(all=True):
+        if mount.fstype in ("cgroup", "cgroup2"):
+            words = mount.opts.split(",")
             own = [word for word in words if word in controllers or word.startswith("name=")]
-            result.append((path, kind, ",".join(own)))
+            result.append((mount.mountpoint, mount.fstype, ",".join(own)))
     return result
 
 

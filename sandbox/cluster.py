@@ -22,7 +22,6 @@ from sandbox.processes import (
     kept_ports,
     locked,
     probe,
-    write_private,
 )
 
 NAMES = ("etcd", "apiserver", "controllers", "scheduler", "kwok", "operator", "metallb")
@@ -87,29 +86,25 @@ class Cluster:
             self.folder, self._processes, self._run, kube, etcd, self.context
         )
         # Written by the first complete start: before it, etcd holds nothing worth keeping.
-        self._ready = self.folder / "ready.json"
+        self._ready = self.folder / "ready"
 
     def start(self, nodes: Sequence[Node]) -> None:
         """Make the cluster run with exactly these nodes; raises SandboxError."""
-        wanted = json.dumps([node.manifest() for node in nodes])
         with locked(self.folder):
             if (free := shutil.disk_usage(self.folder).free // 1024**2) < FREE:
                 raise SandboxError(f"{self.folder}: {free} MiB free; it must be {FREE} MiB or more")
-            if self.running():
-                if self._ready.read_text() == wanted:
-                    return
+            try:
+                if not self.running():
+                    self._stop()
+                    if not self._ready.exists():
+                        shutil.rmtree(self._data, ignore_errors=True)
+                    self._start(nodes[0].address)
                 self._processes.retry("apiserver", partial(self._place, nodes))
                 self._start_metallb()
-            else:
+            except BaseException:
                 self._stop()
-                if not self._ready.exists():
-                    shutil.rmtree(self._data, ignore_errors=True)
-                try:
-                    self._start(nodes)
-                except BaseException:
-                    self._stop()
-                    raise
-            write_private(self._ready, wanted)
+                raise
+            self._ready.touch()
 
     def stop(self) -> None:
         """End all processes; the next start brings back all objects."""
@@ -147,16 +142,16 @@ class Cluster:
         """Return the resident memory of all processes, in bytes."""
         return self._processes.memory()
 
-    def _start(self, nodes: Sequence[Node]) -> None:
+    def _start(self, address: str) -> None:
+        """Start all processes but MetalLB's; the API server advertises `address`."""
         ports = kept_ports(self.folder / "ports.json", PORTS)
         # After a suspend KWOK brings back the node, but not the pods that were evicted with it.
         patient = ["--node-monitor-grace-period=24h"]
         self._data.mkdir(exist_ok=True)
-        self._plane.start(nodes[0].address, ports, ports["apiserver"], "127.0.0.1", patient)
+        self._plane.start(address, ports, ports["apiserver"], "127.0.0.1", patient)
         self._plane.write_kubeconfig(
             self.preview_kubeconfig, f"127.0.0.1:{ports['apiserver']}", account="sandbox-preview"
         )
-        self._processes.retry("apiserver", partial(self._place, nodes))
         stages = [f"--config={stage}" for stage in self._tools.stages()]
         # MicroK8s' own range of addresses of pods.
         simulate = ["--manage-all-nodes=true", "--cidr=10.1.0.0/16", *stages]
@@ -167,54 +162,46 @@ class Cluster:
         self._run("operator", [self._tools.program("prometheus-operator"), listen])
         health = f"http://127.0.0.1:{ports['operator']}/healthz"
         self._processes.retry("operator", partial(probe, health))
-        self._start_metallb()
 
     def _place(self, nodes: Sequence[Node]) -> None:
         """Apply exactly these nodes, the account of previews, and MetalLB's pod if wanted."""
-        client = self._plane.client()
-        addons.apply(client, [MANIFESTS / "previewer.yaml"])
-        for node in nodes:
-            # The first takes effect on a new node's status, the second on an old one's.
-            addons.apply_object(client, node.manifest())
-            addons.apply_object(client, node.manifest(), "status")
-        kept = {node.name for node in nodes}
-        for item in addons.objects(client, "Node"):
-            if (name := item["metadata"]["name"]) not in kept:
-                client.resources.get(api_version="v1", kind="Node").delete(name=name)
+        kubectl = self._plane.kubectl
+        addons.apply(kubectl, [MANIFESTS / "previewer.yaml"])
+        manifests = [node.manifest() for node in nodes]
+        content = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
+        # The first takes effect on a new node's status, the second on an old one's.
+        for subresource in ("", "status"):
+            options = ("--filename=-", f"--subresource={subresource}")
+            addons.run(kubectl, *addons.APPLY, *options, content=content)
+        kept = {f"node/{node.name}" for node in nodes}
+        if gone := set(addons.run(kubectl, "get", "nodes", "--output=name").split()) - kept:
+            addons.run(kubectl, "delete", *gone)
         if not self._metallb:
             return
-        pods = addons.objects(client, "Pod", "metallb-system")
-        if any(pod["spec"].get("nodeName", "") not in ("", *kept) for pod in pods):
+        in_place = ("--namespace=metallb-system", "--output=jsonpath={.items[*].spec.nodeName}")
+        places = addons.run(kubectl, "get", "pods", *in_place).split()
+        if not kept.issuperset(f"node/{name}" for name in places):
             # The pod is lost with its node. MetalLB's own objects belong to it, so a controller
             # that went on would write them, see them deleted, and write them again, for ever.
             self._processes.stop(["metallb"])
-            client.resources.get(api_version="v1", kind="Pod").delete(
-                name="controller", namespace="metallb-system", grace_period_seconds=0
-            )
-        addons.apply(client, [MANIFESTS / "metallb-controller.yaml"])
+            addons.run(kubectl, "delete", "pod/controller", in_place[0], "--force")
+        addons.apply(kubectl, [MANIFESTS / "metallb-controller.yaml"])
 
     def _define(self) -> None:
         """Apply the definitions of MetalLB, if wanted, and the operator; wait until they serve."""
-        files, client = self._tools.crds(), self._plane.client()
+        files, kubectl = self._tools.crds(), self._plane.kubectl
         if not self._metallb:
             files = [file for file in files if "metallb" not in file.name]
-        addons.apply(client, files, self._data / "definitions")
-        definitions = addons.objects(
-            client, "CustomResourceDefinition", version="apiextensions.k8s.io/v1"
-        )
-        addons.require_condition(definitions, "Established")
+        addons.apply(kubectl, files, self._data / "definitions")
+        addons.run(kubectl, "wait", "--for=condition=Established", "crd", "--all")
 
     def _start_metallb(self) -> None:
         """Start MetalLB's controller, if it does not run and is wanted."""
         if not self._metallb:
             return
-
-        def placed() -> None:
-            pods = addons.objects(self._plane.client(), "Pod", "metallb-system")
-            addons.require_condition(pods, "Ready")
-
         # Scheduler and KWOK work once its pod is ready.
-        self._processes.retry("kwok", placed)
+        ready = ("wait", "--for=condition=Ready", "pod/controller", "--namespace=metallb-system")
+        self._processes.retry("kwok", partial(addons.run, self._plane.kubectl, *ready))
         if "metallb" in self._processes.alive():
             return
         ports = self._ports()
@@ -227,8 +214,8 @@ class Cluster:
             f"--health-probe-port={ports['metallb']}",
         ]
         self._run("metallb", [self._tools.program("metallb-controller"), *serve])
-        ready = f"http://127.0.0.1:{ports['metallb']}/readyz"
-        self._processes.retry("metallb", partial(probe, ready))
+        url = f"http://127.0.0.1:{ports['metallb']}/readyz"
+        self._processes.retry("metallb", partial(probe, url))
 
     def _ports(self) -> dict[str, int]:
         ports: dict[str, int] = json.loads((self.folder / "ports.json").read_text())
@@ -240,7 +227,7 @@ class Cluster:
         self._processes.start(name, command, {**environment, "KUBECONFIG": str(self.kubeconfig)})
 
     def _stop(self) -> None:
-        self._processes.end_unrecorded()
+        self._processes.stop([""], grace=1)
         self._processes.stop(NAMES[2:])
         # Before etcd: without it, the API server takes more than a minute to end.
         self._processes.stop(["apiserver"], grace=1)

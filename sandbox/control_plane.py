@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import trustme
-from kubernetes import config
-from kubernetes.dynamic import DynamicClient
 
 from sandbox.processes import Processes, probe, write_private
 
@@ -114,13 +112,11 @@ class ControlPlane:
         """Raise one of FAILURES unless the API server is ready at `port` of 127.0.0.1."""
         probe(f"https://127.0.0.1:{port}/readyz", self.authority)
 
-    def client(self) -> DynamicClient:
-        """Return the official client, as the administrator."""
-        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(self._folder / "kubeconfig"), self._context
-        )
-        cache = str(self._folder / "discovery.json")
-        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+    @property
+    def kubectl(self) -> list[str]:
+        """Command line of kubectl, as the administrator."""
+        at = (f"--kubeconfig={self._folder / 'kubeconfig'}", f"--context={self._context}")
+        return [str(self._kube), "kubectl", *at, f"--cache-dir={self._folder / 'discovery'}"]
 
     def kubeconfig(self, name: str) -> Path:
         """Return the kubeconfig of one of IDENTITIES or a node, for use in the cluster."""

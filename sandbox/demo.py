@@ -73,7 +73,7 @@ def clean(folder: Path) -> None:
         raise SandboxError("demo: its files are root's; run: sudo make demo-clean")
     if folder.exists():
         with locked(folder):
-            Processes(folder).end_unrecorded()
+            Processes(folder).stop([""], grace=1)
             Group(folder).end()
             shutil.rmtree(folder)
 

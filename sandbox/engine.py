@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import runpy
@@ -23,9 +22,8 @@ from ops import cluster as ops_cluster
 from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
-from sandbox.build import Tools
+from sandbox.build import CHART, Tools
 from sandbox.cache import link
-from sandbox.plugins import CHART
 from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
 from sandbox.toolchain import pinned
 
@@ -110,17 +108,6 @@ class Engine:
         with self._opened() as stack:
             return {name: (out.value, out.secret) for name, out in stack.outputs().items()}
 
-    def charts(self) -> dict[str, str]:
-        """Return name and version of the chart of each Helm release, by release."""
-        with self._opened() as stack:
-            resources = (stack.export_stack().deployment or {}).get("resources", [])
-        releases = [
-            resource["outputs"]["status"]
-            for resource in resources
-            if resource["type"] == "kubernetes:helm.sh/v3:Release"
-        ]
-        return {status["name"]: f"{status['chart']} {status['version']}" for status in releases}
-
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the CLI that needs no program on the stack."""
         with locked(self._folder):
@@ -149,7 +136,7 @@ class Engine:
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(self._folder / "passphrase"),
             # As `enable_patch_force`, which the provider that is built here does not know.
             "PULUMI_K8S_ENABLE_PATCH_FORCE": "true",
-            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": str(bool(self._tools.provider)).lower(),
             "PULUMI_HOME": str(self._tools.folder / "pulumi-home"),
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_ERROR_OUTPUT_STRING": "true",
@@ -160,7 +147,7 @@ class Engine:
         """Lock the stack, created if missing, with a fresh copy of the project's files."""
         with locked(self._folder):
             # An engine that was killed may have left a CLI that still writes to the cluster.
-            Processes(self._cluster.folder).end_unrecorded()
+            Processes(self._cluster.folder).stop([""], grace=1)
             self._prepare()
             with _only(self._environment()), _interrupt_deferred():
                 yield auto.create_or_select_stack(
@@ -202,36 +189,23 @@ class Engine:
         salt = {k: v for k, v in kept.items() if k == "encryptionsalt"}
         own = {f"homelab:{key}": value for key, value in (self._config or {}).items()}
         stack = {"config": own} if own else self._settings(name)
-        charts = {CHART: str(self._tools.chart or self._own_chart())}
+        charts = {CHART: str(self._tools.chart or link(OWN_CHART, self._folder / "charts" / CHART))}
         charts |= stack["config"].get("homelab:charts", {})
         stack["config"]["homelab:charts"] = charts
         (self.work / name).write_text(yaml.safe_dump({**stack, **salt}))
         self._place_plugins()
 
     def _place_plugins(self) -> None:
-        """Link the plugins in a folder on PATH, where the CLI looks first."""
+        """Place the plugins made here in a folder on PATH, where the CLI looks first."""
         folder = self._folder / "plugins"
-        folder.mkdir(exist_ok=True)
-        for name, program in self._tools.plugins.items():
-            link(program, folder / f"pulumi-resource-{name}")
-        if "random" not in self._tools.plugins:
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._tools.provider:
+            link(self._tools.provider, folder / "pulumi-resource-kubernetes")
             script = folder / "pulumi-resource-random"
             # Not resolved: the link in a virtual environment is what finds its packages.
             words = map(shlex.quote, (str(PROJECT), str(Path(sys.executable).absolute())))
             script.write_text(PLUGIN.format(*words))
             script.chmod(0o755)
-
-    def _own_chart(self) -> Path:
-        """Return a copy of the sandbox's chart, with its files' digest in its version."""
-        copy = self._folder / "charts" / CHART
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(OWN_CHART, copy)
-        files = sorted(path for path in copy.rglob("*") if path.is_file())
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
-        chart = yaml.safe_load((copy / "Chart.yaml").read_text())
-        chart["version"] += f"-own.h{digest}"
-        (copy / "Chart.yaml").write_text(yaml.safe_dump(chart))
-        return copy
 
     def _settings(self, name: str) -> dict[str, Any]:
         try:

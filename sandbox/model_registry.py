@@ -1,7 +1,7 @@
 """A registry in place of registry.ollama.ai, with a tiny model under every name.
 
-Run as a module: python -m sandbox.model_registry PID FOLDER serves at 203.0.113.10 in the network
-namespace of a process, and writes its authority's certificate to FOLDER/registry.pem.
+Run as a module: python -m sandbox.model_registry FOLDER serves at 203.0.113.10, and writes its
+authority's certificate to FOLDER/registry.pem.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any
 import trustme
 
 from sandbox import tiny_model
-from sandbox.network import REGISTRY, enter
+from sandbox.network import REGISTRY
 
 HOST = "registry.ollama.ai"
 # The real registry redirects to another host for files, too.
@@ -135,6 +135,5 @@ def model_registry(
 
 
 if __name__ == "__main__":
-    enter(sys.argv[1])
-    with model_registry(Path(sys.argv[2]), at=REGISTRY):
+    with model_registry(Path(sys.argv[1]), at=REGISTRY):
         signal.pause()

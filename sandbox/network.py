@@ -1,20 +1,12 @@
 """A home network of network namespaces, forwarded ports, and the policies on it.
 
 A namespace ends with the process that holds it, so nothing has to be taken down.
-
-Run as a module: python -m sandbox.network PID PORT ADDRESS:PORT forwards a port of 127.0.0.1 to an
-address in the network namespace of a process.
 """
 
-import asyncio
 import ctypes
 import os
-import socket
 import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from sandbox.node import Node
@@ -100,34 +92,17 @@ def enter(pid: str) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-async def relay(pid: str, port: str, target: str) -> None:
-    """Forward `port` of 127.0.0.1 to `target` in the namespace of `pid`, without end."""
-    listener = socket.create_server(("127.0.0.1", int(port)))
-    # A socket stays in the namespace that it was created in.
-    enter(pid)
-    await asyncio.start_server(partial(_forward, target), sock=listener)
-    await asyncio.Event().wait()
+def forwarding(pid: int, port: int, target: str) -> list[str]:
+    """Return the command that forwards `port` of 127.0.0.1 to `target` in the namespace of `pid`.
 
-
-async def _forward(target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    host, _, port = target.rpartition(":")
-    with suppress(OSError):
-        back, there = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(_pump(reader, there), _pump(back, writer))
-    writer.close()
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    Each connection is a process of its own, which ends with the command.
+    """
+    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    listener = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    # In a new pid namespace, because /proc still has the pids of the old one.
+    there = f"nsenter --net=/proc/{pid}/ns/net socat STDIO TCP:{target}"
+    return [*alone, "socat", listener, f'EXEC:"{there}"']
 
 
 def _ip(pid: int, command: str) -> None:
     subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
-
-
-if __name__ == "__main__":
-    asyncio.run(relay(*sys.argv[1:]))

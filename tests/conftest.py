@@ -144,7 +144,7 @@ def programs() -> dict[str, Path]:
 def open_webui() -> Path:
     """The Python of an environment with Open WebUI; skips if no Python fits it."""
     try:
-        real_programs.find_python()
+        real_programs.require_python()
     except SandboxError as error:
         pytest.skip(str(error))
     return real_programs.open_webui()

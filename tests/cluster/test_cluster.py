@@ -74,7 +74,7 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
     broken.parent.mkdir(parents=True)
     broken.write_text("#!/bin/sh\necho first\necho no such luck\nexit 1\n")
     broken.chmod(0o755)
-    cluster = Cluster(tmp_path / "state", Tools(tmp_path / "tools", tools.pulumi, {}))
+    cluster = Cluster(tmp_path / "state", Tools(tmp_path / "tools", tools.pulumi))
     leftover = tmp_path / "state" / "data" / "rest"
     leftover.parent.mkdir(parents=True)
     leftover.touch()

@@ -1,7 +1,6 @@
 """The sandbox's processes: it ends only its own."""
 
 import errno
-import json
 import os
 import threading
 from pathlib import Path
@@ -13,44 +12,36 @@ from waiting import eventually
 from sandbox.processes import MARK, Processes, SandboxError, locked, readable_errors
 
 
-def test_a_reused_pid_is_left_alone(tmp_path: Path, bystander: Popen[bytes]) -> None:
-    (tmp_path / "pids.json").write_text(json.dumps({"etcd": [bystander.pid, 1.0]}))
-    processes = Processes(tmp_path)
-
-    assert processes.alive() == {}
-    processes.stop(["etcd"])
-    assert bystander.poll() is None
-
-
-def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_child(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("deaf", ["/bin/sh", "-c", "trap '' TERM; echo up; sleep 600 & wait"], {})
     assert eventually(lambda: processes.last_line("deaf") == "up")
-    (child,) = eventually(lambda: processes.alive()["deaf"].children())
 
     processes.stop(["deaf"], grace=0.2)
 
+    # Its child has the same name.
     assert processes.alive() == {}
-    child.kill()
 
 
-def test_an_unrecorded_process_of_this_folder_is_ended_and_no_other(
+def test_a_process_without_a_name_in_this_folder_is_ended_and_no_other(
     tmp_path: Path, bystander: Popen[bytes]
 ) -> None:
     ours, theirs = Processes(tmp_path / "run"), Processes(tmp_path / "run-of-another")
     for processes, name in ((ours, "run"), (theirs, "run-of-another")):
         (tmp_path / name).mkdir()
-        processes.start("sleep", ["sleep", "600"], {"PATH": os.defpath, MARK: str(tmp_path / name)})
-    (unrecorded,), (foreign,) = ours.alive().values(), theirs.alive().values()
-    ours.end_unrecorded()
-    assert unrecorded.is_running()
-    (tmp_path / "run" / "pids.json").unlink()
+        processes.start("sleep", ["sleep", "600"], {"PATH": os.defpath})
+    (named,), (foreign,) = ours.alive().values(), theirs.alive().values()
+    environment = {"PATH": os.defpath, MARK: str(tmp_path / "run")}
+    with Popen(["sleep", "600"], env=environment) as unnamed:
+        ours.stop([""])
 
-    ours.end_unrecorded()
-
-    assert not unrecorded.is_running()
+        assert unnamed.poll() is not None
+    assert named.is_running()
     assert foreign.is_running()
     assert bystander.poll() is None
+    ours.stop(["sleep"])
+    assert not named.is_running()
+    assert foreign.is_running()
     theirs.stop(["sleep"])
 
 

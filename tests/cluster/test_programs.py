@@ -12,7 +12,7 @@ from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox import programs as pod_programs
 from sandbox.build import TOOLS, Tool, build_tool, prometheus_version
 from sandbox.processes import SandboxError
-from sandbox.programs import find_python, install_tools, open_webui
+from sandbox.programs import install_tools, open_webui
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
 ROOT = Path(pod_programs.__file__).parent.parent
@@ -33,23 +33,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
     (module / "one.go").write_text('//go:build !two\n\npackage main\n\nconst word = "one"\n')
     (module / "two.go").write_text('//go:build two\n\npackage main\n\nconst word = "two"\n')
     return Tool("tiny", module, ".", environment=TOOLS["ollama"].environment)
-
-
-@pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on PATH, empty."""
-    folder = tmp_path / "path"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", str(folder))
-    return folder
-
-
-def put(folder: Path, name: str, answer: str) -> Path:
-    """Put a program into `folder` that prints `answer`."""
-    program = folder / name
-    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
-    program.chmod(0o755)
-    return program
 
 
 def with_header(folder: Path) -> Path:
@@ -127,26 +110,20 @@ def test_a_program_does_not_contain_the_path_of_its_build(tiny: Tool, tmp_path: 
     assert str(tmp_path).encode() not in program.read_bytes()
 
 
-def test_a_missing_compiler_is_one_line(
-    tiny: Tool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_compiler_is_named(
+    tiny: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.delenv("CXX", raising=False)
-    put(path, "gcc", "")
+    monkeypatch.setenv("CC", "no-such-compiler")
 
-    with pytest.raises(SandboxError) as failure:
+    with pytest.raises(SandboxError, match=r'"no-such-compiler": executable file not found'):
         build_tool(tiny, tmp_path)
-
-    assert str(failure.value) == "g++: not on PATH; tiny is built with a C++ compiler, g++"
 
 
 @pytest.mark.parametrize("version", ["3.10.9", "3.13.0"])
 def test_an_unsupported_python_is_refused_before_the_installation(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    monkeypatch.setattr("sys.executable", str(put(path, "python3", version)))
     monkeypatch.setattr("sys.version_info", tuple(map(int, version.split("."))))
-    put(path, "python3.11", "No module named ensurepip")
 
     with pytest.raises(SandboxError) as failure:
         open_webui(tmp_path / "new")
@@ -154,9 +131,6 @@ def test_an_unsupported_python_is_refused_before_the_installation(
     ours = version.rpartition(".")[0]
     assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
     assert not (tmp_path / "new").exists()
-
-    python312 = put(path, "python3.12", "3.12.9")
-    assert find_python() == (python312, Version("3.12.9"))
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

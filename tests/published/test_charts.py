@@ -41,7 +41,9 @@ def test_a_second_up_changes_nothing(live_stack: LiveStack) -> None:
 
 def test_metallb_assigns_both_addresses(live_stack: LiveStack, tools: Tools) -> None:
     published = {"kube-prom-stack": f"kube-prometheus-stack {KUBE_PROMETHEUS_STACK}"}
-    released = live_stack.engine.charts()
+    state = json.loads(live_stack.engine.cli("stack", "export").stdout)["deployment"]["resources"]
+    statuses = [item["outputs"]["status"] for item in state if item["type"].endswith(":Release")]
+    released = {item["name"]: f"{item['chart']} {item['version']}" for item in statuses}
     assert released in (published, {**published, "metallb": f"metallb {METALLB}"})
     # The controller starts after the release has created its CRDs.
     Cluster(live_stack.cluster.folder, tools).start([NODE])

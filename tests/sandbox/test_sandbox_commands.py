@@ -98,16 +98,14 @@ def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
     assert bool(capfd.readouterr().out) is shown
 
 
-def test_status_before_anything_was_brought_up_says_how_to(
+def test_an_output_before_anything_was_brought_up_says_how_to(
     engine: Mock, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cluster = SimpleNamespace(running=lambda: True, status=lambda: {"etcd": 1}, memory=lambda: 0)
-    monkeypatch.setattr(commands, "Cluster", lambda *_: cluster)
-    monkeypatch.setattr("sys.argv", ["sandbox", "status"])
+    monkeypatch.setattr("sys.argv", ["sandbox", "output", "grafana_password"])
     engine.outputs.return_value = {}
 
     assert commands.main() == 1
-    line = "error: the state is empty: the stack has not been deployed yet; run: make up\n"
+    line = "error: the sandbox has no stack that is up; start it with: make up\n"
     assert capfd.readouterr().err == line
 
 

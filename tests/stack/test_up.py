@@ -20,7 +20,6 @@ from components import PROMETHEUS_CLAIM
 from sandbox.build import Tools
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError
-from sandbox.report import report
 
 TWO_STORAGES = """
 from pulumi import ResourceOptions
@@ -132,24 +131,6 @@ def test_a_lost_passphrase_is_one_line_and_no_new_one_is_made(live_stack: LiveSt
         assert not passphrase.exists()
     finally:
         moved.rename(passphrase)
-
-
-def test_the_report_of_up_shows_the_flow_of_metrics(live_stack: LiveStack) -> None:
-    outputs, charts = live_stack.engine.outputs(), live_stack.engine.charts()
-    table = report(
-        live_stack.cluster.kubeconfig, live_stack.cluster.context, outputs, charts, "read "
-    )
-    metrics = table.partition("\n  metrics")[2]
-    rows = dict(line.split(maxsplit=1) for line in metrics.splitlines() if line[:4].strip())
-
-    pushers, _, url = rows["pushed"].partition(" to ")
-    assert set(pushers.split(", ")) == {"ollama-stack/gateway", "ollama-stack/open-webui"}
-    assert url.endswith(".observability:9090/api/v1/otlp/v1/metrics")
-    assert rows["dashboards"] == "AI performance, Server, Usage"
-    assert re.fullmatch(r"[1-9]\d* alerts of [1-9]\d* rules", rows["rules"])
-    assert "kube-prom-stack-prometheus" in rows["scraped"].split(", ")
-    (release,) = re.findall(r"^  kube-prom-stack +(.+)$", table, re.MULTILINE)
-    assert re.fullmatch(r"kube-prometheus-stack 0.0.0-own\.h\w+; the sandbox's own: .*", release)
 
 
 def test_no_password_is_in_a_file_of_the_cluster_in_clear(live_stack: LiveStack) -> None:
