@@ -111,7 +111,7 @@ def find_chart(folder: Path) -> Path | None:
         return file
 
     def download(file: Path) -> None:
-        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=3) as response:
+        with urllib.request.urlopen(f"{CHARTS}/{name}/{name}.tgz", timeout=10) as response:
             file.write_bytes(response.read())
 
     with contextlib.suppress(OSError):
