@@ -49,6 +49,7 @@ reserved = config.requested(CHART_VALUES)
 settings = config.load(reserved)
 plans = config.plan(settings, reserved)
 pulumi.log.info(config.table(settings, plans))
+# The provider's lines do not say why a pod waits.
 log_waits(settings.context)
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
 backup, notify = webui.backup, observability.notify
@@ -245,8 +246,8 @@ pulumi.export("open_webui_email", webui.admin_email)
 pulumi.export("open_webui_password", chat.admin_password)
 pulumi.export(
     "open_webui_account",
-    "on a volume that has accounts the old password counts; one command sets the one above"
-    " (docs/people.md#the-admin-password-is-lost)",
+    "if the volume already had accounts, their old passwords are still valid; to set the new one:"
+    " docs/people.md#the-admin-password-is-lost",
 )
 if settings.completion_model:
     model, servers = settings.completion_model, settings.model_servers.values()

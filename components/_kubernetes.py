@@ -125,12 +125,12 @@ def pod(
     container: ContainerArgsDict,
     volumes: list[VolumeArgsDict],
     node: str | None,
-    server: ContainerArgsDict | None = None,
+    sidecar: ContainerArgsDict | None = None,
     groups: Sequence[int] = (),
 ) -> PodSpecArgsDict:
     """Return a restricted pod spec with one container, on `node` or on the node of its volume.
 
-    `server` is a native sidecar (Kubernetes 1.29 or newer): it starts before the container and
+    `sidecar` is a native one (Kubernetes 1.29 or newer): it starts before the container and
     stops after it. `groups` are supplemental group IDs.
     """
     spec: PodSpecArgsDict = {
@@ -149,8 +149,8 @@ def pod(
         "containers": [container],
         "volumes": volumes,
     }
-    if server:
-        spec["init_containers"] = [{**server, "restart_policy": "Always"}]
+    if sidecar:
+        spec["init_containers"] = [{**sidecar, "restart_policy": "Always"}]
     if node:
         spec["node_selector"] = {"kubernetes.io/hostname": node}
     return spec

@@ -39,8 +39,10 @@ GPU_BATCH = 2 * GIB
 
 MAX_LOADED = 3
 """Default maximum of models loaded at once, as in Ollama."""
-ERROR, SERVER = 0.15, 2 * GIB
-"""Limit above the request: the error of the estimate, and the memory of Ollama's own process."""
+ESTIMATE_ERROR = 0.15
+"""Share of the request by which the limit is above it, because the plan is an estimate."""
+OLLAMA_OVERHEAD = 2 * GIB
+"""Memory of Ollama's own process, added to the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,9 @@ class ModelPlan:
     context: int
     """Tokens of each request: no more than the model was trained on."""
     kv: int
+    """KV cache of all parallel requests."""
     compute: int
+    """Compute buffers of llama.cpp."""
     prompt_cache: int
     ceiling: float | None
     """Upper bound of tokens/s, from the memory bandwidth with an empty context; None if unknown."""
@@ -218,7 +222,7 @@ def _count_fitting(models: tuple[ModelPlan, ...], available: int, gpu_memory: in
 
 def _memory(needed: int, most: int) -> Memory:
     """Return Ollama's request and limit; the limit exceeds `most` only if the request does."""
-    limit = max(needed, min(needed * (1 + ERROR) + SERVER, most))
+    limit = max(needed, min(needed * (1 + ESTIMATE_ERROR) + OLLAMA_OVERHEAD, most))
     # Not validated: it may exceed any node, which `checks.memory` reports.
     return Memory.model_construct(request=whole_gib(needed), limit=whole_gib(limit))
 

@@ -69,7 +69,7 @@ def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
             + (f"; did you mean {', '.join(similar)}?" if similar else "")
         )
     names = ", ".join(model.name for model in plan.resident)
-    yield f"loaded at once, at most: {gib(plan.needed)} for {names}"
+    yield f"most memory, if loaded together: {gib(plan.needed)} for {names}"
     yield f"Ollama's memory: request {plan.memory.request}, limit {plan.memory.limit}"
     if (memory := settings.gpu_memory(server)) is not None:
         yield f"GPU memory: {gib(plan.on_gpu)} of {gib(memory)}"
@@ -79,4 +79,4 @@ def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
 def _node_sums(settings: Settings, plan: Plan) -> Iterator[str]:
     for name, node in settings.nodes.items():
         requested, memory = gib(plan.requested[name].memory), gib(size(node.memory))
-        yield f"{name}: {requested} of {memory} requested, the system's reserve included"
+        yield f"{name}: {requested} of {memory} requested, with the reserve for the system"

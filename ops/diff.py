@@ -180,7 +180,9 @@ def _apply(project: Path, tree: Path, engine: Engine, base: str, script: str) ->
         if result.returncode:
             reason = _reason(result.stdout + result.stderr)
             invalid = ": its program rejects its stack file" if " homelab:" in reason else ""
-            raise SandboxError(f"BASE: {base} cannot be deployed{invalid}: {reason}; want another")
+            raise SandboxError(
+                f"BASE: {base} cannot be deployed{invalid}: {reason}; choose another BASE"
+            )
     resources = json.loads(engine.cli("stack", "export").stdout)["deployment"]["resources"]
     engine.cli("state", "unprotect", "--all", "--yes")
     return [resource["urn"] for resource in resources if resource.get("protect")]

@@ -120,7 +120,7 @@ async def rbac(server: Server) -> Problems:
     review = server.cluster.review
     everything = {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}}
     if not await in_thread(review, "selfsubjectaccessreviews", everything):
-        yield "the kubeconfig's user may not do everything"
+        yield "the kubeconfig's user is not a cluster admin"
     elif await in_thread(review, "subjectaccessreviews", UNPRIVILEGED):
         yield "RBAC is disabled, or everybody has a role: any pod may list Secrets"
 
@@ -177,7 +177,7 @@ async def addons(server: Server) -> Problems:
     for secret in await server.metadata("/api/v1/secrets", labelSelector=ADDON):
         release = f"{secret['namespace']}/{secret['labels']['name']}"
         if ("Release", release) not in server.objects:
-            yield f"release {release} is not the stack's"
+            yield f"release {release} was not installed by this stack"
     crds = await server.metadata("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
     groups = {crd["name"].partition(".")[2] for crd in crds}
     if ("Release", f"observability/{CHART}") not in server.objects:
@@ -185,13 +185,15 @@ async def addons(server: Server) -> Problems:
         objects += await server.metadata("/api/v1/namespaces/kube-system/services")
         leftovers = [item["name"] for item in objects if item["name"].startswith(CHART)]
         for name in leftovers + sorted(groups & {"monitoring.coreos.com"}):
-            yield Warn(f"{name} is left by a release")
+            yield Warn(f"{name} remains from a removed release")
     # The operator runs those in any namespace: pods and claims that no release owns.
     for kind in ("prometheuses", "alertmanagers"):
         if any(crd["name"] == f"{kind}.monitoring.coreos.com" for crd in crds):
             for item in await server.metadata(f"/apis/monitoring.coreos.com/v1/{kind}"):
                 if (item["namespace"], item["name"]) != ("observability", CHART):
-                    yield Warn(f"{kind} {item['namespace']}/{item['name']} is left by a release")
+                    yield Warn(
+                        f"{kind} {item['namespace']}/{item['name']} remains from a removed release"
+                    )
     mode, exists = server.settings.network.metallb, "metallb.io" in groups
     if ("Release", "metallb-system/metallb") not in server.objects and exists != (mode == "addon"):
         yield f"network.metallb: got {mode}, but MetalLB is {'' if exists else 'not '}installed"
@@ -241,10 +243,16 @@ CHECKS = (
     ),
     Check(marks, "api", f"set {MASK} (docs/install.md#tailscale-and-microk8s)"),
     Check(nodes, "api", "correct homelab:nodes (docs/gpu.md#prepare-the-server)"),
-    Check(releases, "api state", "let it end, or recover (docs/runbook.md#an-up-was-cut-off)"),
+    Check(
+        releases,
+        "api state",
+        "wait until it ends, or make recover (docs/runbook.md#an-up-was-cut-off)",
+    ),
     Check(addons, "releases", "microk8s disable, or delete (docs/runbook.md#without-an-alert)"),
     Check(names, "releases", "delete it, or pulumi import (docs/runbook.md#without-an-alert)"),
     Check(
-        addresses, "releases", "free it, or another network.pool (docs/runbook.md#without-an-alert)"
+        addresses,
+        "releases",
+        "free the address, or choose another network.pool (docs/runbook.md#without-an-alert)",
     ),
 )

@@ -65,7 +65,7 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     findings, unread = _certificates(cluster), list[str]()
     for operation in state.get("pending_operations") or []:
         name = operation["resource"]["urn"].rpartition("::")[2]
-        change = f"cut off while {operation['type']} it"
+        change = f"an up was interrupted while {operation['type']} it"
         findings.append(Finding("pulumi", "resource", name, change))
     with ThreadPoolExecutor(8) as pool:
         engine = pool.submit(_engine, stack)
@@ -146,7 +146,7 @@ def _release(cluster: Cluster, identity: str) -> list[Finding]:
     if not newest:
         return [Finding("state", "release", identity, "deleted")]
     if newest.status != "deployed":
-        reason = releases.UNFINISHED.get(newest.status, "nothing is deployed")
+        reason = releases.UNFINISHED.get(newest.status, "no revision is deployed")
         change = f"revision {newest.number} is {newest.status}: {reason}"
         return [Finding("helm", "release", identity, change)]
     return _objects(cluster, f"release {identity}", releases.objects(cluster, newest))

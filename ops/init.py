@@ -118,7 +118,7 @@ def inspect(api: ApiClient, nodes: list[Machine], prompt: Prompt) -> list[Machin
             inspected.append(machine)
     for machine in inspected:
         if machine.disks and machine.taken is None:
-            print(f"  {machine.name}: could not ping: which addresses are free is not known")
+            print(f"  {machine.name}: could not ping, so free addresses are unknown")
     return inspected
 
 

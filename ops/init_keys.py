@@ -38,11 +38,11 @@ def draft(
     names = [*_object(old, "nodes")]
     nodes = sorted(nodes, key=lambda it: names.index(it.name) if it.name in names else len(names))
     first = nodes[0]
-    missing = _object(old, "nodes").keys() - {machine.name for machine in nodes}
-    question = f"{', '.join(sorted(missing))}: in the file, but not in the cluster; drop or keep?"
+    missing = sorted(_object(old, "nodes").keys() - {machine.name for machine in nodes})
+    question = f"{', '.join(missing)}: in the file, but not in the cluster. Drop or keep?"
     choice = init_questions.choice("drop", "keep")
     drop = not missing or prompt("missing_nodes", question, "drop", choice) == "drop"
-    node_keys = {} if drop else {name: old["nodes"][name] for name in sorted(missing)}
+    node_keys = {} if drop else {name: old["nodes"][name] for name in missing}
     profile = prompt.flags.get("profile")
     if profile not in (None, "cpu") and not any(machine.gpus for machine in nodes):
         raise ValueError(
@@ -139,7 +139,7 @@ def _backup(
     others = [disk.path for disk in machine.disks if disk.path not in ("/", data)]
     # A file that exists has answered with "none" before.
     default = "none" if webui or not others else others[0]
-    question = f"A second disk for backups of the chats: {', '.join([*others, 'none'])}?"
+    question = f"Disk for backups of the chats: {', '.join([*others, 'none'])}?"
     path = prompt("backup_disk", question, default, old=old).rstrip("/")
     if path in (old, "none"):
         return backup if path == old else {}
@@ -157,7 +157,7 @@ def _notify(old: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
         return old
     if not (receiver := init_questions.receiver(answer)):
         return {}
-    question = "Your time zone, because warnings come from 8:00 to 22:00 only?"
+    question = "Your time zone? (Warnings are sent from 8:00 to 22:00 only.)"
     zone = prompt(
         "timezone",
         question,
@@ -185,7 +185,9 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
         "memory": _gi(machine.memory),
         "disk": {"path": path, "size": capacity},
     }
-    question = f"{name}: its memory, for the expected tokens/s: {', '.join(BANDWIDTHS)} or unknown?"
+    question = (
+        f"{name}: type of its memory, to estimate tokens/s: {', '.join(BANDWIDTHS)} or unknown?"
+    )
     kind = init_questions.choice(*BANDWIDTHS, "unknown")
     # Of a node in the file it was asked before.
     asked = "" if old else None
@@ -223,7 +225,7 @@ def _models(keys: Mapping[str, Any], prompt: Prompt) -> list[Any]:
     declared = keys["ollama"].get("models")
     if declared and prompt.flags.get("models") is None:
         return list(declared)
-    print("Models that fit, each alone, and the tokens/s that the memory bandwidth allows at most:")
+    print("Models that fit alone, and the most tokens/s that the memory bandwidth allows:")
     fitting = []
     for name in OFFERED:
         with contextlib.suppress(SettingsError):

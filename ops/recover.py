@@ -114,7 +114,7 @@ def inspect(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interru
         if item["status"].get("phase") == "Released"
     }
     volumes = sorted(name for name in released if (VOLUME, name) in recorded)
-    reasons += [f"volume {name}: Released, its claim is gone" for name in volumes]
+    reasons += [f"volume {name}: Released: its claim was deleted" for name in volumes]
     return Interrupted(
         locks=stack_locks, pending=pending, revisions=blocking, volumes=volumes, reasons=reasons
     )
@@ -130,7 +130,7 @@ def running(stack: Stack, run: Interrupted) -> str:
             # A plugin is a child of the CLI that started it.
             if "pulumi" in (name, processes.get(process["ppid"], {}).get("name")):
                 return f"{name} still runs: wait, or end it with: kill {pid}"
-            return f"{name} still runs, but nothing waits for it: kill {pid}"
+            return f"{name} still runs without its CLI; end it with: kill {pid}"
     for lock in run.locks:
         if not lock.stale:
             return f"{lock}; once nothing runs there: pulumi cancel --stack {stack.name}"
@@ -230,7 +230,7 @@ def _run(options: argparse.Namespace) -> int:
         *(f"delete Secret {item.namespace}/{item.secret}" for item in interrupted.revisions),
         *(f"free volume {name} for its new claim" for name in interrupted.volumes),
     ]
-    print(f"to do: {'; '.join(steps)}; the releases' objects stay")
+    print(f"to do: {'; '.join(steps)}; objects installed by Helm are kept")
     if not options.yes and not _confirmed():
         print("nothing was changed")
         return 1

@@ -18,7 +18,7 @@ UNFINISHED = {
     "pending-install": "an up was cut off",
     "pending-upgrade": "an up was cut off",
     "pending-rollback": "a rollback was cut off",
-    "failed": "an up did not get through",
+    "failed": "an up failed",
     "uninstalling": "a destroy was cut off",
 }
 """Cause of each status that an interrupted run leaves on the newest revision."""

@@ -144,7 +144,7 @@ class ChatPage:
             self._delete(name)
             reason = str(error) or "interrupted"
             raise NotStartedError(
-                f"{reason}; it had not started: are the backup's disk and the image there?"
+                f"{reason}; it had not started: check the backup disk and the image"
             ) from error
         pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
         try:
@@ -239,14 +239,16 @@ def readable_errors() -> Iterator[None]:
 @contextmanager
 def page_stopped() -> Iterator[None]:
     """Add to errors that the page stays stopped, and how to go on."""
-    state = "the page stays stopped; run the same command again, or docs/backups.md"
+    state = "the page is stopped; run the same command again, or see docs/backups.md"
     try:
         with readable_errors():
             yield
     except RestoreError as error:
         raise RestoreError(f"{error}; {state}") from error
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; a started restore continues; {state}") from None
+        raise KeyboardInterrupt(
+            f"interrupted; a restore that has started goes on; {state}"
+        ) from None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

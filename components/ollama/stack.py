@@ -163,7 +163,7 @@ class OllamaStack(ComponentResource):
                             [volume("models", args["claim_name"]), scratch, gateway.volume],
                             node,
                             # Ollama drops streams on SIGTERM, so the gateway drains them first.
-                            server=_server(args["pod"], runtime),
+                            sidecar=_server(args["pod"], runtime),
                             groups=runtime.get("device_groups", ()),
                         ),
                         "termination_grace_period_seconds": TERMINATION,

@@ -62,7 +62,7 @@ def test_an_account_that_is_no_admin_fails(place: Place, tmp_path: Path) -> None
 
     assert place.problems(doctor.rbac) == []
     assert place.problems(doctor.rbac, account=account(response.status.token)) == [
-        "the kubeconfig's user may not do everything"
+        "the kubeconfig's user is not a cluster admin"
     ]
     with pytest.raises(UnreadableError, match="selfsubjectaccessreviews: 401"):
         place.problems(doctor.rbac, account=account("wrong"))
@@ -134,5 +134,5 @@ def test_a_release_of_the_addon_and_its_leftovers_warn(place: Place) -> None:
     ports = [{"name": "https", "port": 10250}]
     with place.created(manifest("Service", orphan, "kube-system", spec={"ports": ports})):
         results = place.problems(doctor.addons)
-    assert f"{orphan} is left by a release" in results
+    assert f"{orphan} remains from a removed release" in results
     assert {type(problem) for problem in results} == {Warn}

@@ -93,7 +93,7 @@ def test_a_planned_size_is_within_15_percent_of_the_recorded_one(
             print(f"{name:<16}{gb:>7.1f} GB{gb * (1 + error):>7.1f} GB{error:>+8.1%}")
 
     assert {name: error for name, error in errors.items() if abs(error) > 0.15} == {}
-    assert capacity.ERROR == 0.15
+    assert capacity.ESTIMATE_ERROR == 0.15
 
 
 def test_the_planned_gpu_memory_is_that_of_the_example_in_ollamas_documentation() -> None:
@@ -456,7 +456,7 @@ def test_the_table_has_a_line_for_each_model_and_the_sums() -> None:
     assert some.startswith("some:3b *")
     assert embedding.split()[-1] == "-"
     assert sums[0] == "* not in the catalogue: estimated some:3b from its name, plus 20%"
-    assert sums[1].startswith("loaded at once, at most: 13.1 GiB for ")
+    assert sums[1].startswith("most memory, if loaded together: 13.1 GiB for ")
     assert sums[2] == "Ollama's memory: request 14Gi, limit 18Gi"
     assert sums[3] == "files of the models: 4.5 GiB of 500 GiB"
     assert sums[4].startswith("evo4t: 20.7 GiB of 93 GiB requested")

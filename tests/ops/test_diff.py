@@ -181,9 +181,9 @@ def test_deletions_come_before_updates() -> None:
         (
             "error: homelab:charts: unknown key, known keys: context",
             "BASE: old cannot be deployed: its program rejects its stack file:"
-            " error: homelab:charts: unknown key, known keys: context; want another",
+            " error: homelab:charts: unknown key, known keys: context; choose another BASE",
         ),
-        ("error: no answer", "BASE: old cannot be deployed: error: no answer; want another"),
+        ("error: no answer", "BASE: old cannot be deployed: error: no answer; choose another BASE"),
     ],
 )
 def test_an_error_of_the_base_names_the_base(tmp_path: Path, printed: str, line: str) -> None:

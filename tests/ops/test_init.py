@@ -383,7 +383,7 @@ def test_where_nothing_could_be_pinged_a_line_says_so(
         monkeypatch.setattr(machines, "run", Mock(return_value=log))
         init.inspect(Mock(), from_nodes([node("evo4t")]), Prompt({}, yes=True))
 
-        line = "  evo4t: could not ping: which addresses are free is not known\n"
+        line = "  evo4t: could not ping, so free addresses are unknown\n"
         assert (line in capsys.readouterr().out) == (log != LOG)
 
 

@@ -221,7 +221,7 @@ def test_only_released_volumes_of_the_stack_are_freed(server: Server, run: Run) 
     code, out, _ = run()
 
     assert (code, server.freed) == (0, ["models"])
-    assert "volume models: Released, its claim is gone" in out
+    assert "volume models: Released: its claim was deleted" in out
 
 
 def test_a_release_in_a_namespace_of_another_stack_is_left_alone(server: Server, run: Run) -> None:
@@ -313,7 +313,7 @@ def test_a_plugin_that_still_runs_is_reported(
         finally:
             os.kill(pid, signal.SIGKILL)
 
-    advice = ": wait, or end it with" if cli else ", but nothing waits for it"
+    advice = ": wait, or end it with" if cli else " without its CLI; end it with"
     assert (code, untouched(server)) == (1, True)
     assert err == f"error: {plugin.name} still runs{advice}: kill {pid}\n"
     assert run()[0] == 0

@@ -181,7 +181,7 @@ def test_without_the_jobs_exit_status_the_page_stays_stopped() -> None:
     )
 
     with pytest.raises(
-        RestoreError, match=r"could not read the exit status of Job \S+; the page stays stopped"
+        RestoreError, match=r"could not read the exit status of Job \S+; the page is stopped"
     ):
         restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
@@ -190,7 +190,7 @@ def test_without_the_jobs_exit_status_the_page_stays_stopped() -> None:
 def test_after_a_killed_restore_the_page_stays_stopped() -> None:
     cluster = _Cluster(("fetch", 0), ("restore", 137))
 
-    with pytest.raises(RestoreError, match=r"cut off with exit code 137.*the page stays stopped"):
+    with pytest.raises(RestoreError, match=r"cut off with exit code 137.*the page is stopped"):
         restore(cluster.page(), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
 
@@ -259,7 +259,7 @@ def test_after_the_timeout_a_running_restore_continues_and_the_page_stays_stoppe
     cluster = _Stuck()
     cluster.at_work = True
 
-    with pytest.raises(RestoreError, match=r"given up after .*; the page stays stopped"):
+    with pytest.raises(RestoreError, match=r"given up after .*; the page is stopped"):
         restore(ChatPage(cluster, cluster, cluster, timeout=0.1), "latest", None)
     assert cluster.noted == [*STOPPED, "job"]
 
@@ -296,7 +296,7 @@ def test_if_the_job_cannot_be_created_the_page_starts_again() -> None:
     ("error", "raised", "line"),
     [
         (ApiException(500, "etcd"), RestoreError, "the API server answered 500 etcd"),
-        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted; a started restore continues"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "interrupted; a restore that has started goes on"),
     ],
 )
 def test_an_error_while_the_page_is_stopped_says_how_to_continue(
@@ -308,7 +308,7 @@ def test_an_error_while_the_page_is_stopped_says_how_to_continue(
 
     with pytest.raises(raised) as caught:
         restore(cluster.page(), "latest", None)
-    advice = "the page stays stopped; run the same command again, or docs/backups.md"
+    advice = "the page is stopped; run the same command again, or see docs/backups.md"
     assert str(caught.value) == f"{line}; {advice}"
     assert cluster.noted == [*STOPPED, "job"]
 

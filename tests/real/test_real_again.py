@@ -43,7 +43,7 @@ def test_a_stack_made_again_finds_chats_and_accounts_where_they_were(server: Ser
 
     # The new one of the output is for a new disk, as the output beside it says.
     new, server.password = server.password, password
-    assert "old password counts" in server.engine.outputs()["open_webui_account"][0]
+    assert "old passwords are still valid" in server.engine.outputs()["open_webui_account"][0]
     assert server.title(chat) == "kept"
     assert server.models(server.token()) >= {*server.config["ollama"]["models"]}
     assert set_password(server, new).endswith("1 changed\n")

@@ -115,7 +115,7 @@ def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metric
             for pod in pods.get(namespace="default", label_selector=label).items
         )
 
-    line = "prometheuses default/old is left by a release"
+    line = "prometheuses default/old remains from a removed release"
     assert line not in asyncio.run(problems())
     body = {
         "apiVersion": "monitoring.coreos.com/v1",

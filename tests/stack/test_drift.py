@@ -639,7 +639,9 @@ def test_a_pending_operation_is_reported_with_make_recover(live_stack: LiveStack
     findings, unread = drift.check(stack, {**state, "pending_operations": pending})
     assert unread == []
     assert findings == [
-        Finding("pulumi", "resource", "monitoring-release", "cut off while creating it")
+        Finding(
+            "pulumi", "resource", "monitoring-release", "an up was interrupted while creating it"
+        )
     ]
     assert drift.fix_commands(findings, stack, "any")[0] == "make recover STACK=home"
 

@@ -109,7 +109,7 @@ def test_recover_waits_for_a_plugin_that_outlives_its_killed_cli(
     code, out, err = recover()
     assert code == 1
     assert "observability/kube-prom-stack: it is deployed, but not in the state" in out
-    assert "pulumi-resource-kubernetes still runs, but nothing waits for it: kill " in err
+    assert "pulumi-resource-kubernetes still runs without its CLI; end it with: kill " in err
     assert statuses(live_stack) == ["deployed"]
 
     end(plugins)

@@ -78,7 +78,7 @@ def test_a_leftover_prometheus_is_reported_and_gets_no_volume_of_the_stack(
     old = manifest("Prometheus", "monitoring", "observability", spec=spec)
     with place.created(old | {"apiVersion": "monitoring.coreos.com/v1"}):
         assert place.problems(doctor.addons) == [
-            "prometheuses observability/monitoring is left by a release"
+            "prometheuses observability/monitoring remains from a removed release"
         ]
         assert live_stack.up() == {}
         assert live_stack.bound() == before

@@ -10,7 +10,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from gateway_bodies import MOST_TOKENS, PLANNED, SMALL_TEXT, TOKEN, Body, Budget
+from gateway_bodies import DROPPED, MOST_TOKENS, SMALL_TEXT, TOKEN, Body, Budget
 from gateway_lab import (
     MANAGES,
     MODELS,
@@ -330,7 +330,7 @@ def test_tokens_are_those_of_the_json(value: Any, indent: int | None) -> None:
 def test_a_serialized_body_equals_the_original(value: dict[str, Any], indent: int | None) -> None:
     value = {key: it for key, it in value.items() if key == key.casefold()}
     # Hypothesis also tries constants of the program.
-    for key in (*PLANNED, *HOLD, "options"):
+    for key in (*DROPPED, *HOLD, "options"):
         value.pop(key, None)
     budget = Budget("all", 2**30, 0)
     body = Body(budget, budget, 2**30)

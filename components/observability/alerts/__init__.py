@@ -8,6 +8,9 @@ import yaml
 
 from components.observability.promql import any_of
 
+OF_SERVERS = ("gpu", "ollama")
+"""Files whose alerts are about a model server, which is named at the end of their description."""
+
 
 def alerts(
     disks: Iterable[str],
@@ -52,7 +55,7 @@ def alerts(
             if "alert" in rule:
                 annotations = rule["annotations"]
                 annotations["runbook_url"] = f"{runbook}#{rule['alert'].lower()}"
-                annotations["description"] += server if file in ("gpu", "ollama") else ""
+                annotations["description"] += server if file in OF_SERVERS else ""
                 text = annotations["description"].replace("@disks@", ", ".join(disks))
                 annotations["description"] = text
     return specs

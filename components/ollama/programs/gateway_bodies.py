@@ -27,8 +27,8 @@ SAMPLING = {
     *("temperature", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop"),
 }
 RUNNER = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"}
-# A recursive template fills any memory; no known client sends one.
-PLANNED = {"keep_alive", "template"}
+# `keep_alive` pins a model or unloads it; a recursive template fills any memory.
+DROPPED = {"keep_alive", "template"}
 MOST_REPEATED = 2**16  # tokens; the sampler allocates `repeat_last_n` of them
 
 NAMED = re.compile(rb'"%s(\d+)"' % LONG.encode())
@@ -156,8 +156,8 @@ def drop(request: dict[str, Any]) -> list[str]:
     dropped = []
     for key in list(request):
         # Go matches keys in any case with Ollama's names, which are in lower case.
-        if key in PLANNED or key != key.casefold():
-            dropped.append(key if key in PLANNED else "case")
+        if key in DROPPED or key != key.casefold():
+            dropped.append(key if key in DROPPED else "case")
             del request[key]
     options = request.get("options")
     if not isinstance(options, dict):
