@@ -31,7 +31,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
         "neighbouring addresses": "192.168.1.101-192.168.1.102",
         "e-mail": "me",
         "want an e-mail address": "me@example.com",
-        "second disk": "",
+        "Disk for backups": "",
         "Alerts": "ntfy",
         "time zone": "Europe/Berlin",
         "Models to pull": "",
