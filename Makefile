@@ -39,6 +39,7 @@ VENV := .venv/ready
 # The CLI itself, which asks before it changes the server.
 preview: FLAGS = --diff
 up preview: $(VENV)
+	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got $(STACK), but there is no Pulumi.$(STACK).yaml; make init STACK=$(STACK) writes it" >&2; exit 1; }
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack "$(STACK)"
 
@@ -107,11 +108,13 @@ linux:
 	@test "$$(uname)" = Linux || { echo "error: the sandbox needs Linux; on other systems, for a server: make up STACK=home" >&2; exit 1; }
 
 # The packages of all commands for a server.
-.venv/ready: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
-	@$(PYTHON) -m venv .venv
+.venv/ready: requirements.txt | .venv/pyvenv.cfg
 	@$(INSTALL)
 
 # The packages of the sandbox and the tests.
-.venv/dev: requirements-dev.txt .venv/ready
+.venv/dev: requirements-dev.txt requirements.txt | .venv/pyvenv.cfg
 	@$(INSTALL)
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is %d.%d; it must be 3.11 or newer" % sys.version_info[:2])'
+	@$(PYTHON) -m venv .venv

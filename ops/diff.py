@@ -22,6 +22,8 @@ from pulumi.automation import CommandError, EngineEvent, StepEventMetadata
 from components import CHART_VALUES
 from config import SettingsError, read, requested
 from config.stack_file import project_keys, read_config, without_secrets
+from ops import stacks
+from ops.cluster import UnreadableError
 from sandbox.build import FOLDER, Tools, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import PROJECT, Engine
@@ -59,10 +61,12 @@ def run(options: argparse.Namespace) -> int:
     # A program that the engine ends early logs a traceback.
     logging.disable()
     try:
+        # Before a build, which may take minutes.
+        stacks.stack_file(options.stack)
         # Progress is not part of the report.
         with readable_errors(FOLDER), contextlib.redirect_stdout(sys.stderr):
             report = compare(PROJECT, FOLDER / "diff", build(), options.stack, options.base)
-    except (SandboxError, SettingsError, KeyboardInterrupt) as error:
+    except (SandboxError, SettingsError, UnreadableError, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted; run the same command again'}", file=sys.stderr)
         return 1
     print(report)

@@ -114,13 +114,17 @@ def _sandbox() -> Stack:
     from sandbox.engine import Engine
     from sandbox.processes import SandboxError
 
+    stopped = UnreadableError("the sandbox is not running; start it with: make up")
+    # Before a build, which may take minutes.
+    if not (FOLDER / "run" / "kubeconfig").exists():
+        raise stopped
     try:
         tools = build()
     except SandboxError as error:
         raise UnreadableError(str(error)) from error
     cluster = Cluster(FOLDER / "run", tools)
     if not cluster.running():
-        raise UnreadableError("the sandbox is not running; start it with: make up")
+        raise stopped
     engine = Engine(cluster, tools)
     return Stack(
         name="sandbox",

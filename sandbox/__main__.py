@@ -106,11 +106,15 @@ def down(options: argparse.Namespace) -> None:
 
 def output(options: argparse.Namespace) -> None:
     """Print one output of the stack in clear."""
+    stopped = SandboxError("the sandbox has no stack that is up; start it with: make up")
+    # Before a build, which may take minutes.
+    if not (options.folder / "kubeconfig").exists():
+        raise stopped
     tools = build()
     cluster = Cluster(options.folder, tools)
     outputs = Engine(cluster, tools).outputs() if cluster.running() else {}
     if not outputs:
-        raise SandboxError("the sandbox has no stack that is up; start it with: make up")
+        raise stopped
     if options.name not in outputs:
         raise SandboxError(f"output: got {options.name}, want one of {', '.join(sorted(outputs))}")
     value = outputs[options.name][0]

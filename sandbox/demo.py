@@ -12,7 +12,7 @@ from typing import Any
 
 from config.stack_file import project_keys, read_config
 from sandbox import images, requirements
-from sandbox.build import FOLDER, build
+from sandbox.build import FOLDER, Tools, build
 from sandbox.cache import cache
 from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
@@ -25,6 +25,8 @@ from sandbox.real_cluster import PAGE, Cluster, step
 STACK_FILE = PROJECT / "Pulumi.sandbox.yaml"
 CONTAINERS = ("disk", "evo4t")
 """Folders that containers write to, with owners of their own."""
+SESSION = "session"
+"""Folder that is locked while a demo is built, runs or is deleted."""
 
 
 def run(folder: Path, say: Callable[..., None]) -> None:
@@ -37,45 +39,49 @@ def run(folder: Path, say: Callable[..., None]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     cluster = None
-    try:
-        requirements.install(FOLDER)
-        requirements.check_kernel()
-        wanted = () if os.environ.get("PULL") == "0" else images.PUBLISHED
-        tools, pulled = build(), published(wanted)
-        programs = install_all(
-            [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
-        )
-        if images.PAGES - pulled.keys():
-            images.open_webui()
-        cluster = Cluster(folder, programs, tools.addons(), pulled)
-        cluster.start()
-        engine = Engine(cluster, tools, config=settings(cluster))
-        with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
-            engine.up(partial(say, show=progress.say))
-        with step("chat page"):
-            cluster.wait_for_page()
-        cluster.forward_service("prometheus", "observability", "kube-prom-stack-prometheus", 9090)
-        print(f"\n{report(cluster, engine)}\n\ncreated in {time.monotonic() - start:.0f} s")
-        print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
-        give_back(folder)
-        signal.pause()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        if cluster:
-            cluster.stop()
-        give_back(folder)
+    with locked(folder / SESSION, wait=False):
+        try:
+            requirements.install(FOLDER)
+            requirements.check_kernel()
+            wanted = () if os.environ.get("PULL") == "0" else images.PUBLISHED
+            tools, pulled = build(), published(wanted)
+            programs = install_all(
+                [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
+            )
+            if images.PAGES - pulled.keys():
+                images.open_webui()
+            cluster = Cluster(folder, programs, tools.addons(), pulled)
+            cluster.start()
+            engine = Engine(cluster, tools, config=settings(cluster))
+            with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
+                engine.up(partial(say, show=progress.say))
+            with step("chat page"):
+                cluster.wait_for_page()
+            if tools.chart:
+                service = "kube-prom-stack-prometheus"
+                cluster.forward_service("prometheus", "observability", service, 9090)
+            print(
+                f"\n{report(cluster, engine, tools)}\n\ncreated in {time.monotonic() - start:.0f} s"
+            )
+            print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
+            give_back(folder)
+            signal.pause()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            if cluster:
+                cluster.stop()
+            give_back(folder)
 
 
 def clean(folder: Path) -> None:
     """End all processes of `folder`, and delete it."""
     if os.geteuid() != 0:
         raise SandboxError("demo: its files are root's; run: sudo make demo-clean")
-    if folder.exists():
-        with locked(folder):
-            Processes(folder).stop([""], grace=1)
-            Group(folder).end()
-            shutil.rmtree(folder)
+    with locked(folder / SESSION, wait=False), locked(folder):
+        Processes(folder).stop([""], grace=1)
+        Group(folder).end()
+        shutil.rmtree(folder)
 
 
 def settings(cluster: Cluster) -> dict[str, Any]:
@@ -98,11 +104,17 @@ def give_back(folder: Path) -> None:
         subprocess.run([*chown, "--recursive", *rest], check=True)
 
 
-def report(cluster: Cluster, engine: Engine) -> str:
+def report(cluster: Cluster, engine: Engine, tools: Tools) -> str:
     """Return addresses, passwords and limits, for the person at the terminal."""
     outputs = {name: value for name, (value, _) in engine.outputs().items()}
     curl = " ".join(cluster.command("client", "curl", f"http://{PAGE}"))
     kubectl = f"{FOLDER / 'bin' / 'kube'} kubectl"
+    metrics = [
+        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
+        f"Grafana     {outputs['grafana_url']}, on the home network",
+    ]
+    if not tools.chart:
+        metrics = ["metrics     none: the published chart is not here (docs/develop.md#the-demo)"]
     lines = [
         "Images that are not the published ones:",
         *(
@@ -114,8 +126,7 @@ def report(cluster: Cluster, engine: Engine) -> str:
         f"chat page   http://127.0.0.1:{cluster.ports['page']}",
         f"e-mail      {outputs['open_webui_email']}",
         f"password    {outputs['open_webui_password']}",
-        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
-        f"Grafana     {outputs['grafana_url']}, on the home network",
+        *metrics,
         "",
         f"as client   sudo {curl}",
         f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",

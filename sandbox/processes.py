@@ -52,8 +52,11 @@ def readable_errors(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder`, created if missing, for this process; waits for another, and says so."""
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Lock `folder`, created if missing, for this process; waits for another, and says so.
+
+    Raises SandboxError in place of waiting if `wait` is false.
+    """
     with readable_errors(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = (folder / "lock").open("a+")
@@ -64,6 +67,9 @@ def locked(folder: Path) -> Iterator[None]:
             handle.seek(0)
             # The holder may not have written its pid yet.
             holder = handle.read() or "another"
+            if not wait:
+                message = f"{folder}: process {holder} works in it; end it first: kill {holder}"
+                raise SandboxError(message) from None
             print(f"  waiting for process {holder}, which works in {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         handle.truncate(0)

@@ -60,7 +60,16 @@ def run(
     none, same = subprocess.DEVNULL, subprocess.STDOUT
     with (
         log.open("wb") as out,
-        subprocess.Popen(command, stdout=out, stderr=same, stdin=none, cwd=cwd, env=env) as process,
+        subprocess.Popen(
+            # A group of its own, because Go does not pass an interrupt on to its compilers.
+            command,
+            stdout=out,
+            stderr=same,
+            stdin=none,
+            cwd=cwd,
+            env=env,
+            process_group=0,
+        ) as process,
     ):
         try:
             for seconds in itertools.chain([1], itertools.repeat(30)):
@@ -71,7 +80,11 @@ def run(
         finally:
             # Go deletes its temporary files after an interrupt only.
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                os.killpg(process.pid, signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         report("failed after")
         end = "\n  ".join(log.read_text(errors="replace").strip().splitlines()[-5:])

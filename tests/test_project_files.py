@@ -121,6 +121,13 @@ def test_every_link_of_a_page_has_a_target(page: Path) -> None:
     assert [link for link in own if dead(page.parent / link[0] if link[0] else page, link[1])] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_of_a_page_has_a_head(page: Path) -> None:
+    tables = re.findall(r"(?:^|\n\n)((?:\|.*\n)+)", page.read_text())
+
+    assert [table for table in tables if not re.match(r"\|.*\n\| ?-", table)] == []
+
+
 def test_every_page_that_the_code_links_to_exists() -> None:
     named = [
         (file.name, *link)

@@ -128,7 +128,9 @@ def test_a_release_of_the_addon_and_its_leftovers_warn(place: Place) -> None:
     name = "sh.helm.release.v1.kube-prom-stack.v1"
     secret = manifest("Secret", name, "default", metadata={"labels": HELM})
     with place.created(secret):
-        assert "release default/kube-prom-stack was not installed by this stack" in place.problems(doctor.addons)
+        assert "release default/kube-prom-stack was not installed by this stack" in place.problems(
+            doctor.addons
+        )
 
     orphan = "kube-prom-stack-kubelet"
     ports = [{"name": "https", "port": 10250}]

@@ -64,6 +64,15 @@ def test_a_second_command_in_the_same_folder_waits_with_a_message(
     assert order == ["first", "second"]
 
 
+def test_a_command_that_must_not_wait_names_the_process_to_end(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(SandboxError, match=rf"process {os.getpid()} works in it; end it first"),
+        locked(tmp_path, wait=False),
+    ):
+        pass
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "etcd.log")
     message = r"^etcd\.log: No space left.*free some space"

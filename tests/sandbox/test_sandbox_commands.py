@@ -10,8 +10,9 @@ import pytest
 from pulumi.automation import CommandError
 
 from sandbox import __main__ as commands
+from sandbox import demo
 from sandbox.engine import Engine, _interrupt_deferred
-from sandbox.processes import SandboxError
+from sandbox.processes import SandboxError, locked
 
 
 def stopped(code: int, stderr: str = "") -> CommandError:
@@ -42,11 +43,13 @@ def test_the_reason_why_the_cli_ended_is_printed(
     engine: Mock,
     error: CommandError,
     reason: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     engine.outputs.side_effect = error
-    monkeypatch.setattr("sys.argv", ["sandbox", "output", "x"])
+    (tmp_path / "kubeconfig").touch()
+    monkeypatch.setattr("sys.argv", ["sandbox", "--folder", str(tmp_path), "output", "x"])
 
     assert commands.main() == 1
     (line,) = capfd.readouterr().err.splitlines()
@@ -112,3 +115,19 @@ def test_an_output_before_anything_was_brought_up_says_how_to(
 def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match=r"^Pulumi.yaml: cannot be read: No such file"):
         Engine(Mock(folder=tmp_path), Mock(), tmp_path).outputs()
+
+
+def test_a_demo_is_deleted_only_when_none_is_built_or_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    file = tmp_path / "demo" / "disk"
+    with locked(tmp_path / "demo" / demo.SESSION):
+        file.touch()
+        with pytest.raises(SandboxError, match=rf"process {os.getpid()} works in it; end it first"):
+            demo.clean(tmp_path / "demo")
+        assert file.exists()
+
+    demo.clean(tmp_path / "demo")
+
+    assert not (tmp_path / "demo").exists()
