@@ -3,8 +3,6 @@
 A namespace ends with the process that holds it, so nothing has to be taken down.
 """
 
-import ctypes
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,13 +81,6 @@ def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
     masquerade = f"-A POSTROUTING -s {PODS} ! -d {PODS} -j MASQUERADE"
     node.run("iptables", "-w", "-t", "nat", *masquerade.split())
     node.service("network-policies", [program, kubeconfig, node.name])
-
-
-def enter(pid: str) -> None:
-    """Move this thread to the network namespace of a process; raises OSError."""
-    with Path(f"/proc/{pid}/ns/net").open() as namespace:
-        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def forwarding(pid: int, port: int, target: str) -> list[str]:

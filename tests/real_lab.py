@@ -1,6 +1,7 @@
 """The stack on the real node as its users see it: the page, the gateway, Prometheus, by HTTP."""
 
 import base64
+import ctypes
 import json
 import os
 import re
@@ -21,6 +22,13 @@ from sandbox.engine import Engine
 from sandbox.real_cluster import Cluster
 
 ARTEFACTS = Path(__file__).parent.parent / ".sandbox" / "artefacts"
+
+
+def enter(pid: str) -> None:
+    """Move this thread to the network namespace of a process; raises OSError."""
+    with Path(f"/proc/{pid}/ns/net").open() as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def test_every_rule_file_passes_the_check(promtool: Path, folder: Path, name: st
 
 
 @pytest.mark.parametrize("name", [*RULES, "weather"])
-def test_every_alert_fires_and_keeps_quiet_as_told(promtool: Path, folder: Path, name: str) -> None:
+def test_every_alert_fires_and_keeps_quiet_as_its_cases_say(
+    promtool: Path, folder: Path, name: str
+) -> None:
     done = run(promtool, "test", "rules", folder / f"{name}.yaml")
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import read
-from real_lab import Server
+from real_lab import Server, enter
 
 from ops import doctor
 from ops.cluster import Cluster
@@ -30,7 +30,7 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
 
     def check() -> int:
         # Only this thread goes there, and those that it starts.
-        network.enter(str(cluster.holders["client"]))
+        enter(str(cluster.holders["client"]))
         live = Cluster(cluster.context, kubeconfig)
         return asyncio.run(doctor.report(read(metrics.config), stack, live))
 

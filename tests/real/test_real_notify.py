@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from live_stack import encrypted
-from real_lab import Server
+from real_lab import Server, enter
 from waiting import eventually
 
 from sandbox import network
@@ -48,7 +48,7 @@ def posted(metrics: Server) -> Iterator[list[tuple[str, Any]]]:
 
     def listen() -> ThreadingHTTPServer:
         # A socket stays in the namespace that it was created in; so does this thread.
-        network.enter(str(metrics.cluster.holders["client"]))
+        enter(str(metrics.cluster.holders["client"]))
         return ThreadingHTTPServer((network.CLIENT, PORT), Listener)
 
     with ThreadPoolExecutor(1) as pool:
