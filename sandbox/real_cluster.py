@@ -196,6 +196,9 @@ class Cluster:
             }.items():
                 ready = partial(addons.require_running, self.kubectl, namespace, count, since)
                 retry("kubelet", ready, PATIENCE)
+            # A pod that is ready may not be an endpoint of MetalLB's webhook yet.
+            asks = ("create", "--dry-run=server", f"--filename={MANIFESTS / 'webhook.yaml'}")
+            retry("kubelet", partial(addons.run, self.kubectl, *asks), PATIENCE)
 
     def _boot(self, place: str) -> None:
         """Create the node at a place in the network, not yet connected."""
