@@ -89,7 +89,7 @@ def forwarding(pid: int, port: int, target: str) -> list[str]:
     Each connection is a process of its own, which ends with the command.
     """
     alone = ["unshare", "--pid", "--fork", "--kill-child"]
-    listener = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"
+    listener = f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork,backlog=128"
     # In a new pid namespace, because /proc still has the pids of the old one.
     there = f"nsenter --net=/proc/{pid}/ns/net socat STDIO TCP:{target}"
     return [*alone, "socat", listener, f'EXEC:"{there}"']

@@ -248,6 +248,7 @@ def panels(these: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def filled(query: str) -> str:
-    """A panel's query with Grafana's variables filled in: all models, the last five minutes."""
-    words = {"__rate_interval": "2m", "__interval": "30s", "__range": "5m", "model": ".+"}
+    """A panel's query with Grafana's variables filled in: all servers and models, five minutes."""
+    words = {"__rate_interval": "2m", "__interval": "30s", "__range": "5m"}
+    words |= {"server": ".+", "model": ".+"}
     return re.sub(r"\$\{?(\w+)(?::\w+)?\}?", lambda variable: words[variable[1]], query)

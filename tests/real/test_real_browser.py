@@ -36,6 +36,7 @@ def window(
         # Its own sandbox needs rights that a container and root do not have.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(300_000)
         frames: list[str] = []
 
         def listen(socket: WebSocket) -> None:
