@@ -22,12 +22,12 @@ def test_what_prometheus_has_is_what_is_shown(metrics: Server) -> None:
     settings = read(metrics.config)
 
     def facts(look: Any) -> dict[Any, dict[str, Any]]:
-        """What a section knows, by its first key."""
+        """What a section knows of each model."""
         lines = list[Line]()
         # Nothing is known before the first push.
         with suppress(UnreadableError):
             lines = look(cluster, settings)
-        return {line.fact[next(iter(line.fact))]: line.fact for line in lines}
+        return {line.fact["model"]: line.fact for line in lines if "model" in line.fact}
 
     metrics.chat(MODEL, "Once more.", metrics.token())
 
