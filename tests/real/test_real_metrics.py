@@ -11,6 +11,8 @@ pytestmark = pytest.mark.faults
 
 # Nothing has this name until something has gone wrong, or where there is an NVMe disk.
 ONLY_IN_TROUBLE = {
+    "ollama_keys_dropped_total",
+    "ollama_requests_limited_total",
     "node_hwmon_temp_celsius",
     "node_hwmon_temp_max_celsius",
     "kube_job_failed",
