@@ -1,5 +1,6 @@
 """`make demo`: the stack on a cluster with a real node, for a browser."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -38,40 +39,39 @@ def run(folder: Path, say: Callable[..., None]) -> None:
     start = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    cluster = None
-    with locked(folder / SESSION, wait=False):
-        try:
-            requirements.install(FOLDER)
-            requirements.check_kernel()
-            wanted = () if os.environ.get("PULL") == "0" else images.PUBLISHED
-            tools, pulled = build(), published(wanted)
-            programs = install_all(
-                [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
-            )
-            if images.PAGES - pulled.keys():
-                images.open_webui()
-            cluster = Cluster(folder, programs, tools.addons(), pulled)
-            cluster.start()
-            engine = Engine(cluster, tools, config=settings(cluster))
-            with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
-                engine.up(partial(say, show=progress.say))
-            with step("chat page"):
-                cluster.wait_for_page()
-            if tools.chart:
-                service = "kube-prom-stack-prometheus"
-                cluster.forward_service("prometheus", "observability", service, 9090)
-            print(
-                f"\n{report(cluster, engine, tools)}\n\ncreated in {time.monotonic() - start:.0f} s"
-            )
-            print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
-            give_back(folder)
-            signal.pause()
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-            if cluster:
-                cluster.stop()
-            give_back(folder)
+    cluster, session = None, contextlib.ExitStack()
+    try:
+        requirements.install(FOLDER)
+        requirements.check_kernel()
+        session.enter_context(locked(folder / SESSION, wait=False))
+        wanted = () if os.environ.get("PULL") == "0" else images.PUBLISHED
+        tools, pulled = build(), published(wanted)
+        programs = install_all(
+            [images.PROGRAMS[name] for name in pulled if name in images.PROGRAMS]
+        )
+        if images.PAGES - pulled.keys():
+            images.open_webui()
+        cluster = Cluster(folder, programs, tools.addons(), pulled)
+        cluster.start()
+        engine = Engine(cluster, tools, config=settings(cluster))
+        with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
+            engine.up(partial(say, show=progress.say))
+        with step("chat page"):
+            cluster.wait_for_page()
+        if tools.chart:
+            service = "kube-prom-stack-prometheus"
+            cluster.forward_service("prometheus", "observability", service, 9090)
+        print(f"\n{report(cluster, engine, tools)}\n\ncreated in {time.monotonic() - start:.0f} s")
+        print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
+        give_back(folder)
+        signal.pause()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if cluster:
+            cluster.stop()
+        give_back(folder)
+        session.close()
 
 
 def clean(folder: Path) -> None:
