@@ -6,7 +6,7 @@ INSTALL = echo "  .venv: installing what $< pins" && \
 	.venv/bin/pip install --disable-pip-version-check -r $< && touch $@ && \
 	{ test -z "$$SUDO_UID" || chown -R "$$SUDO_UID:$$SUDO_GID" .venv; }
 
-.PHONY: init up down status output preview diff drift doctor recover backups restore demo demo-clean test test-all test-faults lint bench linux
+.PHONY: init up down status preview diff drift doctor recover backups restore demo demo-clean test test-all test-faults lint bench linux
 
 ifeq ($(STACK),sandbox)
 VENV := .venv/dev
@@ -20,10 +20,6 @@ down: $(VENV)
 status:
 	@test -f .sandbox/run/kubeconfig || { echo "error: the sandbox is not running; start it with: make up" >&2; exit 1; }
 	@.sandbox/bin/kube kubectl --kubeconfig=.sandbox/run/kubeconfig get nodes,pods,services,pv --all-namespaces
-
-output: $(VENV)
-	@test -n "$(NAME)" || { echo "error: NAME: missing; it must be an output, as in NAME=grafana_password" >&2; exit 1; }
-	@$(RUN) -m sandbox output $(NAME)
 
 preview:
 	@echo "error: make preview is for a server: make preview STACK=home; for the program alone: make diff" >&2; exit 1
@@ -50,10 +46,8 @@ init: $(VENV)
 doctor status: $(VENV)
 	@$(RUN) -m ops $@ --stack "$(STACK)"
 
-down: INSTEAD = destroy
-output: INSTEAD = stack output $(NAME)
-down output:
-	@echo "error: make $@ is for the sandbox; for a server: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
+down:
+	@echo "error: make down is for the sandbox; for a server: pulumi destroy --stack $(STACK)" >&2; exit 1
 endif
 
 # Repairs the stack after an `up` that was killed (docs/runbook.md).

@@ -1,7 +1,6 @@
 """`python -m sandbox up|down|…`: the program on a cluster of its own."""
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -33,15 +32,11 @@ def main() -> int:
     for name, run, text in (
         ("up", up, "build the tools, start the cluster, run pulumi up"),
         ("down", down, "destroy the stack, end the processes, delete the state"),
-        ("output", output, "print one output of the stack, secret or not"),
         ("demo", run_demo, "run the stack on a real node until Ctrl-C; needs root"),
         ("demo-clean", clean_demo, "end what is left of the demo, and delete its data"),
         ("build", build_all, "build all that tests and demo need, and start nothing"),
     ):
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(run=run)
-        if run is output:
-            command.add_argument("name")
+        commands.add_parser(name, help=text).set_defaults(run=run)
     options = parser.parse_args()
     try:
         with readable_errors(options.folder):
@@ -104,23 +99,6 @@ def down(options: argparse.Namespace) -> None:
     print("sandbox: stopped and deleted")
 
 
-def output(options: argparse.Namespace) -> None:
-    """Print one output of the stack in clear."""
-    stopped = SandboxError("the sandbox has no stack that is up; start it with: make up")
-    # Before a build, which may take minutes.
-    if not (options.folder / "kubeconfig").exists():
-        raise stopped
-    tools = build()
-    cluster = Cluster(options.folder, tools)
-    outputs = Engine(cluster, tools).outputs() if cluster.running() else {}
-    if not outputs:
-        raise stopped
-    if options.name not in outputs:
-        raise SandboxError(f"output: got {options.name}, want one of {', '.join(sorted(outputs))}")
-    value = outputs[options.name][0]
-    print(value if isinstance(value, str) else json.dumps(value))
-
-
 def run_demo(options: argparse.Namespace) -> None:
     """Run the stack on a cluster with a real node until Ctrl-C."""
     _settings()
@@ -143,7 +121,6 @@ def _summarize(engine: Engine, changes: Mapping[str, int], seconds: float) -> No
     print(f"\nchat page  {', '.join(outputs['open_webui_urls'])}")
     print(f"Grafana    {outputs['grafana_url']}")
     print("           nothing answers here: the pods are simulated")
-    print("password   make output NAME=open_webui_password")
     print(f"\n{counts}, in {seconds:.0f} s")
     print("next: make status, make diff or make down; to chat in your browser: sudo make demo")
 

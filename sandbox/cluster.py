@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from string import Template
 from typing import Any
+
+import yaml
 
 from sandbox import addons
 from sandbox.addons import MANIFESTS
@@ -44,25 +47,9 @@ class Node:
 
     def manifest(self) -> dict[str, Any]:
         """Return the Node object, with the labels and the 110 pods of a kubelet."""
-        labels = {
-            "kubernetes.io/hostname": self.name,
-            "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64",
-        }
-        resources = {"cpu": str(self.cpus), "memory": self.memory, "pods": "110"}
-        addresses = {"InternalIP": self.address, "Hostname": self.name}
-        return {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": self.name, "labels": labels},
-            "status": {
-                "capacity": resources,
-                "allocatable": resources,
-                "addresses": [
-                    {"type": kind, "address": address} for kind, address in addresses.items()
-                ],
-            },
-        }
+        template = Template((MANIFESTS / "simulated-node.yaml").read_text())
+        manifest: dict[str, Any] = yaml.safe_load(template.substitute(asdict(self)))
+        return manifest
 
 
 class Cluster:
@@ -137,10 +124,6 @@ class Cluster:
         alive = self._processes.alive()
         names = NAMES if self._metallb else NAMES[:-1]
         return {name: alive[name].pid if name in alive else None for name in names}
-
-    def memory(self) -> int:
-        """Return the resident memory of all processes, in bytes."""
-        return self._processes.memory()
 
     def _start(self, address: str) -> None:
         """Start all processes but MetalLB's; the API server advertises `address`."""

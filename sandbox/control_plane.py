@@ -1,7 +1,6 @@
 """The control plane: etcd, API server, controllers and scheduler, from the program `kube`."""
 
 import json
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -129,22 +128,17 @@ class ControlPlane:
 
         `server` is host and port of the API server.
         """
-
-        def read(file: str) -> str:
-            return b64encode((self._keys / file).read_bytes()).decode()
-
         context = self._context
-        trust = {"certificate-authority-data": read("authority.crt")}
-        user = {
-            "client-certificate-data": read(f"{name}.crt"),
-            "client-key-data": read(f"{name}.key"),
-            **({"as": account} if account else {}),
-        }
+        cluster = {"server": f"https://{server}", "certificate-authority": str(self.authority)}
+        files = {"client-certificate": f"{name}.crt", "client-key": f"{name}.key"}
+        user = {key: str(self._keys / file) for key, file in files.items()}
+        if account:
+            user["as"] = account
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": context,
-            "clusters": [{"name": context, "cluster": {"server": f"https://{server}", **trust}}],
+            "clusters": [{"name": context, "cluster": cluster}],
             "users": [{"name": context, "user": user}],
             "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
         }

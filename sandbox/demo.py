@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from config.stack_file import project_keys, read_config
-from sandbox import images, requirements
+from sandbox import images, node, requirements
 from sandbox.build import FOLDER, Tools, build
 from sandbox.cache import cache
-from sandbox.cgroup import Group
 from sandbox.engine import PROJECT, Engine
-from sandbox.processes import Processes, SandboxError, locked
+from sandbox.processes import SandboxError, locked
 from sandbox.programs import install_all
 from sandbox.progress import Progress
 from sandbox.pull import published
@@ -79,8 +78,7 @@ def clean(folder: Path) -> None:
     if os.geteuid() != 0:
         raise SandboxError("demo: its files are root's; run: sudo make demo-clean")
     with locked(folder / SESSION, wait=False), locked(folder):
-        Processes(folder).stop([""], grace=1)
-        Group(folder).end()
+        node.end(folder)
         shutil.rmtree(folder)
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 from pulumi import automation as auto
@@ -22,6 +22,8 @@ from ops import cluster as ops_cluster
 from ops import recover
 from ops.cluster import UnreadableError
 from ops.stacks import Stack
+from sandbox import cluster as simulated
+from sandbox import real_cluster
 from sandbox.build import CHART, Tools
 from sandbox.cache import link
 from sandbox.processes import MARK, Processes, SandboxError, locked, write_private
@@ -29,23 +31,13 @@ from sandbox.toolchain import pinned
 
 PROJECT = Path(__file__).parent.parent
 CLI = "github.com/pulumi/pulumi/pkg/v3"
+Cluster = simulated.Cluster | real_cluster.Cluster
 OWN_CHART = Path(__file__).parent / "chart"
 # The engine starts plugins in folders whose modules must not shadow ours: a safe path.
 PLUGIN = """\
 #!/bin/sh
 PYTHONSAFEPATH=1 PYTHONPATH={} exec {} -m sandbox.random_provider "$@"
 """
-
-
-class Cluster(Protocol):
-    """A cluster, simulated or real."""
-
-    folder: Path
-    """Has its state, and the stack's."""
-    kubeconfig: Path
-    context: str
-    preview_kubeconfig: Path
-    """The kubeconfig of a preview, which must change nothing."""
 
 
 class Engine:

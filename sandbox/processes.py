@@ -216,14 +216,6 @@ class Processes:
                 process.kill()
         psutil.wait_procs(left, timeout=grace)
 
-    def memory(self) -> int:
-        """Return the resident memory of all processes that run, in bytes."""
-        total = 0
-        for process in self.alive().values():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-        return total
-
     def _marked(self) -> list[tuple[str, psutil.Process]]:
         """Return name and process, oldest first; children have the name of their parent."""
         marked = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandbox.build import FOLDER
 from sandbox.cache import artefact
-from sandbox.oci import Image, reference
+from sandbox.oci import Image
 from sandbox.processes import SandboxError
 from sandbox.toolchain import run
 
@@ -34,6 +34,18 @@ def published(names: Iterable[str]) -> dict[str, Image]:
             refused.add(registry)
             print(f"  {registry:<20} not pulled: {error}", flush=True)
     return images
+
+
+def reference(name: str) -> str:
+    """Return the image that a pod calls `name`, with its registry, and without tag if pinned."""
+    name, _, digest = name.partition("@")
+    first, slash, _ = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif not {".", ":"} & set(first):
+        name = f"docker.io/{name}"
+    # skopeo refuses a name with both.
+    return f"{name.rpartition(':')[0]}@{digest}" if digest else name
 
 
 def _image(name: str) -> Image:

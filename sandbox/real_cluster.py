@@ -15,7 +15,7 @@ from sandbox import addons, network, oci
 from sandbox.addons import MANIFESTS
 from sandbox.control_plane import ControlPlane
 from sandbox.images import NAMES, image, trusting
-from sandbox.node import Node
+from sandbox.node import Node, end
 from sandbox.processes import free_ports, kept_ports, locked, probe
 
 PAGE = "192.168.1.101:8080"
@@ -101,9 +101,8 @@ class Cluster:
         The next start brings back all objects.
         """
         if self._started:
-            self.node.processes.stop([""], grace=1)
             for node in self.nodes.values():
-                node.end()
+                end(node.folder)
             self._started = False
         self._lock.close()
 
@@ -149,7 +148,7 @@ class Cluster:
 
     def start_node(self, place: str) -> None:
         """Start a node again that was cut off from power; its pods come back by themselves."""
-        self.nodes[place].begin()
+        end(self.nodes[place].folder)
         self._boot(place)
         network.join(self.holders, place)
         self._start_containerd(self.nodes[place], [])
@@ -159,7 +158,7 @@ class Cluster:
         node, retry = self.node, self.node.processes.retry
         with step("namespaces"):
             for each in self.nodes.values():
-                each.begin()
+                end(each.folder)
             for name in ("lan", "client", "tailnet"):
                 self.holders[name] = node.hold(name, "--net")
             for place in self.nodes:

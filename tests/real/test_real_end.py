@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
-from sandbox.cgroup import Group
+from sandbox import node
 
 pytestmark = pytest.mark.faults
 
@@ -44,22 +44,28 @@ def launch(folder: Path, until: str) -> subprocess.Popen[str]:
     raise AssertionError(f"{until}: never printed")
 
 
+def members(folder: Path) -> set[str]:
+    """The pids of all processes in those groups."""
+    files = [group / "cgroup.procs" for group in node.groups(folder)]
+    return {pid for file in files for pid in file.read_text().split()}
+
+
 @pytest.mark.usefixtures("real_programs")
 @pytest.mark.parametrize("moment", ["control plane", "images", "DNS and load balancer", READY])
 def test_nothing_runs_on_when_the_launcher_is_killed(tmp_path: Path, moment: str) -> None:
-    launcher, group = launch(tmp_path, moment), Group(tmp_path)
+    launcher = launch(tmp_path, moment)
     try:
-        assert group.members()
+        assert members(tmp_path)
         mounts = Path("/proc/mounts").read_text()
         assert str(tmp_path) not in mounts
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
-        assert eventually(lambda: not group.members())
+        assert eventually(lambda: not members(tmp_path))
         assert Path("/proc/mounts").read_text() == mounts
     finally:
         launcher.kill()
-        group.end()
-    assert not group.exists()
+        node.end(tmp_path)
+    assert not node.groups(tmp_path)
 
 
 @pytest.mark.usefixtures("real_programs")
@@ -67,19 +73,19 @@ def test_two_clusters_run_side_by_side_and_one_starts_again(tmp_path: Path) -> N
     folders = [tmp_path / "one", tmp_path / "other"]
     launchers = [launch(folder, READY) for folder in folders]
     try:
-        others = Group(folders[1]).members()
+        others = members(folders[1])
         # A second one in the same folder waits, and ends nothing when it is told to give up.
         waiting = launch(folders[1], f"works in {folders[1]}")
         waiting.send_signal(signal.SIGINT)
         waiting.wait()
-        assert others <= Group(folders[1]).members()
+        assert others <= members(folders[1])
         launchers[0].kill()
         # It clears what the killed one left, and leaves the other alone.
         launchers.append(launch(folders[0], READY))
-        assert others & Group(folders[1]).members()
+        assert others & members(folders[1])
     finally:
         for launcher in launchers:
             launcher.kill()
         for folder in folders:
-            Group(folder).end()
-    assert not any(Group(folder).exists() for folder in folders)
+            node.end(folder)
+    assert not any(map(node.groups, folders))

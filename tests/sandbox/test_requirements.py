@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import requirements
-from sandbox.oci import reference
 from sandbox.processes import SandboxError
+from sandbox.pull import reference
 
 
 def test_without_root_the_error_names_make_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,5 +42,5 @@ def test_missing_packages_are_listed_and_not_installed_without_consent(
         ("localhost:5000/a:1@sha256:910d", "localhost:5000/a@sha256:910d"),
     ],
 )
-def test_an_image_reference_is_the_one_that_containerd_uses(image: str, name: str) -> None:
+def test_an_image_is_pulled_from_the_registry_that_a_pod_means(image: str, name: str) -> None:
     assert reference(image) == name

@@ -22,7 +22,7 @@ def stopped(code: int, stderr: str = "") -> CommandError:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """The engine of `make down` and `make output`, beside a cluster that runs."""
+    """The engine of `make down`, beside a cluster that runs."""
     engine = Mock()
     monkeypatch.setattr(commands, "build", Mock())
     monkeypatch.setattr(commands, "Cluster", Mock())
@@ -40,16 +40,13 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     ],
 )
 def test_the_reason_why_the_cli_ended_is_printed(
-    engine: Mock,
     error: CommandError,
     reason: str,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    engine.outputs.side_effect = error
-    (tmp_path / "kubeconfig").touch()
-    monkeypatch.setattr("sys.argv", ["sandbox", "--folder", str(tmp_path), "output", "x"])
+    monkeypatch.setattr(commands, "build", Mock(side_effect=error))
+    monkeypatch.setattr("sys.argv", ["sandbox", "down"])
 
     assert commands.main() == 1
     (line,) = capfd.readouterr().err.splitlines()
@@ -99,17 +96,6 @@ def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
     commands._say(line)
 
     assert bool(capfd.readouterr().out) is shown
-
-
-def test_an_output_before_anything_was_brought_up_says_how_to(
-    engine: Mock, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["sandbox", "output", "grafana_password"])
-    engine.outputs.return_value = {}
-
-    assert commands.main() == 1
-    line = "error: the sandbox has no stack that is up; start it with: make up\n"
-    assert capfd.readouterr().err == line
 
 
 def test_a_missing_stack_file_is_named(tmp_path: Path) -> None:
