@@ -1,13 +1,10 @@
-"""A home network of network namespaces, forwarded ports, and the policies on it.
+"""A home network of network namespaces, and forwarded ports.
 
 A namespace ends with the process that holds it, so nothing has to be taken down.
 """
 
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
-
-from sandbox.node import Node
 
 ROUTER = "192.168.1.1"
 CLIENT = "192.168.1.50"
@@ -18,8 +15,6 @@ REGISTRY = "203.0.113.10"
 """An address for documentation (RFC 5737); the stack's policies refuse private ones."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
 PODS = "10.1.0.0/16"
-QUEUE = "100"
-"""Netfilter queue of `network-policies`."""
 
 
 def connect(holders: Mapping[str, int]) -> None:
@@ -58,29 +53,6 @@ def join(holders: Mapping[str, int], name: str) -> None:
             _ip(pid, f"route add {pods} via {other}")
         forward = ["sysctl", "-qw", "net.ipv4.ip_forward=1"]
         subprocess.run(["nsenter", "-t", str(pid), "-n", *forward], check=True)
-
-
-def enforce_policies(node: Node, program: Path, kubeconfig: Path) -> None:
-    """Let `network-policies` decide on each new connection of a pod; without it, none passes.
-
-    Its own rules need nftables' `queue`, which not every kernel has.
-    """
-    for rule in (
-        "-N POLICIES",
-        "-A POLICIES -m conntrack --ctstate ESTABLISHED,RELATED -j RETURN",
-        f"-A POLICIES -s {PODS} -j NFQUEUE --queue-num {QUEUE}",
-        f"-A POLICIES -d {PODS} -j NFQUEUE --queue-num {QUEUE}",
-        # As Kubernetes does, for the kubelet's probes.
-        "-A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
-        "-A POSTROUTING -j POLICIES",
-        # Traffic of pods to the node itself, API server included, passes no POSTROUTING.
-        f"-A INPUT -s {PODS} -j POLICIES",
-    ):
-        node.run("iptables", "-w", "-t", "mangle", *rule.split())
-    # Not between pods, because a policy of another node decides by the source.
-    masquerade = f"-A POSTROUTING -s {PODS} ! -d {PODS} -j MASQUERADE"
-    node.run("iptables", "-w", "-t", "nat", *masquerade.split())
-    node.service("network-policies", [program, kubeconfig, node.name])
 
 
 def forwarding(pid: int, port: int, target: str) -> list[str]:

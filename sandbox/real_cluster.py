@@ -227,8 +227,9 @@ class Cluster:
     def _start_kubelet(self, node: Node) -> None:
         kube, plane = self._programs["kube"], self.plane
         # First, so that no pod starts without policies.
+        node.run("iptables-restore", "--wait", "--noflush", MANIFESTS / "policies.iptables")
         policies = self._programs["network-policies"]
-        network.enforce_policies(node, policies, plane.kubeconfig("admin"))
+        node.service("network-policies", [policies, plane.kubeconfig("admin"), node.name])
         kubelet = [
             f"--config={MANIFESTS / 'kubelet.yaml'}",
             f"--kubeconfig={plane.kubeconfig(node.name)}",
