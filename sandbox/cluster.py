@@ -16,7 +16,7 @@ import yaml
 from sandbox import addons
 from sandbox.addons import MANIFESTS
 from sandbox.build import Tools
-from sandbox.control_plane import ControlPlane
+from sandbox.control_plane import ControlPlane, flags
 from sandbox.processes import (
     FAILURES,
     MARK,
@@ -136,13 +136,11 @@ class Cluster:
             self.preview_kubeconfig, f"127.0.0.1:{ports['apiserver']}", account="sandbox-preview"
         )
         stages = [f"--config={stage}" for stage in self._tools.stages()]
-        # MicroK8s' own range of addresses of pods.
-        simulate = ["--manage-all-nodes=true", "--cidr=10.1.0.0/16", *stages]
-        self._run("kwok", [self._tools.program("kwok"), *simulate])
+        self._run("kwok", [self._tools.program("kwok"), *flags("kwok", {}), *stages])
         self._processes.retry("apiserver", self._define)
         # After the definitions, which it looks for once, at its start.
-        listen = f"--web.listen-address=127.0.0.1:{ports['operator']}"
-        self._run("operator", [self._tools.program("prometheus-operator"), listen])
+        listen = flags("prometheus-operator", ports)
+        self._run("operator", [self._tools.program("prometheus-operator"), *listen])
         health = f"http://127.0.0.1:{ports['operator']}/healthz"
         self._processes.retry("operator", partial(probe, health))
 
@@ -188,15 +186,8 @@ class Cluster:
         if "metallb" in self._processes.alive():
             return
         ports = self._ports()
-        serve = [
-            f"--kubeconfig={self.kubeconfig}",
-            "--namespace=metallb-system",
-            "--pod-name=controller",
-            "--webhook-mode=disabled",
-            f"--port={ports['metrics']}",
-            f"--health-probe-port={ports['metallb']}",
-        ]
-        self._run("metallb", [self._tools.program("metallb-controller"), *serve])
+        flag = flags("metallb-controller", {**ports, "kubeconfig": self.kubeconfig})
+        self._run("metallb", [self._tools.program("metallb-controller"), *flag])
         url = f"http://127.0.0.1:{ports['metallb']}/readyz"
         self._processes.retry("metallb", partial(probe, url))
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from string import Template
 
 import trustme
+import yaml
 
+from sandbox.addons import MANIFESTS
 from sandbox.processes import Processes, probe, write_private
 
-SERVICES = "10.152.183.0/24"
-"""MicroK8s' own range."""
 NAMES = (
     "127.0.0.1",
     "10.152.183.1",
@@ -26,6 +27,12 @@ IDENTITIES = {
     "proxy": ("system:kube-proxy", "system:kube-proxy"),
 }
 """User and group of each client but the kubelets, by which RBAC decides."""
+
+
+def flags(process: str, values: Mapping[str, object]) -> list[str]:
+    """Return the flags of a process of the cluster, with `values` in place of their names."""
+    lines = yaml.safe_load((MANIFESTS / "flags.yaml").read_text())[process].items()
+    return [f"--{flag}={Template(str(value)).substitute(values)}" for flag, value in lines]
 
 
 class ControlPlane:
@@ -70,42 +77,17 @@ class ControlPlane:
         `controllers` are further flags of the controllers.
         """
         self._issue_certificates(address)
-        kube, keys = self._kube, self._keys
+        kube = self._kube
+        values = {**ports, "address": address, "bind": bind, "keys": self._keys}
         etcd, peers = (f"http://127.0.0.1:{ports[name]}" for name in ("etcd", "peers"))
         self._run("etcd", [kube, "etcd", self._data, etcd, peers])
-        serve = [
-            f"--etcd-servers={etcd}",
-            f"--secure-port={ports['apiserver']}",
-            f"--bind-address={bind}",
-            # Without it, the API server looks for a default route, and exits if there is none.
-            f"--advertise-address={address}",
-            f"--tls-cert-file={keys / 'server.crt'}",
-            f"--tls-private-key-file={keys / 'server.key'}",
-            f"--client-ca-file={self.authority}",
-            f"--kubelet-client-certificate={keys / 'apiserver.crt'}",
-            f"--kubelet-client-key={keys / 'apiserver.key'}",
-            "--kubelet-preferred-address-types=InternalIP",
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-            "--allow-privileged",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={keys / 'server.key'}",
-            f"--service-account-signing-key-file={keys / 'server.key'}",
-            f"--service-cluster-ip-range={SERVICES}",
-        ]
-        self._run("apiserver", [kube, "apiserver", *serve])
+        self._run("apiserver", [kube, "apiserver", *flags("apiserver", values)])
         self._processes.retry("apiserver", partial(self.probe, reached_at), beside=["etcd"])
         for name in self._identities:
             self.write_kubeconfig(self.kubeconfig(name), f"{bind}:{ports['apiserver']}", name)
         self.write_kubeconfig(self._folder / "kubeconfig", f"127.0.0.1:{reached_at}")
-        client = [f"--kubeconfig={self.kubeconfig('admin')}"]
-        quiet = ["--leader-elect=false", "--secure-port=0"]
-        trust = [
-            f"--root-ca-file={self.authority}",
-            f"--service-account-private-key-file={keys / 'server.key'}",
-        ]
-        self._run("controllers", [kube, "controllers", *client, *quiet, *trust, *controllers])
-        self._run("scheduler", [kube, "scheduler", *client, *quiet])
+        self._run("controllers", [kube, "controllers", *flags("controllers", values), *controllers])
+        self._run("scheduler", [kube, "scheduler", *flags("scheduler", values)])
 
     def probe(self, port: int) -> None:
         """Raise one of FAILURES unless the API server is ready at `port` of 127.0.0.1."""

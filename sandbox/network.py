@@ -14,7 +14,6 @@ NODES = {"node": (NODE, "10.1.0.0/24"), "second": ("192.168.1.99", "10.1.1.0/24"
 REGISTRY = "203.0.113.10"
 """An address for documentation (RFC 5737); the stack's policies refuse private ones."""
 TAILNET, NODE_ON_TAILNET = "100.64.0.2", "100.102.114.95"
-PODS = "10.1.0.0/16"
 
 
 def connect(holders: Mapping[str, int]) -> None:

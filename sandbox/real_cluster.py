@@ -13,7 +13,7 @@ from kubernetes.dynamic import DynamicClient
 from config.versions import OLLAMA_IMAGE
 from sandbox import addons, network, oci
 from sandbox.addons import MANIFESTS
-from sandbox.control_plane import ControlPlane
+from sandbox.control_plane import ControlPlane, flags
 from sandbox.images import NAMES, image, trusting
 from sandbox.node import Node, end
 from sandbox.processes import free_ports, kept_ports, locked, probe
@@ -230,23 +230,7 @@ class Cluster:
         node.run("iptables-restore", "--wait", "--noflush", MANIFESTS / "policies.iptables")
         policies = self._programs["network-policies"]
         node.service("network-policies", [policies, plane.kubeconfig("admin"), node.name])
-        kubelet = [
-            f"--config={MANIFESTS / 'kubelet.yaml'}",
-            f"--kubeconfig={plane.kubeconfig(node.name)}",
-            f"--client-ca-file={plane.authority}",
-            f"--node-ip={node.address}",
-            f"--hostname-override={node.name}",
-            "--cert-dir=/var/lib/kubelet/pki",
-        ]
-        node.service("kubelet", [kube, "kubelet", *kubelet])
-        proxy = [
-            "--proxy-mode=nftables",
-            f"--kubeconfig={plane.kubeconfig('proxy')}",
-            f"--hostname-override={node.name}",
-            f"--cluster-cidr={network.PODS}",
-            # These are read-only outside the machine's own network namespace.
-            *("--conntrack-max-per-core=0", "--conntrack-min=0"),
-            "--conntrack-tcp-timeout-established=0s",
-            "--conntrack-tcp-timeout-close-wait=0s",
-        ]
-        node.service("proxy", [kube, "proxy", *proxy])
+        keys = plane.authority.parent
+        values = {"manifests": MANIFESTS, "keys": keys, "node": node.name, "address": node.address}
+        node.service("kubelet", [kube, "kubelet", *flags("kubelet", values)])
+        node.service("proxy", [kube, "proxy", *flags("proxy", values)])
