@@ -16,7 +16,7 @@ import yaml
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from sandbox.addons import MANIFESTS
-from sandbox.processes import MARK, NAME, Processes, SandboxError
+from sandbox.processes import MARK, NAME, Processes, SandboxError, marked
 
 OWN = ("dev", "etc", "mnt", "proc", "run", "sys", "var")
 """Folders in / that are not the machine's."""
@@ -111,9 +111,12 @@ class Node:
     def service(self, name: str, command: Sequence[str | Path]) -> None:
         """Start `command` in the node; its log is `logs/name.log`."""
         marks = [f"--env={MARK}={self.folder}", f"--env={NAME}={name}"]
-        detached = self.inside(*command, options=["--detach", *marks])
+        pid = self.folder / "service-pid"
+        options = ["--detach", "--pid-file", str(pid), *marks]
+        detached = self.inside(*command, options=options)
         with self.processes.log(name).open("wb") as log:
             subprocess.run(detached, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
+        marked(int(pid.read_text()))
 
     def connect(self, path: str) -> None:
         """Raise OSError unless a process listens on the Unix socket `path` in the node."""

@@ -125,6 +125,16 @@ def probe(url: str, authority: Path | None = None) -> None:
         raise ConnectionError(f"{url}: {response.status} {response.data[:300]!r}")
 
 
+def marked(pid: int) -> psutil.Process:
+    """Return a process that was just started, when it has its marks, or has ended."""
+    process = psutil.Process(pid)
+    with contextlib.suppress(psutil.Error):
+        # It has those of the program before it until the kernel has replaced that.
+        while MARK not in process.environ():
+            time.sleep(0.001)
+    return process
+
+
 class Processes:
     """The processes with `folder` in MARK, each with a log in `folder/logs`."""
 
@@ -159,12 +169,7 @@ class Processes:
                 env={**env, MARK: str(self._folder), NAME: name},
                 start_new_session=True,
             )
-        process = psutil.Process(started.pid)
-        with contextlib.suppress(psutil.Error):
-            # The kernel sets it a moment after it has closed the pipe for which Popen waits.
-            while started.poll() is None and not process.environ():
-                time.sleep(0.001)
-        return process
+        return marked(started.pid)
 
     def alive(self) -> dict[str, psutil.Process]:
         """Return the processes that run, by name, without their children."""
