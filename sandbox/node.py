@@ -1,5 +1,6 @@
 """A node: a privileged container of runc with a disk of its own, which ends as a whole."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -16,7 +17,7 @@ import yaml
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from sandbox.addons import MANIFESTS
-from sandbox.processes import MARK, NAME, Processes, SandboxError, marked
+from sandbox.processes import MARK, NAME, Processes, SandboxError
 
 OWN = ("dev", "etc", "mnt", "proc", "run", "sys", "var")
 """Folders in / that are not the machine's."""
@@ -116,7 +117,9 @@ class Node:
         detached = self.inside(*command, options=options)
         with self.processes.log(name).open("wb") as log:
             subprocess.run(detached, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True)
-        marked(int(pid.read_text()))
+        # If it has ended at once, the wait for it says so.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.processes.adopt(name, int(pid.read_text()))
 
     def connect(self, path: str) -> None:
         """Raise OSError unless a process listens on the Unix socket `path` in the node."""

@@ -125,21 +125,12 @@ def probe(url: str, authority: Path | None = None) -> None:
         raise ConnectionError(f"{url}: {response.status} {response.data[:300]!r}")
 
 
-def marked(pid: int) -> psutil.Process:
-    """Return a process that was just started, when it has its marks, or has ended."""
-    process = psutil.Process(pid)
-    with contextlib.suppress(psutil.Error):
-        # It has those of the program before it until the kernel has replaced that.
-        while MARK not in process.environ():
-            time.sleep(0.001)
-    return process
-
-
 class Processes:
     """The processes with `folder` in MARK, each with a log in `folder/logs`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._started: dict[str, psutil.Process] = {}
 
     def log(self, name: str) -> Path:
         """Return the log of the process `name` since its last start."""
@@ -169,7 +160,19 @@ class Processes:
                 env={**env, MARK: str(self._folder), NAME: name},
                 start_new_session=True,
             )
-        return marked(started.pid)
+        return self.adopt(name, started.pid)
+
+    def adopt(self, name: str, pid: int) -> psutil.Process:
+        """Return a process that was just started as `name`, when it has its marks or has ended.
+
+        Raises psutil.NoSuchProcess if nothing is left of it.
+        """
+        process = self._started[name] = psutil.Process(pid)
+        with contextlib.suppress(psutil.Error):
+            # It has those of the program before it until the kernel has replaced that.
+            while MARK not in process.environ():
+                time.sleep(0.001)
+        return process
 
     def alive(self) -> dict[str, psutil.Process]:
         """Return the processes that run, by name, without their children."""
@@ -189,7 +192,8 @@ class Processes:
         """
 
         def ended() -> list[str]:
-            return [process for process in (*beside, name) if process not in self.alive()]
+            alive = self.alive()
+            return [each for each in (*beside, name) if each not in alive and not self._runs(each)]
 
         waiting = Retrying(
             retry=retry_if_exception_type(FAILURES) & retry_if_exception(lambda _: not ended()),
@@ -220,6 +224,16 @@ class Processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=grace)
+
+    def _runs(self, name: str) -> bool:
+        """Return whether a process that this object started runs, though nothing marks it.
+
+        At the moment in which it becomes another program, it has no environment.
+        """
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = self._started.get(name)
+            return bool(process and process.status() != psutil.STATUS_ZOMBIE)
+        return False
 
     def _marked(self) -> list[tuple[str, psutil.Process]]:
         """Return name and process, oldest first; children have the name of their parent."""
