@@ -19,7 +19,7 @@ from sandbox.build import FOLDER, build
 from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
-from sandbox.programs import install_all, install_tools, open_webui
+from sandbox.programs import install_all, install_tools
 from sandbox.progress import Progress
 from sandbox.real_cluster import step
 
@@ -59,12 +59,8 @@ def build_all(_: argparse.Namespace) -> None:
     build()
     install_all()
     install_tools(["promtool"])
-    try:
-        open_webui()
-    except SandboxError as error:
-        print(f"  Open WebUI as a process: left out; {error}")
     if os.geteuid() == 0 and not requirements.missing():
-        images.open_webui()
+        images.python()
 
 
 def up(options: argparse.Namespace) -> None:

@@ -75,6 +75,13 @@ chroot root sh -euc "$install" sh "$@"
 tar --numeric-owner -C upper -cf "$layer" opt
 cd /; umount -R "$work/root"; rm -rf "$work"
 """
+# The Python of the unpacked image, with its own libraries on any machine.
+IN_PLACE = r"""#!/bin/sh
+root=${0%/*}/../../..
+libraries=$(echo "$root"/usr/lib/*-linux-gnu)
+PYTHONHOME=$root/usr exec "$libraries"/ld-linux-*.so.* --library-path "$libraries" \
+  --argv0 "$0" "$root/usr/bin/python3" "$@"
+"""
 
 
 def image(name: str, programs: Mapping[str, Path]) -> Image:
@@ -155,6 +162,27 @@ def open_webui() -> Path:
         run("Open WebUI", command, LOGS / "build-open-webui-image.log", FOLDER)
 
     return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
+
+
+def python() -> Path:
+    """Return the Python of Open WebUI's image, unpacked: it runs without a container or root.
+
+    Its scripts name a folder of the image: run them by that Python.
+    """
+    layers = [base(), open_webui()]
+
+    def make(root: Path) -> None:
+        root.mkdir()
+        for layer, content in zip(layers, (["./usr/bin/python3*", "./usr/lib"], []), strict=True):
+            command: list[str | Path] = ["tar", "-xf", layer, "-C", root, "--wildcards", *content]
+            run("Open WebUI", command, LOGS / "build-open-webui-root.log", FOLDER)
+        program = root / "opt" / "open-webui" / "bin" / "python3"
+        program.unlink()
+        program.write_text(IN_PLACE)
+        program.chmod(0o755)
+
+    names = [layer.name for layer in layers]
+    return artefact("open-webui-root", make, (), IN_PLACE, *names) / "opt/open-webui/bin/python3"
 
 
 def layer(file: Path, path: str) -> Path:

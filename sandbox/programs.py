@@ -1,22 +1,16 @@
-"""The programs of the node and of the pods on it, built from Go modules; Open WebUI from PyPI."""
+"""The programs of the node and of the pods on it, built from Go modules."""
 
-import platform
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from sandbox.build import FOLDER, TOOLS, Tool, build_tool, copy_files, download
 from sandbox.cache import artefact
-from sandbox.processes import SandboxError
-from sandbox.toolchain import run
 
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
 # Imports beyond its slim requirements that it needs to index documents as the image does.
 BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
-# Open WebUI's Requires-Python.
-PYTHONS = ((3, 11), (3, 12))
 # $1 a Python, $2 the environment to create, $3 Open WebUI, then other packages.
 # Slim, because the full requirements are four times as large, and no test uses the rest.
 INSTALL = r"""
@@ -68,30 +62,3 @@ def alertmanager(folder: Path = FOLDER) -> Path:
 
     copy = artefact("alertmanager-module", make, (), ALERTMANAGER)
     return build_tool(Tool("alertmanager", copy, "./cmd/alertmanager"), folder)
-
-
-def require_python() -> None:
-    """Raise SandboxError unless Open WebUI supports this Python."""
-    if sys.version_info[:2] not in PYTHONS:
-        ours = "{}.{}".format(*sys.version_info)
-        raise SandboxError(f"Python: is {ours}; Open WebUI {OPEN_WEBUI} needs 3.11 or 3.12")
-
-
-def open_webui(folder: Path = FOLDER) -> Path:
-    """Install Open WebUI unless it is cached; returns the Python of its environment.
-
-    Its scripts name the folder that they were installed in: run them by that Python. Raises
-    SandboxError.
-    """
-    require_python()
-    # Resolved, because the virtual environment of a checkout may be deleted.
-    python, folder = Path(sys.executable).resolve(), folder.absolute()
-    packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
-
-    def make(environment: Path) -> None:
-        log = folder / "logs" / "build-open-webui.log"
-        command: list[str | Path] = ["sh", "-euc", INSTALL, "sh", python, environment, *packages]
-        run("open-webui", command, log, folder)
-
-    inputs = (INSTALL, *packages, str(python), platform.python_version())
-    return artefact("open-webui", make, (), *inputs) / "bin" / "python"

@@ -13,6 +13,7 @@ from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
 
 from config.versions import KUBE_PROMETHEUS_STACK, METALLB
+from sandbox import images, requirements
 from sandbox import programs as real_programs
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
@@ -141,13 +142,24 @@ def programs() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def open_webui() -> Path:
-    """The Python of an environment with Open WebUI; skips if no Python fits it."""
+def packages() -> None:
+    """The packages of a real node and its images; skips without them, or without root."""
     try:
-        real_programs.require_python()
+        missing = requirements.missing()
     except SandboxError as error:
         pytest.skip(str(error))
-    return real_programs.open_webui()
+    # In CI as root there is nothing that could be missing.
+    if missing and os.environ.get("HOMELAB_REAL_NODE") == "1":
+        pytest.fail(f"packages are missing: {' '.join(missing)}")
+    if missing:
+        pytest.skip(f"packages are missing: {' '.join(missing)}")
+
+
+@pytest.fixture(scope="session")
+def open_webui(packages: None) -> Path:
+    """The Python of Open WebUI's image."""
+    del packages
+    return images.python()
 
 
 @pytest.fixture(scope="session")

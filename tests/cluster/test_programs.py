@@ -12,7 +12,7 @@ from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox import programs as pod_programs
 from sandbox.build import TOOLS, Tool, build_tool, prometheus_version
 from sandbox.processes import SandboxError
-from sandbox.programs import install_tools, open_webui
+from sandbox.programs import install_tools
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
 ROOT = Path(pod_programs.__file__).parent.parent
@@ -117,20 +117,6 @@ def test_a_missing_compiler_is_named(
 
     with pytest.raises(SandboxError, match=r'"no-such-compiler": executable file not found'):
         build_tool(tiny, tmp_path)
-
-
-@pytest.mark.parametrize("version", ["3.10.9", "3.13.0"])
-def test_an_unsupported_python_is_refused_before_the_installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
-    monkeypatch.setattr("sys.version_info", tuple(map(int, version.split("."))))
-
-    with pytest.raises(SandboxError) as failure:
-        open_webui(tmp_path / "new")
-
-    ours = version.rpartition(".")[0]
-    assert str(failure.value) == f"Python: is {ours}; Open WebUI 0.12.4 needs 3.11 or 3.12"
-    assert not (tmp_path / "new").exists()
 
 
 def test_the_go_of_pypi_is_new_enough_for_every_module() -> None:

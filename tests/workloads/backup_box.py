@@ -11,6 +11,7 @@ from typing import Any
 
 from harness import Deployment, backup_config, deploy_program
 from page import ask, sign_in
+from restic_lab import PASSWORD
 from waiting import eventually
 
 from sandbox.processes import free_ports
@@ -46,7 +47,7 @@ class Box:
         """Use this restic, and Open WebUI from the environment of `python`."""
         self.folder, self.restic, self.python = folder, restic, python
         self.deployment = program()
-        self.secrets = {**PASSWORDS, "RESTIC_PASSWORD": "of the repository"}
+        self.secrets = {**PASSWORDS, "RESTIC_PASSWORD": PASSWORD}
         self.mounts = {name: folder / name for name in ("data", "backup", "scratch", "workload")}
         for mount in self.mounts.values():
             mount.mkdir(parents=True)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from backup_box import Box, before, cron, kill, program, steps
 from page import ask, upload
+from restic_lab import create
 from waiting import eventually
 
 from sandbox.processes import free_ports
@@ -44,6 +45,7 @@ def box(
         assert code == 0, output
         assert "nothing to back up" in output
         assert not (box.mounts["backup"] / "repository").exists()
+        create(box.mounts["backup"] / "repository")
         box.start_page()
         box.wait_for_page()
         yield box
