@@ -1,5 +1,6 @@
 """The images of the pods, made of Debian, PyPI and the programs built from Go modules."""
 
+import shutil
 import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,6 @@ from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTI
 from sandbox.build import FOLDER
 from sandbox.cache import artefact
 from sandbox.oci import Image
-from sandbox.programs import BEYOND_SLIM, INSTALL, OPEN_WEBUI
 from sandbox.toolchain import pinned, run
 
 LOGS = FOLDER / "logs"
@@ -23,6 +23,10 @@ DEBIAN = f"debian:{SUITE}"
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 # Open WebUI is installed for Debian's own Python.
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
+# renovate: datasource=pypi depName=open-webui
+OPEN_WEBUI = "0.12.4"
+# Imports beyond its slim requirements that it needs to index documents as the image does.
+BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
 METALLB = pinned("metallb", "go.universe.tf/metallb")
 ADDONS = {
@@ -55,75 +59,34 @@ SYSTEM = (PAUSE, DEBIAN, *ADDONS)
 """Names of the images of the cluster's own pods."""
 STACK = {OLLAMA_IMAGE, RESTIC_IMAGE, *PAGES}
 """Names of the images of the namespace `ollama-stack`."""
-# $1 the base, $2 a working folder, $3 the layer to write, $4 the script INSTALL, then its words.
-# The upper folder of an overlay on the base has the files that INSTALL adds.
-IN_BASE = r"""
-base=$1 work=$2 layer=$3 install=$4; shift 4
-rm -rf "$work"; mkdir -p "$work/base" "$work/upper" "$work/work" "$work/root"
-tar -xf "$base" -C "$work/base"
-cd "$work"
-mount -t overlay -o lowerdir=base,upperdir=upper,workdir=work overlay root
-for file in resolv.conf pip.conf ssl/certs; do
-  if test -e "/etc/$file"; then
-    test -d "/etc/$file" || touch "root/etc/$file"
-    mount --bind "/etc/$file" "root/etc/$file"
-  fi
-done
-mount -t proc proc root/proc
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp PIP_NO_CACHE_DIR=1
-chroot root sh -euc "$install" sh "$@"
-tar --numeric-owner -C upper -cf "$layer" opt
-cd /; umount -R "$work/root"; rm -rf "$work"
-"""
-# The Python of the unpacked image, with its own libraries on any machine.
-IN_PLACE = r"""#!/bin/sh
-root=${0%/*}/../../..
-libraries=$(echo "$root"/usr/lib/*-linux-gnu)
-PYTHONHOME=$root/usr exec "$libraries"/ld-linux-*.so.* --library-path "$libraries" \
-  --argv0 "$0" "$root/usr/bin/python3" "$@"
-"""
 
 
 def image(name: str, programs: Mapping[str, Path]) -> Image:
     """Return one of the images NAMES, made of `programs` by name."""
+    if name == PAUSE:
+        files = [layer(programs["pause"], "pause")]
+        return Image(name, files, {"Entrypoint": ["/pause"]}, "20 lines of Go")
+    layers, environment = [base()], [PATH]
+    config: dict[str, list[str]] = {"Env": environment, "Cmd": ["sh"]}
+    difference = ""
     if name in PROGRAMS:
         program = programs[PROGRAMS[name]]
-        path = f"usr/bin/{program.name}"
-        arguments = {"Cmd": ["serve"]} if name == OLLAMA_IMAGE else {}
-        return Image(
-            name=name,
-            layers=[base(), layer(program, path)],
-            config={"Entrypoint": [f"/{path}"], "Env": [PATH], **arguments},
-            difference="built from its Go module, on Debian",
-        )
-    if name in PAGES:
-        return Image(
-            name=name,
-            layers=[base(), open_webui()],
-            config={
-                "Cmd": ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"],
-                # As in the published image.
-                "Env": [PATH, "ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"],
-            },
-            difference="Debian's Python; without the packages for PDF, Office and speech",
-        )
-    if name in PLACEHOLDERS:
-        script = layer(Path(__file__).with_name("placeholder.py"), "placeholder.py")
-        command = ["python3", "/placeholder.py", *PLACEHOLDERS[name]]
-        return Image(
-            name=name,
-            layers=[base(), script],
-            config={"Entrypoint": command, "Env": [PATH]},
-            difference="a placeholder that answers probes",
-        )
-    if name == PAUSE:
-        return Image(
-            name=name,
-            layers=[layer(programs["pause"], "pause")],
-            config={"Entrypoint": ["/pause"]},
-            difference="20 lines of Go",
-        )
-    return Image(name=DEBIAN, layers=[base()], config={"Cmd": ["sh"], "Env": [PATH]})
+        layers.append(layer(program, f"usr/bin/{program.name}"))
+        config["Entrypoint"] = [f"/usr/bin/{program.name}"]
+        config["Cmd"] = ["serve"] if name == OLLAMA_IMAGE else []
+        difference = "built from its Go module, on Debian"
+    elif name in PAGES:
+        layers.append(open_webui())
+        config["Cmd"] = ["open-webui", "serve", "--host", "0.0.0.0", "--port", "8080"]
+        # As in the published image.
+        environment += ["ENV=prod", "PYTHONUNBUFFERED=1", "HOME=/tmp"]
+        difference = "Debian's Python; without the packages for PDF, Office and speech"
+    elif name in PLACEHOLDERS:
+        layers.append(layer(Path(__file__).with_name("placeholder.py"), "placeholder.py"))
+        config["Entrypoint"] = ["python3", "/placeholder.py", *PLACEHOLDERS[name]]
+        config["Cmd"] = []
+        difference = "a placeholder that answers probes"
+    return Image(name, layers, config, difference)
 
 
 def trusting(ollama: Image, authority: Path) -> Image:
@@ -152,16 +115,15 @@ def base() -> Path:
 
 def open_webui() -> Path:
     """Return the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
-    below = base()
-    install = [INSTALL, "python3", "/opt/open-webui", f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
-    # In a mount namespace, so that a kill leaves no mount.
-    alone = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", IN_BASE, "sh"]
+    script, below = Path(__file__).with_name("open-webui.sh"), base()
+    packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    alone = ["unshare", "--mount", "--propagation", "private", str(script)]
 
     def make(layer: Path) -> None:
-        command: list[str | Path] = [*alone, below, layer.with_name("work"), layer, *install]
+        command: list[str | Path] = [*alone, below, layer, *packages]
         run("Open WebUI", command, LOGS / "build-open-webui-image.log", FOLDER)
 
-    return artefact("open-webui.tar", make, (), below.name, IN_BASE, *install)
+    return artefact("open-webui.tar", make, [script], below.name, *packages)
 
 
 def python() -> Path:
@@ -169,20 +131,19 @@ def python() -> Path:
 
     Its scripts name a folder of the image: run them by that Python.
     """
-    layers = [base(), open_webui()]
+    layers, python = [base(), open_webui()], "opt/open-webui/bin/python3"
+    script = Path(__file__).with_name("python-in-place.sh")
 
     def make(root: Path) -> None:
         root.mkdir()
         for layer, content in zip(layers, (["./usr/bin/python3*", "./usr/lib"], []), strict=True):
             command: list[str | Path] = ["tar", "-xf", layer, "-C", root, "--wildcards", *content]
             run("Open WebUI", command, LOGS / "build-open-webui-root.log", FOLDER)
-        program = root / "opt" / "open-webui" / "bin" / "python3"
-        program.unlink()
-        program.write_text(IN_PLACE)
-        program.chmod(0o755)
+        (root / python).unlink()
+        shutil.copy(script, root / python)
 
     names = [layer.name for layer in layers]
-    return artefact("open-webui-root", make, (), IN_PLACE, *names) / "opt/open-webui/bin/python3"
+    return artefact("open-webui-root", make, [script], *names) / python
 
 
 def layer(file: Path, path: str) -> Path:

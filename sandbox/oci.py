@@ -22,7 +22,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 IMPORT = ("ctr", "--namespace", "k8s.io", "images", "import", "-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Image:
     """An image under the `name` in pods, made here of tar files."""
 

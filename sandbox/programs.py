@@ -7,22 +7,6 @@ from pathlib import Path
 from sandbox.build import FOLDER, TOOLS, Tool, build_tool, copy_files, download
 from sandbox.cache import artefact
 
-# renovate: datasource=pypi depName=open-webui
-OPEN_WEBUI = "0.12.4"
-# Imports beyond its slim requirements that it needs to index documents as the image does.
-BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
-# $1 a Python, $2 the environment to create, $3 Open WebUI, then other packages.
-# Slim, because the full requirements are four times as large, and no test uses the rest.
-INSTALL = r"""
-python=$1 environment=$2 page=$3; shift 3
-"$python" -m venv "$environment"
-pip() { "$environment/bin/python" -m pip install --disable-pip-version-check "$@"; }
-pip --no-deps "$page"
-sed -nE 's/^Requires-Dist: ([A-Za-z0-9_.-]+)(\[.*\])?(==[^ ]+)$/\1\3/p' \
-  "$environment"/lib/python3*/site-packages/open_webui-*/METADATA >"$environment/constraints.txt"
-pip --requirement "$environment"/lib/python3*/site-packages/requirements-slim.txt \
-  --constraint "$environment/constraints.txt" "$@"
-"""
 # Pinned by the chart, whose image has the same version.
 ALERTMANAGER = "github.com/prometheus/alertmanager@v0.34.0"
 

@@ -56,7 +56,7 @@ def _image(name: str) -> Image:
         return folder / entry["digest"].removeprefix("sha256:")
 
     config = json.loads(blob(manifest["config"]).read_text())["config"]
-    return Image(name=name, layers=[blob(entry) for entry in manifest["layers"]], config=config)
+    return Image(name, [blob(entry) for entry in manifest["layers"]], config)
 
 
 def _pull(name: str, folder: Path) -> None:

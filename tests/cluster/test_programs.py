@@ -9,13 +9,13 @@ import pytest
 from packaging.version import Version
 
 from config.versions import OPEN_WEBUI_IMAGE, RESTIC_IMAGE
-from sandbox import programs as pod_programs
+from sandbox import images
 from sandbox.build import TOOLS, Tool, build_tool, prometheus_version
 from sandbox.processes import SandboxError
 from sandbox.programs import install_tools
 from sandbox.toolchain import GO_WHEEL, MODULES, ask_version, pinned
 
-ROOT = Path(pod_programs.__file__).parent.parent
+ROOT = Path(images.__file__).parent.parent
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_programs_have_the_pinned_versions(programs: dict[str, Path]) -> Non
 
 
 def test_open_webui_has_the_version_of_the_image() -> None:
-    assert OPEN_WEBUI_IMAGE.endswith(f":v{pod_programs.OPEN_WEBUI}")
+    assert OPEN_WEBUI_IMAGE.endswith(f":v{images.OPEN_WEBUI}")
 
 
 def test_restic_has_the_version_of_the_image() -> None:
@@ -85,7 +85,7 @@ def test_the_gateway_is_tested_with_the_package_versions_of_open_webuis_image(
 
     assert len(ours) == 4
     assert set(ours) <= set(installed)
-    assert f"open-webui=={pod_programs.OPEN_WEBUI}" in installed
+    assert f"open-webui=={images.OPEN_WEBUI}" in installed
 
 
 def test_other_tags_or_flags_are_another_build(tiny: Tool, tmp_path: Path) -> None:
