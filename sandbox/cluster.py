@@ -9,9 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import Any
-
-import yaml
 
 from sandbox import addons
 from sandbox.addons import MANIFESTS
@@ -45,11 +42,10 @@ class Node:
     address: str
     """Its address on the home network."""
 
-    def manifest(self) -> dict[str, Any]:
-        """Return the Node object, with the labels and the 110 pods of a kubelet."""
+    def manifest(self) -> str:
+        """Return the Node object as YAML, with the labels and the 110 pods of a kubelet."""
         template = Template((MANIFESTS / "simulated-node.yaml").read_text())
-        manifest: dict[str, Any] = yaml.safe_load(template.substitute(asdict(self)))
-        return manifest
+        return template.substitute(asdict(self))
 
 
 class Cluster:
@@ -148,8 +144,7 @@ class Cluster:
         """Apply exactly these nodes, the account of previews, and MetalLB's pod if wanted."""
         kubectl = self._plane.kubectl
         addons.apply(kubectl, [MANIFESTS / "previewer.yaml"])
-        manifests = [node.manifest() for node in nodes]
-        content = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
+        content = "---\n".join(node.manifest() for node in nodes)
         # The first takes effect on a new node's status, the second on an old one's.
         for subresource in ("", "status"):
             options = ("--filename=-", f"--subresource={subresource}")
