@@ -90,7 +90,7 @@ test-all: test
 	@$(RUN) -m sandbox build
 	@$(RUN) -m pytest -n 2 --no-loadscope-reorder --tb=short --built only
 
-# The rest of those on the real node, as root.
+# Slow tests of rare faults, most of them on the real node: as root.
 test-faults: .venv/dev
 	@$(RUN) -m pytest --tb=short --built faults
 

@@ -31,14 +31,14 @@ Connect = Callable[[Cluster], DynamicClient]
 CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
 PUBLISHED = "tests/published"
 REAL = "tests/real"
-TOGETHER = (REAL, "tests/cluster", "tests/stack", PUBLISHED)
+TOGETHER = ("tests/stack", REAL, "tests/cluster", PUBLISHED)
 """Folders whose tests share a cluster, and so a worker; else each file is a group."""
 BUILT = {"tools", "programs", "open_webui", "promtool", "alertmanager"}
 """Fixtures that build programs; a test that uses one, or is in `TOGETHER`, is a built test."""
-FAULTS = "a fault on the real node; make test-faults runs it"
+FAULTS = "slow, and a rare fault; make test-faults runs it"
 """Reason with which `make test-all` skips a test."""
-LONGEST = (*TOGETHER, "tests/workloads/test_real_models.py", "tests/workloads")
-"""Paths of the tests that run first, because they take longest."""
+LONGEST = (*TOGETHER, "tests/workloads/test_real_repository.py", "tests/workloads")
+"""Paths of the tests that run first, because they take longest: 330 s, 160, 120, 70, 60."""
 
 
 def group(nodeid: str) -> str:
@@ -71,7 +71,7 @@ def is_built(item: pytest.Item) -> bool:
 
 
 def is_fault(item: pytest.Item) -> bool:
-    """Return whether a test of the real node is for `make test-faults`."""
+    """Return whether a test is for `make test-faults`."""
     return item.get_closest_marker("faults") is not None
 
 

@@ -21,6 +21,12 @@ def quiet(_: str) -> None:
     """Drop a line of progress."""
 
 
+def with_backups(keys: dict[str, Any]) -> None:
+    """Add the backups to a configuration."""
+    volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
+    keys["homelab:webui"]["backup"] = {"volume": volume}
+
+
 def addresses(core: Any) -> dict[str, list[str]]:
     """Return the addresses that MetalLB has assigned, by Service."""
     return {
@@ -121,7 +127,10 @@ class LiveStack:
 
     def jobs(self) -> list[str]:
         """Return the UIDs of the model Jobs."""
-        return [job.metadata.uid for job in self.batch.list_namespaced_job("ollama-stack").items]
+        jobs = self.batch.list_namespaced_job(
+            "ollama-stack", label_selector="app.kubernetes.io/name=ollama-models"
+        )
+        return [job.metadata.uid for job in jobs.items]
 
     def uids(self) -> set[str]:
         """Return the UIDs of the Services, ConfigMaps and Deployments in both namespaces."""

@@ -4,15 +4,15 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from live_stack import LiveStack
+from live_stack import LiveStack, with_backups
 
 from sandbox.build import Tools
 
 
 @pytest.fixture(scope="package")
 def live_stack(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
-    """The stack, shared: a test has to undo its changes."""
-    live_stack = LiveStack(tmp_path_factory.mktemp("live_stack"), tools)
+    """The stack with backups, shared: a test has to undo its changes."""
+    live_stack = LiveStack(tmp_path_factory.mktemp("live_stack"), tools, with_backups)
     yield live_stack
     live_stack.cluster.remove()
 
@@ -26,14 +26,3 @@ def own_address() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
-
-
-@pytest.fixture
-def with_backups(live_stack: LiveStack) -> Iterator[None]:
-    """Adds the backups to the stack, for one test."""
-    volume = {"path": "/mnt/backup/homelab", "size": "200Gi"}
-    live_stack.edit(lambda keys: keys["homelab:webui"].update({"backup": {"volume": volume}}))
-    live_stack.up()
-    yield
-    live_stack.reset()
-    live_stack.up()

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from alertmanager_lab import WAYS, running
-from live_stack import LiveStack, encrypted
+from live_stack import LiveStack
 from waiting import eventually
 
 from components.observability.notify import configuration
+from components.observability.stack import ALERTMANAGER_SECRET
 
 GENERATED = "alertmanager-kube-prom-stack-generated"
 
@@ -21,7 +22,6 @@ GENERATED = "alertmanager-kube-prom-stack-generated"
 def as_in_the_project(live_stack: LiveStack) -> Iterator[None]:
     """Restore the stack after these tests."""
     yield
-    live_stack.reset()
     live_stack.up()
 
 
@@ -36,14 +36,13 @@ def generated(live_stack: LiveStack) -> Any:
 def test_the_operator_passes_on_the_configuration_and_alertmanager_accepts_it(
     live_stack: LiveStack, alertmanager: Path, tmp_path: Path, notify: dict[str, Any], secret: str
 ) -> None:
-    def change(keys: dict[str, Any]) -> None:
-        keys["homelab:observability"]["notify"] = notify
-        keys["homelab:notifySecret"] = encrypted(live_stack.engine, secret)
-
-    live_stack.edit(change)
-    live_stack.up()
     settings: Any = {"timezone": "UTC", "secret": "", **notify}
     expected = configuration(settings, secret)
+    # As `up` does.
+    text = {"alertmanager.yaml": yaml.safe_dump(expected)}
+    live_stack.core.patch_namespaced_secret(
+        ALERTMANAGER_SECRET, "observability", {"stringData": text}
+    )
 
     def is_passed_on() -> bool:
         actual = generated(live_stack)

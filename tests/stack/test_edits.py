@@ -4,7 +4,6 @@ import copy
 import json
 from typing import Any
 
-import pytest
 from kubernetes.dynamic import DynamicClient
 from live_stack import LiveStack
 
@@ -76,7 +75,6 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.usefixtures("with_backups")
 def test_up_undoes_an_edit_of_every_declared_object(live_stack: LiveStack) -> None:
     kube = DynamicClient(live_stack.core.api_client)  # type: ignore[no-untyped-call]
 

@@ -68,6 +68,7 @@ def up_as_if_never_killed(live_stack: LiveStack, before: set[str], pods: dict[st
     assert statuses(live_stack)[-1] == "deployed"
 
 
+@pytest.mark.faults
 def test_destroy_continues_a_killed_destroy_and_recover_removes_a_pending_install(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
@@ -97,6 +98,7 @@ def test_destroy_continues_a_killed_destroy_and_recover_removes_a_pending_instal
     )
 
 
+@pytest.mark.faults
 def test_recover_waits_for_a_plugin_that_outlives_its_killed_cli(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:
@@ -152,8 +154,11 @@ def test_recover_removes_a_pending_upgrade(
     assert "is pending-upgrade: an up was cut off" in out
     assert statuses(live_stack)[-1] == "deployed"
     up_as_if_never_killed(live_stack, expected, pods)
+    live_stack.reset()
+    live_stack.up()
 
 
+@pytest.mark.faults
 def test_recover_removes_a_release_that_is_uninstalling(
     live_stack: LiveStack, tools: Tools, recover: Recover
 ) -> None:

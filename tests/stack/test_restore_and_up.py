@@ -3,7 +3,6 @@
 from threading import Thread
 from typing import Any
 
-import pytest
 from kubernetes.client import CoreV1Api
 from live_stack import LiveStack
 from waiting import eventually
@@ -11,7 +10,6 @@ from waiting import eventually
 from ops import restore
 
 
-@pytest.mark.usefixtures("with_backups")
 def test_up_during_a_restore_does_not_start_open_webui(live_stack: LiveStack) -> None:
     core = CoreV1Api(live_stack.core.api_client)
     # The simulated kubelet has no logs.
