@@ -39,7 +39,7 @@ VENV := .venv/ready
 # The CLI itself, which asks before it changes the server.
 preview: FLAGS = --diff
 up preview: $(VENV)
-	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got $(STACK), but there is no Pulumi.$(STACK).yaml; make init STACK=$(STACK) writes it" >&2; exit 1; }
+	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got '$(STACK)', want the name of a Pulumi.NAME.yaml; make init STACK=$(or $(STACK),home) writes one" >&2; exit 1; }
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
 	@pulumi $@ $(FLAGS) --stack "$(STACK)"
 

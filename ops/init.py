@@ -35,8 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", default="home", help="the stack, of Pulumi.STACK.yaml")
     parser.add_argument("--context", help="the kubeconfig's context; default: the current one")
     parser.add_argument("--yes", action="store_true", help="take every default without asking")
-    for name in QUESTIONS:
-        parser.add_argument(f"--{name}", help="the answer to that question")
+    for name, text in QUESTIONS.items():
+        parser.add_argument(f"--{name}", help=text)
 
 
 def run(options: argparse.Namespace) -> int:

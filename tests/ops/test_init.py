@@ -22,7 +22,7 @@ from ops import init, machines
 from ops.cluster import UnreadableError
 from ops.init_file import TEMPLATE, check, merge
 from ops.init_keys import draft
-from ops.init_questions import Prompt
+from ops.init_questions import Prompt, local_time_zone
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
@@ -235,13 +235,26 @@ def test_a_second_run_changes_only_what_the_cluster_says(machine: Machine, tmp_p
     assert "of 96 GB, what the kernel leaves" in new
 
 
-def test_a_known_node_is_asked_for_nothing(machine: Machine) -> None:
+def test_who_has_answered_is_asked_for_nothing(machine: Machine) -> None:
     keys = project_keys(read_config(ROOT / "Pulumi.home.yaml"))
     del keys["nodes"]["evo4t"]["memory_bandwidth"]
-    flags = {"backup_disk": "none", "alerts": "none"}
 
     # Without a terminal, a question is a ValueError.
-    assert draft("homelab", [machine], False, keys, Prompt(flags, yes=False))
+    new = draft("homelab", [machine], False, keys, Prompt({}, yes=False))
+    assert not new["webui"].keys() & {"backup"}
+    assert not new["observability"].keys() & {"notify"}
+
+
+def test_the_time_zone_is_this_computers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    zone = tmp_path / "zoneinfo/Europe/Berlin"
+    monkeypatch.delenv("TZ", raising=False)
+    monkeypatch.setattr(Path, "resolve", lambda _: zone)
+    assert local_time_zone() == "Europe/Berlin"
+
+    monkeypatch.setattr(Path, "resolve", lambda _: tmp_path)
+    assert local_time_zone() == "UTC"
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert local_time_zone() == "Asia/Tokyo"
 
 
 def test_flags_change_what_a_file_has(machine: Machine, tmp_path: Path) -> None:
