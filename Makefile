@@ -28,11 +28,8 @@ output: $(VENV)
 preview:
 	@echo "error: make preview is for a server: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
-init:
-	@echo "error: make init is for a server: make init STACK=home" >&2; exit 1
-
-doctor:
-	@echo "error: make doctor is for a server: make doctor STACK=home" >&2; exit 1
+init doctor recover backups restore drift:
+	@echo "error: make $@ is for a server: make $@ STACK=home" >&2; exit 1
 else
 VENV := .venv/ready
 
@@ -54,7 +51,6 @@ down: INSTEAD = destroy
 output: INSTEAD = stack output $(NAME)
 down output:
 	@echo "error: make $@ is for the sandbox; for a server: pulumi $(strip $(INSTEAD)) --stack $(STACK)" >&2; exit 1
-endif
 
 # Repairs the stack after an `up` that was killed (docs/runbook.md).
 recover: $(VENV)
@@ -67,13 +63,14 @@ backups: $(VENV)
 restore: $(VENV)
 	@$(RUN) -m ops restore --stack "$(STACK)" $(if $(SNAPSHOT),--snapshot "$(SNAPSHOT)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# Previews this tree against the commit BASE, without the server's state, secrets and cluster.
-diff: linux .venv/dev
-	@$(RUN) -m ops diff --stack "$(STACK)" --base "$(BASE)"
-
 # Exits with 7 for drift, 1 if something could not be read; make itself with 2 for both.
 drift: $(VENV)
 	@$(RUN) -m ops drift --stack "$(STACK)"
+endif
+
+# Previews this tree against the commit BASE, without the server's state, secrets and cluster.
+diff: linux .venv/dev
+	@$(RUN) -m ops diff --stack "$(STACK)" --base "$(BASE)"
 
 # The stack on a real node, as root: sudo make demo (docs/develop.md).
 demo: linux .venv/dev

@@ -52,7 +52,6 @@ Engine(Cluster({0!r}, {1!r}, context={2!r}), {1!r}, Path.cwd(), {3!r}, {4!r}).up
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="home", help="the stack to preview")
     parser.add_argument("--base", default="main", help="the commit to compare with")
 
 
@@ -232,9 +231,9 @@ def _lines(step: StepEventMetadata, protected: bool) -> Iterator[str]:
     access, data = kind in ACCESS.split(), kind in DATA.split()
 
     def changes(paths: list[str]) -> str:
-        return "; ".join(
-            f"{path}: {_value(old, path)} -> {_value(new, path)}" for path in paths[:3]
-        )
+        values = [(path, _value(old, path), _value(new, path)) for path in paths[:3]]
+        # Equal if both are secret.
+        return "; ".join(f"{path}: {a} -> {b}" if a != b else path for path, a, b in values)
 
     def opens(path: str) -> bool:
         variable = _value(new, path.removesuffix("value") + "name")

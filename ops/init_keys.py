@@ -107,7 +107,7 @@ def _network(machine: Machine, old: dict[str, Any], prompt: Prompt) -> dict[str,
     pair: tuple[str, ...] | None = None
     if machine.lan and machine.taken is not None:
         pair = machines.free_pair(machine.lan, machine.address, machine.taken)
-    question = "Two neighbouring addresses, free and outside the router's DHCP range?"
+    question = "Two addresses for chat page and Grafana, free and outside the router's DHCP range?"
     pool = old.get("pool") if _is_within(str(old.get("pool")), lan) else None
     pool = prompt("pool", question, "-".join(pair or ()), init_questions.first_two, pool)
     return {**old, "lan": lan, "pool": pool}
@@ -177,9 +177,7 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
         "memory": _gi(machine.memory),
         "disk": {"path": path, "size": capacity},
     }
-    question = (
-        f"{name}: type of its memory, to estimate tokens/s: {', '.join(BANDWIDTHS)} or unknown?"
-    )
+    question = f"{name}: type of its memory, for tokens/s, such as {[*BANDWIDTHS][1]}, or unknown?"
     kind = init_questions.choice(*BANDWIDTHS, "unknown")
     # Of a node in the file it was asked before.
     asked = "" if old else None

@@ -8,16 +8,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
+from kubernetes.client import BatchV1Api, CoreV1Api
 from ruamel.yaml.scalarstring import LiteralScalarString
-from urllib3.exceptions import HTTPError
 
 from config.hosts import PROFILES
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
 from ops import jobs
-from ops.cluster import Cluster, UnreadableError, cause
+from ops.cluster import Cluster, UnreadableError, readable_errors
 from ops.status_cluster import STACK
 
 NAMESPACE = "default"
@@ -155,7 +154,7 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
     # Any, because the client's types have None for every field.
     batch: Any = BatchV1Api(api)
     core: Any = CoreV1Api(api)
-    try:
+    with readable_errors(f"Job {NAMESPACE}/homelab-init"):
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
             jobs.wait(batch, core, NAMESPACE, name, TIMEOUT, f"Job {name}")
@@ -163,12 +162,6 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
             log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
-    except ApiException as error:
-        raise UnreadableError(
-            f"Job {NAMESPACE}/homelab-init: {error.status} {error.reason}"
-        ) from error
-    except HTTPError as error:
-        raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {cause(error)}") from error
     if code:
         raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log

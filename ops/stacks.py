@@ -30,10 +30,17 @@ class Stack:
     cli: Cli
     kubeconfig: Path | None
     """None for the default, by `KUBECONFIG`."""
-    simulated: bool
-    """A sandbox, without containers and perhaps without the published charts."""
     folder: Path = PROJECT
     """Working directory of the CLI and its plugins."""
+
+
+def output(stack: Stack, *arguments: str) -> str:
+    """Return the output of a CLI command; raises UnreadableError with its error."""
+    process = stack.cli(*arguments)
+    if process.returncode:
+        line = " ".join((process.stderr or process.stdout).split())
+        raise UnreadableError(f"pulumi {' '.join(arguments[:2])}: {line[:500]}")
+    return process.stdout
 
 
 def run_json(stack: Stack, *arguments: str) -> Any:
@@ -84,11 +91,7 @@ def settings(name: str, reserved: Request) -> Settings:
 
 
 def find(name: str) -> Stack:
-    """Return the stack of this name; raises UnreadableError if it cannot be reached."""
-    return _sandbox() if name == "sandbox" else _server(name)
-
-
-def _server(name: str) -> Stack:
+    """Return the server's stack of this name; raises UnreadableError if it cannot be reached."""
     stack_file(name)
     if not (pulumi := shutil.which("pulumi")):
         raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)")
@@ -104,32 +107,4 @@ def _server(name: str) -> Stack:
             check=False,
         )
 
-    return Stack(name=name, cli=cli, kubeconfig=None, simulated=False)
-
-
-def _sandbox() -> Stack:
-    # Imported here, because other stacks do not need it.
-    from sandbox.build import FOLDER, build
-    from sandbox.cluster import Cluster
-    from sandbox.engine import Engine
-    from sandbox.processes import SandboxError
-
-    stopped = UnreadableError("the sandbox is not running; start it with: make up")
-    # Before a build, which may take minutes.
-    if not (FOLDER / "run" / "kubeconfig").exists():
-        raise stopped
-    try:
-        tools = build()
-    except SandboxError as error:
-        raise UnreadableError(str(error)) from error
-    cluster = Cluster(FOLDER / "run", tools)
-    if not cluster.running():
-        raise stopped
-    engine = Engine(cluster, tools)
-    return Stack(
-        name="sandbox",
-        cli=engine.cli,
-        kubeconfig=cluster.kubeconfig,
-        simulated=True,
-        folder=engine.work,
-    )
+    return Stack(name=name, cli=cli, kubeconfig=None)

@@ -26,7 +26,6 @@ WIDTH = 100
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack to show")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 

@@ -167,7 +167,6 @@ def stack_of(live_stack: LiveStack) -> Stack:
         name="sandbox",
         cli=live_stack.engine.cli,
         kubeconfig=live_stack.cluster.kubeconfig,
-        simulated=True,
         folder=live_stack.engine.work,
     )
 

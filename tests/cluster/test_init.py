@@ -28,7 +28,7 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
         "the size of": "931Gi",
         "its memory": "DDR5-5600",
         "home network": "",
-        "neighbouring addresses": "192.168.1.101-192.168.1.102",
+        "Two addresses": "192.168.1.101-192.168.1.102",
         "e-mail": "me",
         "want an e-mail address": "me@example.com",
         "Disk for backups": "",
