@@ -33,12 +33,19 @@ init doctor recover backups restore drift:
 else
 VENV := .venv/ready
 
-# The CLI itself, which asks before it changes the server.
-preview: FLAGS = --diff
-up preview: $(VENV)
+preview: $(VENV)
 	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got '$(STACK)', want the name of a Pulumi.NAME.yaml; make init STACK=$(or $(STACK),home) writes one" >&2; exit 1; }
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
-	@pulumi $@ $(FLAGS) --stack "$(STACK)"
+	@pulumi preview $(or $(FLAGS),--diff) --stack "$(STACK)"
+
+# As `pulumi up`, whose live tree cuts off what pods wait for; plain lines show it.
+up: FLAGS = --suppress-outputs
+up: preview
+	@printf "Update $(STACK)? [y/N] "; read answer; case "$$answer" in y|yes) ;; *) exit 1;; esac
+	@pulumi up --yes --skip-preview --non-interactive --suppress-outputs --stack "$(STACK)"
+	@echo "chat page: $$(pulumi stack output open_webui_urls --stack "$(STACK)")"
+	@echo "password:  pulumi stack output --show-secrets open_webui_password --stack $(STACK)"
+	@echo "next:      make doctor STACK=$(STACK)"
 
 # Writes Pulumi.STACK.yaml from the cluster; FLAGS answer its questions (docs/install.md).
 init: $(VENV)

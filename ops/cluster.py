@@ -5,12 +5,11 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from kubernetes.client import ApiClient, ApiException, Configuration
@@ -34,21 +33,18 @@ class UnreadableError(RuntimeError):
     """A failure to read something, in one line with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of object in one API version."""
 
-    group: str
-    version: str
-    name: str
+    root: str
+    """Path of the version, such as `/api/v1`."""
     plural: str
     namespaced: bool
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Return the path of its objects, or of the object `name`."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{namespace}" if self.namespaced else ""
-        return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
+        return f"{self.root}{scope}/{self.plural}" + (f"/{name}" if name else "")
 
 
 def expiring(configuration: Configuration) -> list[tuple[str, str, str]]:
@@ -216,13 +212,17 @@ class Cluster:
 
         Without those of an API service that does not respond, as metrics-server at times.
         """
-        kinds = {}
-        for root in ("/api", "/apis"):
-            for group in self.read(root, DISCOVERY)["items"]:
-                for kind in _kinds(group):
-                    version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-                    kinds[version, kind.name] = kind
-        return kinds
+        return {
+            (version, resource["responseKind"]["kind"]): Kind(
+                f"{root}/{version}", resource["resource"], resource["scope"] == "Namespaced"
+            )
+            for root in ("/api", "/apis")
+            for group in self.read(root, DISCOVERY)["items"]
+            for item in group["versions"]
+            if item.get("freshness", "Current") == "Current"
+            for version in [f"{group['metadata'].get('name', '')}/{item['version']}".lstrip("/")]
+            for resource in item.get("resources", [])
+        }
 
     def get(self, obj: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the live object with the kind, namespace and name of `obj`, or None.
@@ -243,19 +243,3 @@ class Cluster:
         if (result := self.ask(path, accept, **query)) is None:
             raise UnreadableError(f"{path}: the API server does not know it")
         return result
-
-
-def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
-    """Yield the kinds of an API group, without stale ones."""
-    name = group["metadata"].get("name", "")
-    for version in group["versions"]:
-        if version.get("freshness", "Current") != "Current":
-            continue
-        for resource in version.get("resources", []):
-            yield Kind(
-                group=name,
-                version=version["version"],
-                name=resource["responseKind"]["kind"],
-                plural=resource["resource"],
-                namespaced=resource["scope"] == "Namespaced",
-            )

@@ -4,6 +4,7 @@ Exit code 0 means no drift, 7 drift, 1 that something could not be read.
 """
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
@@ -16,7 +17,8 @@ from ops.cluster import Cluster, UnreadableError, expiring
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
-DRIFT = stacks.CHANGES
+DRIFT = 7
+"""Exit code; the same as the CLI's if `--expect-no-changes` fails."""
 RUNS = ("helm", "pulumi")  # layers of findings about an interrupted run
 
 
@@ -133,7 +135,16 @@ def _objects(cluster: Cluster, layer: str, declared: Iterable[Mapping[str, Any]]
 
 def _engine(stack: Stack) -> list[Finding]:
     """Return the changes of `pulumi refresh`, and the stack's locks."""
-    preview = stacks.run_json(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
+    process = stack.cli("refresh", "--preview-only", "--expect-no-changes", "--json")
+    preview: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        preview = json.loads(process.stdout)
+    if process.returncode not in (0, DRIFT) or not preview:
+        diagnostics = preview.get("diagnostics") or []
+        # The first has the cause; later ones only report the failure.
+        errors = [item["message"] for item in diagnostics if item["severity"] == "error"]
+        line = " ".join((errors or [process.stderr or process.stdout])[0].split())
+        raise UnreadableError(f"pulumi refresh: exit {process.returncode}: {line[:300]}")
     steps = [step for step in preview.get("steps") or [] if step["op"] in ("update", "delete")]
     counts = {op: n for op, n in (preview.get("changeSummary") or {}).items() if op != "same"}
     if len(steps) != sum(counts.values()):

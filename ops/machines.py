@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -170,9 +170,10 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
 def parse_log(machine: Machine, log: str) -> Machine:
     """Return the machine with the disks and networks in its Job's log."""
     sections = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
-    network = _network(sections.get("route", ""), machine.address)
-    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", sections.get("addresses", "")))
-    tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
+    own = [IPv4Interface(line.split()[3]) for line in sections.get("addresses", "").splitlines()]
+    networks = [
+        it.network for it in own if str(it.ip) == machine.address and it.network.prefixlen < 32
+    ]
     gpu = [line.split() for line in sections.get("gpu", "").splitlines()]
     arp = [line.split() for line in sections.get("arp", "").splitlines()[1:]]
     # Flags 0x0: no answer.
@@ -180,11 +181,11 @@ def parse_log(machine: Machine, log: str) -> Machine:
     return replace(
         machine,
         disks=_disks(sections.get("mounts", "")),
-        lan=network,
-        tailnet=tailnet[0] if tailnet else None,
+        lan=networks[0] if networks else None,
+        tailnet=next((str(it.ip) for it in own if it.ip in TAILNET), None),
         gpu_memory=next((int(value) for key, value in gpu if key == "gtt"), None),
         gpu_groups=tuple(sorted({int(value) for key, value in gpu if key == "group"} - {0})),
-        taken=frozenset(answered | own) if "arp" in sections else None,
+        taken=frozenset(answered | {str(it.ip) for it in own}) if "arp" in sections else None,
     )
 
 
@@ -198,20 +199,6 @@ def _disks(text: str) -> tuple[Disk, ...]:
             # Later mounts of a device are bind mounts, such as those of a pod's volumes.
             disks.setdefault(device, Disk(path=path.replace(r"\040", " "), size=bytes_))
     return tuple(sorted(disks.values(), key=lambda disk: (disk.path == "/", -disk.size)))
-
-
-def _network(routes: str, address: str) -> IPv4Network | None:
-    """Return the network of an address, by the kernel's table of little-endian hex numbers."""
-
-    def parse(text: str) -> str:
-        return str(IPv4Address(int.from_bytes(bytes.fromhex(text), "little")))
-
-    for line in routes.splitlines()[1:]:
-        fields = line.split()
-        network = IPv4Network(f"{parse(fields[1])}/{parse(fields[7])}")
-        if 0 < network.prefixlen < 32 and IPv4Address(address) in network:
-            return network
-    return None
 
 
 def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str] | None:

@@ -14,8 +14,6 @@ from config.stack_file import project_keys, read_config
 from ops.cluster import UnreadableError
 
 PROJECT = Path(__file__).parent.parent
-CHANGES = 7
-"""Exit code of the CLI if `--expect-no-changes` fails."""
 # Key of secrets in the state (pulumi, sdk/go/common/resource/sig: Key).
 SECRET = "4dabf18193072939515e22adb298388d"
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,28 +41,13 @@ def output(stack: Stack, *arguments: str) -> str:
     return process.stdout
 
 
-def run_json(stack: Stack, *arguments: str) -> Any:
-    """Return the JSON that a CLI command prints; raises UnreadableError with its first error."""
-    process = stack.cli(*arguments)
-    try:
-        result = json.loads(process.stdout, object_hook=_decrypted)
-    except ValueError:
-        result = None
-    if process.returncode in (0, CHANGES) and result is not None:
-        return result
-    diagnostics = (result or {}).get("diagnostics") or []
-    # The first has the cause; later ones only report the failure.
-    errors = [item["message"] for item in diagnostics if item["severity"] == "error"]
-    line = " ".join((errors or [process.stderr or process.stdout])[0].split())
-    raise UnreadableError(f"pulumi {arguments[0]}: exit {process.returncode}: {line[:300]}")
-
-
 def deployment(stack: Stack) -> dict[str, Any]:
     """Return the state's deployment with decrypted secrets, and the kubeconfig's `context`.
 
     Raises UnreadableError, also if the state is empty.
     """
-    state = run_json(stack, "stack", "export", "--show-secrets").get("deployment") or {}
+    text = output(stack, "stack", "export", "--show-secrets")
+    state = json.loads(text, object_hook=_decrypted).get("deployment") or {}
     resources = [item for item in state.get("resources") or [] if not item.get("delete")]
     providers = [item for item in resources if item["type"] == "pulumi:providers:kubernetes"]
     if not providers:

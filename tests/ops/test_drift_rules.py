@@ -235,9 +235,7 @@ def test_the_state_is_decrypted_and_has_no_resources_pending_deletion() -> None:
     ("unreadable", "reason"),
     [
         (stack(0, exported()), "state is empty"),
-        (stack(0, "no JSON"), "exit 0: no JSON"),
-        (stack(255, "", "error: no stack named 'x' found\n"), "exit 255: error: no stack named"),
-        (stack(1, json.dumps({"diagnostics": REFUSED})), "exit 1: error: no such host"),
+        (stack(255, "", "error: no stack named 'x' found\n"), "export: error: no stack named"),
     ],
 )
 def test_a_state_that_cannot_be_read_says_why(unreadable: Stack, reason: str) -> None:
@@ -248,6 +246,10 @@ def test_a_state_that_cannot_be_read_says_why(unreadable: Stack, reason: str) ->
 def test_a_refresh_whose_summary_differs_from_its_steps_is_an_error() -> None:
     with pytest.raises(UnreadableError, match="got 0 steps, want"):
         drift._engine(stack(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
+    with pytest.raises(UnreadableError, match="exit 0: no JSON"):
+        drift._engine(stack(0, "no JSON"))
+    with pytest.raises(UnreadableError, match="exit 1: error: no such host"):
+        drift._engine(stack(1, json.dumps({"diagnostics": REFUSED})))
     with pytest.raises(UnreadableError, match="exit 1"):
         drift._engine(stack(1, json.dumps({"steps": [], "changeSummary": {"same": 1}})))
     assert drift._engine(stack(0, json.dumps({"changeSummary": {"same": 1}}))) == []

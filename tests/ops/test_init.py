@@ -43,20 +43,10 @@ ollama-stack-models 244061696 4096
 /dev/sdf1 /var 322029056 4096
 /dev/sdg1 /usr 322029056 4096
 /dev/sdh1 /variable 8000000 4096
-== route
-Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
-eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
-cali1\t0A01010A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0
 == addresses
-Local:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 100.102.114.95
-        /32 host LOCAL
-     |-- 192.168.1.100
-        /32 host LOCAL
-     |-- 192.168.1.255
-        /32 link BROADCAST
+1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever
+2: eth0    inet 192.168.1.100/24 brd 192.168.1.255 scope global eth0\\       valid_lft forever
+3: tailscale0    inet 100.102.114.95/32 scope global tailscale0\\       valid_lft forever
 == gpu
 gtt 50465865728
 group 44
@@ -114,7 +104,7 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
     assert machine.lan == IPv4Network("192.168.1.0/24")
     assert machine.tailnet == "100.102.114.95"
     assert (machine.gpu_memory, machine.gpu_groups) == (50465865728, (44, 993))
-    own = {"192.168.1.100", "100.102.114.95"}
+    own = {"127.0.0.1", "192.168.1.100", "100.102.114.95"}
     assert machine.taken == frozenset(own | {"192.168.1.1", "192.168.1.102"})
 
 

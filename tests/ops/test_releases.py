@@ -72,7 +72,7 @@ def packed(manifest: str) -> dict[str, Any]:
 def test_the_manifest_is_unpacked() -> None:
     service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "one"}}
     cluster: Any = Scripted(**{SECRET.format(2): packed(json.dumps(service))})
-    cluster.kinds = {("v1", "Service"): Kind("", "v1", "Service", "services", namespaced=True)}
+    cluster.kinds = {("v1", "Service"): Kind("/api/v1", "services", namespaced=True)}
 
     (obj,) = releases.objects(cluster, revision())
 

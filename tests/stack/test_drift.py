@@ -265,8 +265,8 @@ class Kubectl:
             namespace = words[words.index("-n") + 1] if "-n" in words else ""
             (path,) = {
                 resource.path(namespace, name)
-                for resource in self.cluster.kinds.values()
-                if f"{resource.name}.{resource.group}".strip(".").lower() == kind
+                for (version, title), resource in self.cluster.kinds.items()
+                if f"{title}.{version.rpartition('/')[0]}".strip(".").lower() == kind
             }
             body = json.loads(words[words.index("-p") + 1])
             self.ask("PATCH", path, body, fieldManager=manager)
