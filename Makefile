@@ -24,20 +24,24 @@ status:
 preview:
 	@echo "error: make preview is for a server: make preview STACK=home; for the program alone: make diff" >&2; exit 1
 
-init:
-	@echo "error: make init is for a server: make init STACK=home" >&2; exit 1
-
-doctor:
-	@echo "error: make doctor is for a server: make doctor STACK=home" >&2; exit 1
+init doctor recover backups restore drift:
+	@echo "error: make $@ is for a server: make $@ STACK=home" >&2; exit 1
 else
 VENV := .venv/ready
 
-# The CLI itself, which asks before it changes the server.
-preview: FLAGS = --diff
-up preview: $(VENV)
-	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got $(STACK), but there is no Pulumi.$(STACK).yaml; make init STACK=$(STACK) writes it" >&2; exit 1; }
+preview: $(VENV)
+	@test -f "Pulumi.$(STACK).yaml" || { echo "error: STACK: got '$(STACK)', want the name of a Pulumi.NAME.yaml; make init STACK=$(or $(STACK),home) writes one" >&2; exit 1; }
 	@command -v pulumi >/dev/null || { echo "error: pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)" >&2; exit 1; }
-	@pulumi $@ $(FLAGS) --stack "$(STACK)"
+	@pulumi preview $(or $(FLAGS),--diff) --stack "$(STACK)"
+
+# As `pulumi up`, whose live tree cuts off what pods wait for; plain lines show it.
+up: FLAGS = --suppress-outputs
+up: preview
+	@printf "Update $(STACK)? [y/N] "; read answer; case "$$answer" in y|yes) ;; *) exit 1;; esac
+	@pulumi up --yes --skip-preview --non-interactive --suppress-outputs --stack "$(STACK)"
+	@echo "chat page: $$(pulumi stack output open_webui_urls --stack "$(STACK)")"
+	@echo "password:  pulumi stack output --show-secrets open_webui_password --stack $(STACK)"
+	@echo "next:      make doctor STACK=$(STACK)"
 
 # Writes Pulumi.STACK.yaml from the cluster; FLAGS answer its questions (docs/install.md).
 init: $(VENV)
@@ -48,7 +52,6 @@ doctor status: $(VENV)
 
 down:
 	@echo "error: make down is for the sandbox; for a server: pulumi destroy --stack $(STACK)" >&2; exit 1
-endif
 
 # Repairs the stack after an `up` that was killed (docs/runbook.md).
 recover: $(VENV)
@@ -61,13 +64,14 @@ backups: $(VENV)
 restore: $(VENV)
 	@$(RUN) -m ops restore --stack "$(STACK)" $(if $(SNAPSHOT),--snapshot "$(SNAPSHOT)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# Previews this tree against the commit BASE, without the server's state, secrets and cluster.
-diff: linux .venv/dev
-	@$(RUN) -m ops diff --stack "$(STACK)" --base "$(BASE)"
-
 # Exits with 7 for drift, 1 if something could not be read; make itself with 2 for both.
 drift: $(VENV)
 	@$(RUN) -m ops drift --stack "$(STACK)"
+endif
+
+# Previews this tree against the commit BASE, without the server's state, secrets and cluster.
+diff: linux .venv/dev
+	@$(RUN) -m ops diff --stack "$(STACK)" --base "$(BASE)"
 
 # The stack on a real node, as root: sudo make demo (docs/develop.md).
 demo: linux .venv/dev

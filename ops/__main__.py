@@ -17,7 +17,7 @@ COMMANDS = {
     "recover": "repair the stack after an interrupted `up`",
     "restore": "restore a backup of the chats, or list the backups",
 }
-"""Modules of this package, each with `arguments(parser)` and `run(options)`."""
+"""Modules of this package with `run(options)`, and `arguments(parser)` if they have options."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     # Imported when needed, because importing the Kubernetes client takes a second.
     module = import_module(f"ops.{command}")
     parser = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
-    module.arguments(parser)
+    parser.add_argument("--stack", required=True, help="the stack, of Pulumi.STACK.yaml")
+    if hasattr(module, "arguments"):
+        module.arguments(parser)
     options = parser.parse_args(arguments[1:])
     # Pulumi's rule (3.229: sdk/go/common/tokens/names.go); a path would select another file.
     if not re.fullmatch(r"[\w.-]{1,100}", options.stack, re.ASCII):

@@ -1,18 +1,18 @@
-"""Read-only client of a cluster's API."""
+"""Client of a cluster's API."""
 
 import json
 import os
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from kubernetes.client import ApiClient, Configuration
+from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.config import ConfigException, list_kube_config_contexts, load_kube_config
 from urllib3.exceptions import HTTPError
 from yaml import YAMLError
@@ -22,6 +22,7 @@ TIMEOUTS = (5, 30)
 EXPIRY_DAYS = 30
 """Days before its expiry from which a certificate is reported."""
 EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+JSON = "application/json"
 # Aggregated discovery: all kinds in two requests (API server 1.30 and newer).
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 # Metadata only, because a list of dashboards has megabytes of data.
@@ -32,21 +33,36 @@ class UnreadableError(RuntimeError):
     """A failure to read something, in one line with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of object in one API version."""
 
-    group: str
-    version: str
-    name: str
+    root: str
+    """Path of the version, such as `/api/v1`."""
     plural: str
     namespaced: bool
 
     def path(self, namespace: str = "", name: str = "") -> str:
         """Return the path of its objects, or of the object `name`."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{namespace}" if self.namespaced else ""
-        return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
+        return f"{self.root}{scope}/{self.plural}" + (f"/{name}" if name else "")
+
+
+def expiring(configuration: Configuration) -> list[tuple[str, str, str]]:
+    """Return subject, problem and remedy of each certificate that soon is no longer valid.
+
+    Without the API server's no command of this laptop works, without the kubelet's no `logs`.
+    Raises UnreadableError.
+    """
+    renew = "sudo microk8s refresh-certs -e server.crt"
+    certificates = (
+        ("the certificate", certificate_days(configuration), renew),
+        ("the kubelet's certificate", kubelet_days(configuration), "docs/upgrade.md#certificates"),
+    )
+    return [
+        (subject, f"expires in {days:.0f} days", remedy)
+        for subject, days, remedy in certificates
+        if days is not None and days <= EXPIRY_DAYS
+    ]
 
 
 def certificate_days(configuration: Configuration) -> float:
@@ -103,6 +119,17 @@ def current_context() -> str:
     return name
 
 
+@contextmanager
+def readable_errors(title: str) -> Iterator[None]:
+    """Raise UnreadableError with this title for errors of the official client."""
+    try:
+        yield
+    except ApiException as error:
+        raise UnreadableError(f"{title}: {error.status} {error.reason}") from error
+    except HTTPError as error:
+        raise UnreadableError(f"{title}: no answer: {cause(error)}") from error
+
+
 def _invalid(want: str, error: Exception, kubeconfig: Path | None = None) -> UnreadableError:
     file = str(kubeconfig or os.environ.get("KUBECONFIG", "~/.kube/config"))
     line = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ").rstrip(".")
@@ -136,23 +163,29 @@ class Cluster:
         self.api: Any = Client(configuration)
         """For the client's own classes, such as `CoreV1Api`."""
 
-    def ask(self, path: str, accept: str = "application/json", **query: str) -> Any:
+    def ask(self, path: str, accept: str = JSON, **query: str) -> Any:
         """Return the object at `path`, or None; raises UnreadableError."""
-        return self._call("GET", path, accept, query, None)
+        return self.request("GET", path, None, {"Accept": accept}, query)
 
     def review(self, kind: str, spec: Mapping[str, Any]) -> bool:
         """Return the result of an access review of this kind; raises UnreadableError."""
-        path, accept = f"/apis/authorization.k8s.io/v1/{kind}", "application/json"
-        return bool(self._call("POST", path, accept, {}, {"spec": spec})["status"]["allowed"])
+        path = f"/apis/authorization.k8s.io/v1/{kind}"
+        return bool(self.request("POST", path, {"spec": spec})["status"]["allowed"])
 
-    def _call(
-        self, method: str, path: str, accept: str, query: Mapping[str, str], body: object
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Any:
+        """Return the answer to a request, None after 404; raises UnreadableError."""
         request = self.api.param_serialize(
             method,
             path,
-            query_params=[*query.items()],
-            header_params={"Accept": accept},
+            query_params=[*(query or {}).items()],
+            header_params={"Accept": JSON, **(headers or {})},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -179,13 +212,17 @@ class Cluster:
 
         Without those of an API service that does not respond, as metrics-server at times.
         """
-        kinds = {}
-        for root in ("/api", "/apis"):
-            for group in self.read(root, DISCOVERY)["items"]:
-                for kind in _kinds(group):
-                    version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-                    kinds[version, kind.name] = kind
-        return kinds
+        return {
+            (version, resource["responseKind"]["kind"]): Kind(
+                f"{root}/{version}", resource["resource"], resource["scope"] == "Namespaced"
+            )
+            for root in ("/api", "/apis")
+            for group in self.read(root, DISCOVERY)["items"]
+            for item in group["versions"]
+            if item.get("freshness", "Current") == "Current"
+            for version in [f"{group['metadata'].get('name', '')}/{item['version']}".lstrip("/")]
+            for resource in item.get("resources", [])
+        }
 
     def get(self, obj: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the live object with the kind, namespace and name of `obj`, or None.
@@ -201,30 +238,8 @@ class Cluster:
         )
         return live
 
-    def list(self, kind: Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        """Return the objects of a kind in `namespace` that match the label selector."""
-        query = {"labelSelector": selector} if selector else {}
-        items: list[dict[str, Any]] = self.read(kind.path(namespace), **query)["items"]
-        return items
-
-    def read(self, path: str, accept: str = "application/json", **query: str) -> Any:
+    def read(self, path: str, accept: str = JSON, **query: str) -> Any:
         """Return the object at `path`; raises UnreadableError, also if there is none."""
         if (result := self.ask(path, accept, **query)) is None:
             raise UnreadableError(f"{path}: the API server does not know it")
         return result
-
-
-def _kinds(group: Mapping[str, Any]) -> Iterable[Kind]:
-    """Yield the kinds of an API group, without stale ones."""
-    name = group["metadata"].get("name", "")
-    for version in group["versions"]:
-        if version.get("freshness", "Current") != "Current":
-            continue
-        for resource in version.get("resources", []):
-            yield Kind(
-                group=name,
-                version=version["version"],
-                name=resource["responseKind"]["kind"],
-                plural=resource["resource"],
-                namespaced=resource["scope"] == "Namespaced",
-            )

@@ -52,7 +52,6 @@ Engine(Cluster({0!r}, {1!r}, context={2!r}), {1!r}, Path.cwd(), {3!r}, {4!r}).up
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="home", help="the stack to preview")
     parser.add_argument("--base", default="main", help="the commit to compare with")
 
 
@@ -78,9 +77,8 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
 
     Raises SettingsError or SandboxError. All processes are stopped at the end.
     """
-    with locked(folder):
-        tree, file = folder / "base", f"Pulumi.{stack}.yaml"
-        commit = _extract(project, tree, base)
+    tree, file = folder / "base", f"Pulumi.{stack}.yaml"
+    with locked(folder), _extracted(project, tree, base) as commit:
         is_new = not (tree / file).exists()
         after, secrets = without_secrets(project_keys(read_config(project / file)), PLACEHOLDER)
         before, old_secrets = without_secrets(
@@ -132,21 +130,26 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
     return "\n".join([*lines, "", *(line for line in printed if not NOISE.match(line))])
 
 
-def _extract(project: Path, tree: Path, base: str) -> str:
-    """Extract the commit `base` to `tree`, with this sandbox; returns the commit's hash."""
+@contextlib.contextmanager
+def _extracted(project: Path, tree: Path, base: str) -> Iterator[str]:
+    """Give the hash of the commit `base`, which is in `tree` until the end, with this sandbox."""
     git, archive = ["git", "-C", str(project)], tree.with_suffix(".tar")
     command = [*git, "rev-parse", "--quiet", "--verify", f"{base}^{{commit}}"]
     if not (commit := subprocess.run(command, capture_output=True, text=True).stdout.strip()):
         raise SandboxError(f"BASE: got {base!r}, want a commit, a branch or a tag, such as main")
     subprocess.run([*git, "archive", f"--output={archive}", commit], check=True)
     shutil.rmtree(tree, ignore_errors=True)
-    shutil.unpack_archive(archive, tree, filter="data")
-    if not (tree / "config/versions.py").exists():
-        raise SandboxError(f"BASE: {base} has no config/versions.py; want a newer commit")
-    # The sandbox and `ops` of the working tree; program and settings stay BASE's.
-    for name in ("ops", "sandbox"):
-        shutil.copytree(PROJECT / name, tree / name, dirs_exist_ok=True)
-    return commit
+    try:
+        shutil.unpack_archive(archive, tree, filter="data")
+        archive.unlink()
+        if not (tree / "config/versions.py").exists():
+            raise SandboxError(f"BASE: {base} has no config/versions.py; want a newer commit")
+        # The sandbox and `ops` of the working tree; program and settings stay BASE's.
+        for name in ("ops", "sandbox"):
+            shutil.copytree(PROJECT / name, tree / name, dirs_exist_ok=True)
+        yield commit
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
 
 
 def _charts(tree: Path, keys: dict[str, Any]) -> set[tuple[str, str]]:
@@ -228,9 +231,9 @@ def _lines(step: StepEventMetadata, protected: bool) -> Iterator[str]:
     access, data = kind in ACCESS.split(), kind in DATA.split()
 
     def changes(paths: list[str]) -> str:
-        return "; ".join(
-            f"{path}: {_value(old, path)} -> {_value(new, path)}" for path in paths[:3]
-        )
+        values = [(path, _value(old, path), _value(new, path)) for path in paths[:3]]
+        # Equal if both are secret.
+        return "; ".join(f"{path}: {a} -> {b}" if a != b else path for path, a, b in values)
 
     def opens(path: str) -> bool:
         variable = _value(new, path.removesuffix("value") + "name")

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import socket
 import sys
 import time
@@ -14,9 +13,8 @@ from kubernetes.utils import parse_quantity
 from components import CHART_VALUES
 from config import Settings, SettingsError, requested
 from ops import doctor_server, recover, stacks
-from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
+from ops.cluster import Cluster, UnreadableError, expiring
 from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
-from ops.releases import recover as recover_command
 
 UNPRIVILEGED = {
     "user": "system:serviceaccount:default:default",
@@ -36,11 +34,6 @@ NAMES = {
     "PersistentVolume": ("/api/v1/persistentvolumes", VOLUMES),
 }
 """API path and names of the stack's cluster-scoped objects, by kind."""
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack to check")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -64,7 +57,8 @@ async def report(settings: Settings, stack: stacks.Stack, cluster: Cluster) -> i
             waiting = [check for check in waiting if check not in ready]
             levels += await asyncio.gather(*(run_check(server, check) for check in ready))
     counts = ", ".join(f"{levels.count(level)} {level}" for level in ("fail", "warn", "ok"))
-    print(f"  {counts}, {len(waiting)} skipped; {time.monotonic() - start:.0f} s")
+    until = " until the first up" if {"state", "up"} & server.has == {"state"} else ""
+    print(f"  {counts}, {len(waiting)} skipped{until}; {time.monotonic() - start:.0f} s")
     return int("fail" in levels)
 
 
@@ -85,29 +79,24 @@ async def run_check(server: Server, check: Check) -> str:
 
 
 async def api(server: Server) -> Problems:
-    """The API server answers; its certificate and the kubelet's are valid for over 30 days."""
+    """The API server answers; certificates of it and the kubelet are valid for over 30 days."""
     try:
-        days = await in_thread(certificate_days, server.cluster.configuration)
+        problems = await in_thread(expiring, server.cluster.configuration)
     except UnreadableError as error:
         yield str(error)
         return
     server.has.add("api")
-    if days <= EXPIRY_DAYS:
-        command = "microk8s refresh-certs -e server.crt"
-        yield Warn(f"its certificate expires in {days:.0f} days: {command}")
-    kubelet = await in_thread(kubelet_days, server.cluster.configuration)
-    if kubelet is not None and kubelet <= EXPIRY_DAYS:
-        way = "docs/upgrade.md#certificates"
-        yield Warn(f"the kubelet's certificate expires in {kubelet:.0f} days: {way}")
+    for subject, problem, remedy in problems:
+        yield Warn(f"{subject} {problem}: {remedy}")
 
 
 async def state(server: Server) -> Problems:
     """The stack's state can be read."""
-    result = await in_thread(server.stack.cli, "stack", "export")
-    if result.returncode:
-        yield f"pulumi stack export: {result.stderr}"
+    try:
+        server.state = await in_thread(recover.export_state, server.stack)
+    except UnreadableError as error:
+        yield str(error)
         return
-    server.state = json.loads(result.stdout)
     resources = (server.state.get("deployment") or {}).get("resources") or []
     server.objects = {(item["type"].rpartition(":")[2], item.get("id", "")) for item in resources}
     outputs = {item["type"]: item.get("outputs") for item in resources}
@@ -116,7 +105,7 @@ async def state(server: Server) -> Problems:
 
 
 async def rbac(server: Server) -> Problems:
-    """The kubeconfig's user may do everything; pods and anonymous users may not list Secrets."""
+    """The kubeconfig's user may do everything; pods and strangers may not list Secrets."""
     review = server.cluster.review
     everything = {"resourceAttributes": {"verb": "*", "group": "*", "resource": "*"}}
     if not await in_thread(review, "selfsubjectaccessreviews", everything):
@@ -137,7 +126,7 @@ async def marks(server: Server) -> Problems:
 
 
 async def nodes(server: Server) -> Problems:
-    """The nodes are ready and have the capacity in the stack file, and their profile's GPU."""
+    """The nodes are ready, with the capacity in the stack file and their profile's GPU."""
     settings, nodes = server.settings, await server.ask("/api/v1/nodes")
     live = {item["metadata"]["name"]: item for item in nodes["items"]}
     for name in settings.nodes.keys() - live.keys():
@@ -163,7 +152,7 @@ async def releases(server: Server) -> Problems:
     """No run was cut off: no lock, nothing pending in the state, every release finished."""
     run = await in_thread(recover.inspect, server.stack, server.state, server.cluster)
     for reason in run.reasons:
-        yield f"{reason}; {recover_command(server.stack.name)}"
+        yield f"{reason}; make recover STACK={server.stack.name}"
     # Objects of an interrupted run belong to the stack, although its state does not have them.
     server.objects |= {("Release", f"{item.namespace}/{item.name}") for item in run.revisions}
     for resource in (operation["resource"] for operation in run.pending):

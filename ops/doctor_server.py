@@ -14,19 +14,17 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from components.observability import reader
 from config import Ollama, Settings
-from ops.cluster import METADATA, Cluster, UnreadableError
+from ops import stacks
+from ops.cluster import METADATA, Cluster
 from ops.stacks import Stack
+from ops.status_metrics import LAST_BACKUP, prometheus
 
 SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 """Path of Open WebUI's socket.io, version 4 of its protocol."""
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 ANSWER_SECONDS = 9
 """Seconds for the check `answer`; a model of 20 GB takes longer to load from a disk."""
-PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/query"
-"""Path of Prometheus' API through the API server's proxy."""
-LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
 Problems = AsyncIterator[str]
 
 
@@ -55,9 +53,11 @@ class Server:
 
     async def ask(self, path: str, **query: Any) -> Any:
         """Return the object at `path`; raises UnreadableError, also if there is none."""
-        if (result := await in_thread(self.cluster.ask, path, **query)) is None:
-            raise UnreadableError(f"{path}: 404 not found")
-        return result
+        return await in_thread(self.cluster.read, path, **query)
+
+    async def query(self, promql: str) -> Any:
+        """Return the series of a query by Prometheus; raises UnreadableError."""
+        return (await in_thread(prometheus, self.cluster, "query", query=promql))["result"]
 
     async def metadata(self, path: str, **query: str) -> list[dict[str, Any]]:
         """Return the metadata of all objects at `path`."""
@@ -108,7 +108,7 @@ async def page(server: Server) -> Problems:
             async with server.session.get(f"{url}/health") as response:
                 problem = "" if response.ok else f"{url}: got {response.status}, want 200"
         except (OSError, aiohttp.ClientError) as error:
-            problem = f"{url}: no answer: {error}"
+            problem = f"{url}: no answer: {str(error) or 'timeout'}"
         is_remote = ip_address(str(urlsplit(url).hostname)) in ip_network(lan) and not is_in_lan(
             lan
         )
@@ -134,9 +134,8 @@ async def answer(server: Server) -> Problems:
     """The admin signs in, and each server's first model counts on from 8 in a streamed answer."""
     deadline = asyncio.get_running_loop().time() + ANSWER_SECONDS
     command = ("stack", "output", "open_webui_password", "--show-secrets")
-    if (result := await in_thread(server.stack.cli, *command)).returncode:
-        raise UnreadableError(f"pulumi stack output: {result.stderr}")
-    account = {"email": server.outputs["open_webui_email"], "password": result.stdout.strip()}
+    password = (await in_thread(stacks.output, server.stack, *command)).strip()
+    account = {"email": server.outputs["open_webui_email"], "password": password}
     signin = server.session.post(
         f"{server.page}/api/v1/auths/signin", json=account, timeout=aiohttp.ClientTimeout()
     )
@@ -188,16 +187,16 @@ async def metrics(server: Server) -> Problems:
     wanted = {("ollama-stack/ollama-gateway", name) for name in server.settings.instances.values()}
     wanted.add(("ollama-stack/open-webui", "open-webui"))
     query = 'count by (job, instance) ({job=~"ollama-stack/.+"})'
-    result = (await server.ask(PROMETHEUS, query=query))["data"]["result"]
-    there = {(series["metric"]["job"], series["metric"]["instance"]) for series in result}
+    series = [item["metric"] for item in await server.query(query)]
+    there = {(metric["job"], metric["instance"]) for metric in series}
     for job, instance in sorted(wanted - there):
         yield f"{job} of {instance}: no metrics in the last 5 minutes"
 
 
 async def volumes(server: Server) -> Problems:
     """The pods' volumes are on the data disk, not below its mount point."""
-    response = await server.ask(PROMETHEUS, query='ALERTS{alertname="VolumeNotOnDisk"}')
-    for claim in (series["metric"] for series in response["data"]["result"]):
+    for series in await server.query('ALERTS{alertname="VolumeNotOnDisk"}'):
+        claim = series["metric"]
         name = f"{claim['namespace']}/{claim['persistentvolumeclaim']}"
         yield f"{name}: the data disk was mounted after its pod's start"
 
@@ -207,8 +206,7 @@ async def backups(server: Server) -> Problems:
     if not (backup := server.settings.webui.backup):
         yield Warn("webui.backup is not set: chats are on one disk only")
         return
-    response = await server.ask(PROMETHEUS, query=f"(time() - {LAST_BACKUP}) / 3600")
-    if not (series := response["data"]["result"]):
+    if not (series := await server.query(f"(time() - {LAST_BACKUP}) / 3600")):
         yield Warn("no successful backup in 60 days")
     elif (age := float(series[0]["value"][1])) > 2 * backup.hours:
         yield f"last successful backup: got {age:.0f} h ago, want {2 * backup.hours} h or less"
@@ -217,7 +215,7 @@ async def backups(server: Server) -> Problems:
 async def copies(server: Server) -> Problems:
     """What opens the data is in another place too."""
     if server.settings.protect and not server.settings.copies_kept:
-        yield Warn("are state, passphrase and backup password in another place too?")
+        yield Warn("state, passphrase and backup password may be in one place only")
 
 
 CHECKS = (
@@ -231,6 +229,6 @@ CHECKS = (
     ),
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
     Check(volumes, "up api", "restart the pods (docs/runbook.md#volumenotondisk)"),
-    Check(backups, "up api", "set webui.backup, or read the Job's log (docs/backups.md)"),
+    Check(backups, "up api", "set webui.backup, run one or read its log (docs/backups.md)"),
     Check(copies, "up", "copy, then set copies_kept (docs/backups.md#keep-in-another-place)"),
 )

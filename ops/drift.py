@@ -4,28 +4,22 @@ Exit code 0 means no drift, 7 drift, 1 that something could not be read.
 """
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 from ops import recover, releases, stacks
-from ops.cluster import EXPIRY_DAYS, Cluster, UnreadableError, certificate_days, kubelet_days
+from ops.cluster import Cluster, UnreadableError, expiring
 from ops.drift_fields import Finding, compare
 from ops.stacks import Stack
 
-DRIFT = stacks.CHANGES
-KUBELET = "kubelet-certificate"
+DRIFT = 7
+"""Exit code; the same as the CLI's if `--expect-no-changes` fails."""
 RUNS = ("helm", "pulumi")  # layers of findings about an interrupted run
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack to compare")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
     findings, unread, commands = list[Finding](), list[str](), list[str]()
     try:
         stack = stacks.find(options.stack)
+        print("reading the state", file=sys.stderr)
         state = stacks.deployment(stack)
         print(f"comparing {len(state['resources'])} resources", file=sys.stderr)
         findings, unread = check(stack, state)
@@ -40,10 +35,7 @@ def run(options: argparse.Namespace) -> int:
     except UnreadableError as error:
         unread = [str(error)]
     code = 1 if unread else DRIFT if findings else 0
-    if options.json:
-        report = {"findings": [*map(asdict, findings)], "unread": unread, "code": code}
-        print(json.dumps({"stack": options.stack, **report}, indent=1))
-    elif findings:
+    if findings:
         for item in findings:
             title = f"  {item.layer}: {item.kind} {item.where}: {item.change}"
             print(title, *item.fields, sep="\n    ")
@@ -62,7 +54,10 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     Raises UnreadableError if the cluster cannot be reached.
     """
     cluster = Cluster(state["context"], stack.kubeconfig)
-    findings, unread = _certificates(cluster), list[str]()
+    findings, unread = list[Finding](), list[str]()
+    for subject, problem, remedy in expiring(cluster.configuration):
+        where = cluster.configuration.host
+        findings.append(Finding("server", subject, where, problem, (remedy,)))
     for operation in state.get("pending_operations") or []:
         name = operation["resource"]["urn"].rpartition("::")[2]
         change = f"an up was interrupted while {operation['type']} it"
@@ -87,27 +82,11 @@ def check(stack: Stack, state: Mapping[str, Any]) -> tuple[list[Finding], list[s
     return sorted(findings, key=lambda item: (item.layer not in RUNS, item)), unread
 
 
-def _certificates(cluster: Cluster) -> list[Finding]:
-    """Return a finding for each certificate that expires soon.
-
-    Without the API server's no command of this laptop works, without the kubelet's no `logs`.
-    """
-    configuration = cluster.configuration
-    return [
-        Finding("server", kind, configuration.host, f"expires in {days:.0f} days")
-        for kind, days in (
-            ("certificate", certificate_days(configuration)),
-            (KUBELET, kubelet_days(configuration)),
-        )
-        if days is not None and days <= EXPIRY_DAYS
-    ]
-
-
 def fix_commands(findings: Sequence[Finding], stack: Stack, context: str) -> list[str]:
     """Return the commands that revert the drift, in the order to run them."""
-    up = "make up" if stack.simulated else f"make up STACK={stack.name}"
+    up = f"make up STACK={stack.name}"
     if any(item.layer in RUNS for item in findings):
-        return [releases.recover(stack.name), up]
+        return [f"make recover STACK={stack.name}", up]
     env = f"KUBECONFIG={shlex.quote(str(stack.kubeconfig))} " if stack.kubeconfig else ""
     kubectl, patches, others = f"{env}kubectl --context {context}", list[str](), list[str]()
     for item in findings:
@@ -123,10 +102,8 @@ def fix_commands(findings: Sequence[Finding], stack: Stack, context: str) -> lis
             patches.append(f"{kubectl} patch {target} {options}")
         if item.change == "changed" and len(item.fields) == len(item.added):
             continue
-        if item.kind == KUBELET:
-            others.append("docs/upgrade.md#certificates, the kubelet's  # on the server")
-        elif item.layer == "server":
-            others.append("sudo microk8s refresh-certs -e server.crt  # on the server")
+        if item.layer == "server":
+            others.append(f"{item.fields[0]}  # on the server")
         elif item.layer != "state":
             namespace, _, release = item.layer.removeprefix("release ").partition("/")
             show = f"{env}helm --kube-context {context} get manifest {release} -n {namespace}"
@@ -158,7 +135,16 @@ def _objects(cluster: Cluster, layer: str, declared: Iterable[Mapping[str, Any]]
 
 def _engine(stack: Stack) -> list[Finding]:
     """Return the changes of `pulumi refresh`, and the stack's locks."""
-    preview = stacks.run_json(stack, "refresh", "--preview-only", "--expect-no-changes", "--json")
+    process = stack.cli("refresh", "--preview-only", "--expect-no-changes", "--json")
+    preview: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        preview = json.loads(process.stdout)
+    if process.returncode not in (0, DRIFT) or not preview:
+        diagnostics = preview.get("diagnostics") or []
+        # The first has the cause; later ones only report the failure.
+        errors = [item["message"] for item in diagnostics if item["severity"] == "error"]
+        line = " ".join((errors or [process.stderr or process.stdout])[0].split())
+        raise UnreadableError(f"pulumi refresh: exit {process.returncode}: {line[:300]}")
     steps = [step for step in preview.get("steps") or [] if step["op"] in ("update", "delete")]
     counts = {op: n for op, n in (preview.get("changeSummary") or {}).items() if op != "same"}
     if len(steps) != sum(counts.values()):

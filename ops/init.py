@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -32,11 +33,10 @@ OWNERS = {"observability": ("1000:2000", "0770")}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="home", help="the stack, of Pulumi.STACK.yaml")
     parser.add_argument("--context", help="the kubeconfig's context; default: the current one")
     parser.add_argument("--yes", action="store_true", help="take every default without asking")
-    for name in QUESTIONS:
-        parser.add_argument(f"--{name}", help="the answer to that question")
+    for name, text in QUESTIONS.items():
+        parser.add_argument(f"--{name}", help=text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -123,11 +123,12 @@ def inspect(api: ApiClient, nodes: list[Machine], prompt: Prompt) -> list[Machin
 
 
 def describe(machine: Machine) -> str:
-    """Return a line about a machine's capacity."""
+    """Return a machine's capacity, in lines of at most 100 columns."""
     parts = [f"{machine.cpus} cpus", gib(machine.memory), *machine.gpus]
     parts += [f"{disk.path} {gib(disk.size)}" for disk in machine.disks]
     parts += [f"tailnet {machine.tailnet}"] if machine.tailnet else []
-    return f"  {machine.name} ({machine.address}): {', '.join(parts)}"
+    line = f"  {machine.name} ({machine.address}): {', '.join(parts)}"
+    return textwrap.fill(line, 100, subsequent_indent="    ")
 
 
 def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt: Prompt) -> None:

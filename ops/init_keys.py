@@ -1,7 +1,6 @@
 """Keys of a stack file, from the machines, the answers and the keys it had."""
 
 import contextlib
-import os
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -10,17 +9,9 @@ from config import Settings, SettingsError, plan
 from config.quantities import gib, size
 from ops import init_questions, machines
 from ops.init_file import RESERVED, validate
-from ops.init_questions import Prompt
+from ops.init_questions import BANDWIDTHS, Prompt
 from ops.machines import Machine
 
-BANDWIDTHS = {
-    "DDR4-3200": 51.2,
-    "DDR5-4800": 76.8,
-    "DDR5-5600": 89.6,
-    "LPDDR5X-7500": 120.0,
-    "LPDDR5X-8000 with 256 bits": 256.0,
-}
-"""GB/s of all channels by type of memory: transfers/s times 16 bytes, or 32."""
 OFFERED = ("llama3.2:3b", "gemma3:4b", "codellama:7b", "qwen3:8b", "gpt-oss:20b", "qwen3:32b")
 """Models to offer: a small one, one with vision, one for code, and larger ones."""
 SHARES = {"ollama": 0.5, "webui": 0.1, "observability": 0.05}
@@ -99,7 +90,7 @@ def draft(
     data = node_keys[first.name]["disk"]["path"]
     for section, key, value in (
         ("webui", "backup", _backup(first, data, webui, prompt)),
-        ("observability", "notify", _notify(_object(observability, "notify"), prompt)),
+        ("observability", "notify", _notify(observability, prompt)),
     ):
         keys[section].pop(key, None)
         if value:
@@ -116,7 +107,7 @@ def _network(machine: Machine, old: dict[str, Any], prompt: Prompt) -> dict[str,
     pair: tuple[str, ...] | None = None
     if machine.lan and machine.taken is not None:
         pair = machines.free_pair(machine.lan, machine.address, machine.taken)
-    question = "Two neighbouring addresses, free and outside the router's DHCP range?"
+    question = "Two addresses for chat page and Grafana, free and outside the router's DHCP range?"
     pool = old.get("pool") if _is_within(str(old.get("pool")), lan) else None
     pool = prompt("pool", question, "-".join(pair or ()), init_questions.first_two, pool)
     return {**old, "lan": lan, "pool": pool}
@@ -135,24 +126,25 @@ def _backup(
 ) -> dict[str, Any]:
     """Return `webui.backup` on a second disk; empty for no backups."""
     backup = _object(webui, "backup")
-    old = _object(backup, "volume").get("path")
+    old: str | None = _object(backup, "volume").get("path")
     others = [disk.path for disk in machine.disks if disk.path not in ("/", data)]
-    # A file that exists has answered with "none" before.
-    default = "none" if webui or not others else others[0]
     question = f"Disk for backups of the chats: {', '.join([*others, 'none'])}?"
-    path = prompt("backup_disk", question, default, old=old).rstrip("/")
+    # A file that exists has answered with "none" before.
+    old = old or ("none" if webui else None)
+    path = prompt("backup_disk", question, [*others, "none"][0], old=old).rstrip("/")
     if path in (old, "none"):
         return backup if path == old else {}
     sizes = {disk.path: _gi(disk.size) for disk in machine.disks}
     return {**backup, "volume": {"path": f"{path}/homelab", "size": sizes.get(path, "200Gi")}}
 
 
-def _notify(old: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+def _notify(observability: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
     """Return `observability.notify`; empty if alerts reach nobody."""
-    question = (
-        "Alerts to your phone: ntfy, pushover=USER_KEY, telegram=CHAT_ID, webhook=text or none?"
-    )
-    answer = prompt("alerts", question, "none", init_questions.receiver, old="" if old else None)
+    old = _object(observability, "notify")
+    question = f"Alerts by {init_questions.RECEIVERS}?"
+    # A file that exists has answered before.
+    asked = "" if observability else None
+    answer = prompt("alerts", question, "none", init_questions.receiver, asked)
     if not answer:
         return old
     if not (receiver := init_questions.receiver(answer)):
@@ -161,7 +153,7 @@ def _notify(old: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
     zone = prompt(
         "timezone",
         question,
-        os.environ.get("TZ") or "UTC",
+        init_questions.local_time_zone(),
         init_questions.time_zone,
         old.get("timezone"),
     )
@@ -185,9 +177,7 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
         "memory": _gi(machine.memory),
         "disk": {"path": path, "size": capacity},
     }
-    question = (
-        f"{name}: type of its memory, to estimate tokens/s: {', '.join(BANDWIDTHS)} or unknown?"
-    )
+    question = f"{name}: type of its memory, for tokens/s, such as {[*BANDWIDTHS][1]}, or unknown?"
     kind = init_questions.choice(*BANDWIDTHS, "unknown")
     # Of a node in the file it was asked before.
     asked = "" if old else None

@@ -1,9 +1,11 @@
 """Questions of `make init`, and the checks of their answers."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -12,11 +14,37 @@ from ruamel.yaml import YAML
 
 from config.settings import Notify
 
-QUESTIONS = (
-    *("missing-nodes", "disk", "disk-size", "memory-kind", "profile", "lan", "pool", "email"),
-    *("backup-disk", "alerts", "timezone", "models"),
-)
-"""Options, each the answer to a question."""
+BANDWIDTHS = {
+    "DDR4-3200": 51.2,
+    "DDR5-4800": 76.8,
+    "DDR5-5600": 89.6,
+    "LPDDR5X-7500": 120.0,
+    "LPDDR5X-8000 with 256 bits": 256.0,
+}
+"""GB/s of all channels by type of memory: transfers/s times 16 bytes, or 32."""
+RECEIVERS = "ntfy, ntfy=URL, pushover=USER_KEY, telegram=CHAT_ID, webhook=text or none"
+QUESTIONS = {
+    "missing-nodes": "drop or keep nodes of the file that left the cluster; default: drop",
+    "disk": "mount point of a new node's data disk; default: of its largest disk",
+    "disk-size": "size of that disk, such as 931Gi; default: as the Job measures it",
+    "memory-kind": f"type of a new node's memory, for tokens/s: {', '.join(BANDWIDTHS)}"
+    " or unknown; default: unknown",
+    "profile": "where a node with a GPU runs models: its profile, such as hx370, or cpu;"
+    " default: the profile",
+    "lan": "the home network, such as 192.168.1.0/24; default: the node's",
+    "pool": "two neighbouring addresses outside the router's DHCP range, for the chat page and"
+    " Grafana, such as 192.168.1.101-192.168.1.102; default: the first two after the node's that"
+    " do not answer",
+    "email": "your e-mail address, to sign in to the chat page; default: admin@homelab.home.arpa",
+    "backup-disk": "mount point of the disk for backups of the chats, or none; default: of the"
+    " second largest disk",
+    "alerts": f"who gets the alerts: {RECEIVERS}; default: none",
+    "timezone": "your time zone, such as Europe/Berlin: warnings are sent from 8:00 to 22:00;"
+    " default: this computer's",
+    "models": "models to pull, separated by commas, the first for new chats; default: the first"
+    " three that fit",
+}
+"""Options, each the answer to a question, and their help."""
 
 
 class Prompt:
@@ -95,6 +123,13 @@ def time_zone(text: str) -> None:
         raise ValueError(f"got {text!r}, want a time zone, such as Europe/Berlin")
 
 
+def local_time_zone() -> str:
+    """Return the name of this computer's time zone; UTC if unknown."""
+    # A link into the database, on Linux and macOS.
+    name = os.environ.get("TZ") or str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2]
+    return name if name in available_timezones() else "UTC"
+
+
 def first_two(pool: str) -> tuple[str, str]:
     """Return the first two addresses of a range; raises ValueError."""
     with contextlib.suppress(ValueError):
@@ -114,6 +149,5 @@ def receiver(text: str) -> dict[str, Any]:
         keys = {name: int(value) if name == "telegram" else value or "https://ntfy.sh"}
         Notify.model_validate(keys)
     except (ValidationError, ValueError):
-        want = "ntfy, ntfy=URL, pushover=USER_KEY, telegram=CHAT_ID, webhook=text or none"
-        raise ValueError(f"got {text!r}, want {want}") from None
+        raise ValueError(f"got {text!r}, want {RECEIVERS}") from None
     return keys

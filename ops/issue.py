@@ -7,18 +7,12 @@ import subprocess
 import sys
 
 from ops.drift import DRIFT
-from ops.releases import recover
 
 LIMIT = 65536
 """Maximum of characters in an issue or a comment on GitHub."""
 # Lines of `make drift` about an interrupted run.
 UNFINISHED = re.compile(r"^ *(helm|pulumi): ", re.MULTILINE)
 HEAD = "The cluster differs from the stack. How to answer: docs/operate.md#drift.\n\n"
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--stack", required=True, help="the stack to compare")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,7 +42,8 @@ def update_issue(stack: str, report: str) -> str:
     report = report.rstrip()[: LIMIT - 500]
     body = HEAD + code_block(report)
     if UNFINISHED.search(report):
-        body = f"An `up` was cut off: first `{recover(stack)}` (docs/runbook.md).\n\n{body}"
+        command = f"make recover STACK={stack}"
+        body = f"An `up` was cut off: first `{command}` (docs/runbook.md).\n\n{body}"
     # Only issues of the workflow, because anybody may open one with the same title.
     own = ("--app", "github-actions", "--state", "open", "--limit", "200")
     issues = json.loads(_gh("list", *own, "--json", "number,title,body"))

@@ -4,22 +4,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from ops.cluster import UnreadableError
+from ops.cluster import UnreadableError, readable_errors
 
 PULL_FAILED = ("ImagePullBackOff", "InvalidImageName")
 """Reasons of a waiting container whose image cannot be pulled."""
 
 
 def until(condition: Callable[[], bool], action: Callable[[], str], timeout: float) -> None:
-    """Wait until `condition` is true, and print every 5 seconds the `action` in progress.
+    """Wait until `condition` is true; print the `action` after 3 seconds, then every 5.
 
     An API server that does not answer is asked again. Raises UnreadableError after `timeout`
     seconds.
     """
-    start = printed = time.monotonic()
+    start = time.monotonic()
+    printed = start - 2
     while True:
         problem = ""
         try:
@@ -87,11 +87,8 @@ def exit_code(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
 
 def log(core: Any, namespace: str, pod: str, container: str) -> str:
     """Return the last lines of a container's log, at most 5000; raises UnreadableError."""
-    try:
+    with readable_errors("its log cannot be read"):
         text: str = core.read_namespaced_pod_log(
             pod, namespace, container=container, tail_lines=5000, _request_timeout=30
         )
-    except (ApiException, HTTPError) as error:
-        reason = " ".join(str(error).split())
-        raise UnreadableError(f"its log cannot be read: {reason}") from error
     return text.strip()

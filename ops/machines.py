@@ -3,21 +3,20 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
+from kubernetes.client import BatchV1Api, CoreV1Api
 from ruamel.yaml.scalarstring import LiteralScalarString
-from urllib3.exceptions import HTTPError
 
 from config.hosts import PROFILES
 from config.quantities import size
 from config.settings import TAILNET
 from config.versions import RESTIC_IMAGE
 from ops import jobs
-from ops.cluster import Cluster, UnreadableError, cause
+from ops.cluster import Cluster, UnreadableError, readable_errors
 from ops.status_cluster import STACK
 
 NAMESPACE = "default"
@@ -155,7 +154,7 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
     # Any, because the client's types have None for every field.
     batch: Any = BatchV1Api(api)
     core: Any = CoreV1Api(api)
-    try:
+    with readable_errors(f"Job {NAMESPACE}/homelab-init"):
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
             jobs.wait(batch, core, NAMESPACE, name, TIMEOUT, f"Job {name}")
@@ -163,12 +162,6 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
             log = jobs.log(core, NAMESPACE, pod, container)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
-    except ApiException as error:
-        raise UnreadableError(
-            f"Job {NAMESPACE}/homelab-init: {error.status} {error.reason}"
-        ) from error
-    except HTTPError as error:
-        raise UnreadableError(f"Job {NAMESPACE}/homelab-init: no answer: {cause(error)}") from error
     if code:
         raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log
@@ -177,9 +170,10 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
 def parse_log(machine: Machine, log: str) -> Machine:
     """Return the machine with the disks and networks in its Job's log."""
     sections = dict(re.findall(r"^== (\w+)\n((?:(?!== ).*\n?)*)", log, re.M))
-    network = _network(sections.get("route", ""), machine.address)
-    own = set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", sections.get("addresses", "")))
-    tailnet = sorted(address for address in own if IPv4Address(address) in TAILNET)
+    own = [IPv4Interface(line.split()[3]) for line in sections.get("addresses", "").splitlines()]
+    networks = [
+        it.network for it in own if str(it.ip) == machine.address and it.network.prefixlen < 32
+    ]
     gpu = [line.split() for line in sections.get("gpu", "").splitlines()]
     arp = [line.split() for line in sections.get("arp", "").splitlines()[1:]]
     # Flags 0x0: no answer.
@@ -187,11 +181,11 @@ def parse_log(machine: Machine, log: str) -> Machine:
     return replace(
         machine,
         disks=_disks(sections.get("mounts", "")),
-        lan=network,
-        tailnet=tailnet[0] if tailnet else None,
+        lan=networks[0] if networks else None,
+        tailnet=next((str(it.ip) for it in own if it.ip in TAILNET), None),
         gpu_memory=next((int(value) for key, value in gpu if key == "gtt"), None),
         gpu_groups=tuple(sorted({int(value) for key, value in gpu if key == "group"} - {0})),
-        taken=frozenset(answered | own) if "arp" in sections else None,
+        taken=frozenset(answered | {str(it.ip) for it in own}) if "arp" in sections else None,
     )
 
 
@@ -205,20 +199,6 @@ def _disks(text: str) -> tuple[Disk, ...]:
             # Later mounts of a device are bind mounts, such as those of a pod's volumes.
             disks.setdefault(device, Disk(path=path.replace(r"\040", " "), size=bytes_))
     return tuple(sorted(disks.values(), key=lambda disk: (disk.path == "/", -disk.size)))
-
-
-def _network(routes: str, address: str) -> IPv4Network | None:
-    """Return the network of an address, by the kernel's table of little-endian hex numbers."""
-
-    def parse(text: str) -> str:
-        return str(IPv4Address(int.from_bytes(bytes.fromhex(text), "little")))
-
-    for line in routes.splitlines()[1:]:
-        fields = line.split()
-        network = IPv4Network(f"{parse(fields[1])}/{parse(fields[7])}")
-        if 0 < network.prefixlen < 32 and IPv4Address(address) in network:
-            return network
-    return None
 
 
 def free_pair(lan: IPv4Network, address: str, taken: frozenset[str]) -> tuple[str, str] | None:

@@ -11,21 +11,17 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from kubernetes.client import ApiException, CoreV1Api
-from kubernetes.config import new_client_from_config
-from urllib3.exceptions import HTTPError
 
 from config import Request, SettingsError
 from ops import releases, stacks
-from ops.cluster import Cluster, UnreadableError, cause
+from ops.cluster import Cluster, UnreadableError
 from ops.releases import UNFINISHED, Revision
 from ops.stacks import Stack
 
@@ -79,7 +75,7 @@ class Interrupted:
 
 def export_state(stack: Stack) -> dict[str, Any]:
     """Return the stack's state, as for `pulumi stack import`; raises UnreadableError."""
-    return dict(json.loads(_pulumi(stack, "stack", "export")))
+    return dict(json.loads(stacks.output(stack, "stack", "export")))
 
 
 def inspect(stack: Stack, state: Mapping[str, Any], cluster: Cluster) -> Interrupted:
@@ -143,40 +139,24 @@ def running(stack: Stack, run: Interrupted) -> str:
 def repair_state(stack: Stack, state: Mapping[str, Any], run: Interrupted) -> None:
     """Remove the lock and the state's pending operations; raises UnreadableError."""
     if run.locks:
-        _pulumi(stack, "cancel", "--yes")
+        stacks.output(stack, "cancel", "--yes")
     if run.pending:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(without_pending(state), file)
             file.flush()
             # `import` drops pending operations.
-            _pulumi(stack, "stack", "import", "--file", file.name)
+            stacks.output(stack, "stack", "import", "--file", file.name)
 
 
-def repair_cluster(stack: Stack, context: str, run: Interrupted) -> None:
+def repair_cluster(cluster: Cluster, run: Interrupted) -> None:
     """Delete the Secrets of revisions, and free volumes for new claims; raises UnreadableError."""
-    file = str(stack.kubeconfig) if stack.kubeconfig else None
-    api: Any = CoreV1Api(new_client_from_config(file, context))  # type: ignore[no-untyped-call]
-    timeout = {"_request_timeout": (5, 30)}
     for revision in run.revisions:
-        with _readable_errors(f"Secret {revision.namespace}/{revision.secret}"):
-            api.delete_namespaced_secret(revision.secret, revision.namespace, **timeout)
+        cluster.request("DELETE", revision.path)
     for name in run.volumes:
-        with _readable_errors(f"volume {name}"):
-            # Without the uid of the deleted claim, the volume binds to a new claim of that name.
-            patch = {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
-            api.patch_persistent_volume(name, patch, **timeout)
-
-
-@contextmanager
-def _readable_errors(title: str) -> Iterator[None]:
-    """Raise UnreadableError for errors of the API server, except 404."""
-    try:
-        yield
-    except ApiException as error:
-        if error.status != 404:
-            raise UnreadableError(f"{title}: {error.status} {error.reason}") from error
-    except HTTPError as error:
-        raise UnreadableError(f"{title}: no answer: {cause(error)}") from error
+        # Without the uid of the deleted claim, the volume binds to a new claim of that name.
+        patch = {"spec": {"claimRef": {"uid": None, "resourceVersion": None}}}
+        merge = {"Content-Type": "application/merge-patch+json"}
+        cluster.request("PATCH", f"/api/v1/persistentvolumes/{name}", patch, merge)
 
 
 def without_pending(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +179,6 @@ def without_pending(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack whose `up` was cut off")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -213,8 +192,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    context = stacks.settings(options.stack, Request(0, 0)).context
     stack = stacks.find(options.stack)
+    context = stacks.settings(options.stack, Request(0, 0)).context
     cluster = Cluster(context, stack.kubeconfig)
     state = export_state(stack)
     interrupted = inspect(stack, state, cluster)
@@ -237,8 +216,8 @@ def _run(options: argparse.Namespace) -> int:
     if (again := export_state(stack)) != state or inspect(stack, again, cluster) != interrupted:
         raise UnreadableError("the stack changed meanwhile, so nothing was done: run it again")
     repair_state(stack, state, interrupted)
-    repair_cluster(stack, context, interrupted)
-    print("next: " + ("make up" if stack.name == "sandbox" else f"make up STACK={stack.name}"))
+    repair_cluster(cluster, interrupted)
+    print(f"next: make up STACK={stack.name}")
     return 0
 
 
@@ -252,7 +231,7 @@ def _confirmed() -> bool:
 
 def locks(stack: Stack) -> list[Lock]:
     """Return the locks of a file backend; with others, Pulumi's commands fail on a lock."""
-    url = str(json.loads(_pulumi(stack, "whoami", "--json"))["url"])
+    url = str(json.loads(stacks.output(stack, "whoami", "--json"))["url"])
     if not url.startswith("file://"):
         return []
     folder = Path(url.removeprefix("file://").partition("?")[0]).expanduser() / ".pulumi/locks"
@@ -276,12 +255,3 @@ def identity(resource: Mapping[str, Any]) -> str | None:
 
 def _label(resource: Mapping[str, Any]) -> str:
     return f"{resource['type'].rpartition(':')[2]} {resource['urn'].rpartition('::')[2]}"
-
-
-def _pulumi(stack: Stack, *arguments: str) -> str:
-    """Return the CLI's output; raises UnreadableError with its error."""
-    process = stack.cli(*arguments)
-    if process.returncode:
-        line = " ".join((process.stderr or process.stdout).split())
-        raise UnreadableError(f"pulumi {' '.join(arguments[:2])}: {line[:500]}")
-    return process.stdout

@@ -42,6 +42,11 @@ class Revision:
         """Name of its Secret."""
         return f"sh.helm.release.v1.{self.name}.v{self.number}"
 
+    @property
+    def path(self) -> str:
+        """API path of its Secret."""
+        return f"/api/v1/namespaces/{self.namespace}/secrets/{self.secret}"
+
 
 def revisions(cluster: Cluster, namespace: str = "", name: str = "") -> list[Revision]:
     """Return the revisions of the release `name` in `namespace`, or of all if empty.
@@ -54,29 +59,19 @@ def revisions(cluster: Cluster, namespace: str = "", name: str = "") -> list[Rev
     return sorted(_revision(item["metadata"]) for item in secrets.get("items") or [])
 
 
-def manifest_text(cluster: Cluster, revision: Revision) -> str:
-    """Return a revision's manifest, YAML; raises UnreadableError."""
-    path = f"/api/v1/namespaces/{revision.namespace}/secrets/{revision.secret}"
-    try:
-        encoded = cluster.ask(path)["data"]["release"]
-        release = gzip.decompress(base64.b64decode(base64.b64decode(encoded)))
-        return str(json.loads(release)["manifest"])
-    # TypeError: the Secret has been deleted.
-    except (ValueError, KeyError, OSError, EOFError, TypeError) as error:
-        raise UnreadableError(f"{path}: not a Helm release: {error}") from error
-
-
 def objects(cluster: Cluster, revision: Revision) -> list[dict[str, Any]]:
     """Return the objects of a revision's manifest, each with its namespace.
 
     Raises UnreadableError.
     """
     try:
-        documents = yaml.load_all(manifest_text(cluster, revision), yaml.CSafeLoader)
+        encoded = cluster.read(revision.path)["data"]["release"]
+        release = json.loads(gzip.decompress(base64.b64decode(base64.b64decode(encoded))))
+        documents = yaml.load_all(release["manifest"], yaml.CSafeLoader)
         objects = [document for document in documents if document]
-    except yaml.YAMLError as error:
+    except (ValueError, KeyError, OSError, EOFError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UnreadableError(f"Secret {revision.namespace}/{revision.secret}: {reason}") from error
+        raise UnreadableError(f"{revision.path}: not a Helm release: {reason}") from error
     for obj in objects:
         kind = cluster.kinds.get((obj["apiVersion"], obj["kind"]))
         namespace = obj["metadata"].pop("namespace", revision.namespace)
@@ -97,16 +92,6 @@ def reason(revision: Revision) -> str:
     release = f"release {revision.namespace}/{revision.name}"
     status = revision.status
     return f"{release}: revision {revision.number} is {status}: {UNFINISHED[status]}"
-
-
-def problem(revision: Revision, stack: str) -> str:
-    """Return a line about an unfinished revision, with the command that repairs it."""
-    return f"{reason(revision)}; {recover(stack)}"
-
-
-def recover(stack: str) -> str:
-    """Return the command that repairs a stack after an interrupted run."""
-    return "make recover" if stack == "sandbox" else f"make recover STACK={stack}"
 
 
 def _revision(metadata: Mapping[str, Any]) -> Revision:

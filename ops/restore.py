@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from kubernetes.client import ApiException, AppsV1Api, BatchV1Api, CoreV1Api
-from urllib3.exceptions import HTTPError
 
 from components.open_webui.backup import RESTORE_TAINT
 from config import Request, SettingsError
 from ops import jobs, stacks
-from ops.cluster import Cluster, UnreadableError, cause
+from ops.cluster import Cluster, UnreadableError, readable_errors
 
 NAMESPACE = "ollama-stack"
 WRITERS = ("open-webui-restore-", "open-webui-backup-")
@@ -32,7 +31,7 @@ FETCH = "fetch"
 """The container that only fetches the snapshot."""
 
 
-class RestoreError(RuntimeError):
+class RestoreError(UnreadableError):
     """A failed restore, and the state it left, in one line."""
 
 
@@ -224,26 +223,13 @@ def restore(page: ChatPage, snapshot: str, image: str | None) -> str:
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
-    """Raise RestoreError for errors of the API server, the kubeconfig and the stack file."""
-    try:
-        yield
-    except ApiException as error:
-        raise RestoreError(f"the API server answered {error.status} {error.reason}") from error
-    except HTTPError as error:
-        raise RestoreError(f"the API server does not answer: {cause(error)}") from error
-    except (SettingsError, UnreadableError) as error:
-        raise RestoreError(str(error)) from error
-
-
-@contextmanager
 def page_stopped() -> Iterator[None]:
     """Add to errors that the page stays stopped, and how to go on."""
     state = "the page is stopped; run the same command again, or see docs/backups.md"
     try:
-        with readable_errors():
+        with readable_errors("the API server"):
             yield
-    except RestoreError as error:
+    except UnreadableError as error:
         raise RestoreError(f"{error}; {state}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -253,7 +239,6 @@ def page_stopped() -> Iterator[None]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack to restore")
     parser.add_argument("--snapshot", default="latest", help="ID of a snapshot, as --list prints")
     parser.add_argument("--image", help="an older image of Open WebUI, for an older backup")
     parser.add_argument("--list", action="store_true", help="only list the backups")
@@ -263,16 +248,20 @@ def run(options: argparse.Namespace) -> int:
     """Restore or list, and return the exit code."""
     start = time.monotonic()
     try:
-        with readable_errors():
+        with readable_errors("the API server"):
             stack = stacks.find(options.stack)
             context = stacks.settings(options.stack, Request(0, 0)).context
             api = Cluster(context, stack.kubeconfig).api
             page = ChatPage(AppsV1Api(api), BatchV1Api(api), CoreV1Api(api), timeout=7200)
             if options.list:
-                *_, line = page.run(page.list_job(), "listing")
+                _, code, line = page.run(page.list_job(), "listing")
+                if code:
+                    raise RestoreError(
+                        f"no backups could be listed: {' '.join(line.split())[:200]}"
+                    )
             else:
                 line = restore(page, options.snapshot, options.image)
-    except RestoreError as error:
+    except (SettingsError, UnreadableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

@@ -14,8 +14,6 @@ from config.stack_file import project_keys, read_config
 from ops.cluster import UnreadableError
 
 PROJECT = Path(__file__).parent.parent
-CHANGES = 7
-"""Exit code of the CLI if `--expect-no-changes` fails."""
 # Key of secrets in the state (pulumi, sdk/go/common/resource/sig: Key).
 SECRET = "4dabf18193072939515e22adb298388d"
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,26 +28,17 @@ class Stack:
     cli: Cli
     kubeconfig: Path | None
     """None for the default, by `KUBECONFIG`."""
-    simulated: bool
-    """A sandbox, without containers and perhaps without the published charts."""
     folder: Path = PROJECT
     """Working directory of the CLI and its plugins."""
 
 
-def run_json(stack: Stack, *arguments: str) -> Any:
-    """Return the JSON that a CLI command prints; raises UnreadableError with its first error."""
+def output(stack: Stack, *arguments: str) -> str:
+    """Return the output of a CLI command; raises UnreadableError with its error."""
     process = stack.cli(*arguments)
-    try:
-        result = json.loads(process.stdout, object_hook=_decrypted)
-    except ValueError:
-        result = None
-    if process.returncode in (0, CHANGES) and result is not None:
-        return result
-    diagnostics = (result or {}).get("diagnostics") or []
-    # The first has the cause; later ones only report the failure.
-    errors = [item["message"] for item in diagnostics if item["severity"] == "error"]
-    line = " ".join((errors or [process.stderr or process.stdout])[0].split())
-    raise UnreadableError(f"pulumi {arguments[0]}: exit {process.returncode}: {line[:300]}")
+    if process.returncode:
+        line = " ".join((process.stderr or process.stdout).split())
+        raise UnreadableError(f"pulumi {' '.join(arguments[:2])}: {line[:500]}")
+    return process.stdout
 
 
 def deployment(stack: Stack) -> dict[str, Any]:
@@ -57,7 +46,8 @@ def deployment(stack: Stack) -> dict[str, Any]:
 
     Raises UnreadableError, also if the state is empty.
     """
-    state = run_json(stack, "stack", "export", "--show-secrets").get("deployment") or {}
+    text = output(stack, "stack", "export", "--show-secrets")
+    state = json.loads(text, object_hook=_decrypted).get("deployment") or {}
     resources = [item for item in state.get("resources") or [] if not item.get("delete")]
     providers = [item for item in resources if item["type"] == "pulumi:providers:kubernetes"]
     if not providers:
@@ -84,11 +74,7 @@ def settings(name: str, reserved: Request) -> Settings:
 
 
 def find(name: str) -> Stack:
-    """Return the stack of this name; raises UnreadableError if it cannot be reached."""
-    return _sandbox() if name == "sandbox" else _server(name)
-
-
-def _server(name: str) -> Stack:
+    """Return the server's stack of this name; raises UnreadableError if it cannot be reached."""
     stack_file(name)
     if not (pulumi := shutil.which("pulumi")):
         raise UnreadableError("pulumi: not on PATH; it must be 3.250 or newer (docs/install.md)")
@@ -104,32 +90,4 @@ def _server(name: str) -> Stack:
             check=False,
         )
 
-    return Stack(name=name, cli=cli, kubeconfig=None, simulated=False)
-
-
-def _sandbox() -> Stack:
-    # Imported here, because other stacks do not need it.
-    from sandbox.build import FOLDER, build
-    from sandbox.cluster import Cluster
-    from sandbox.engine import Engine
-    from sandbox.processes import SandboxError
-
-    stopped = UnreadableError("the sandbox is not running; start it with: make up")
-    # Before a build, which may take minutes.
-    if not (FOLDER / "run" / "kubeconfig").exists():
-        raise stopped
-    try:
-        tools = build()
-    except SandboxError as error:
-        raise UnreadableError(str(error)) from error
-    cluster = Cluster(FOLDER / "run", tools)
-    if not cluster.running():
-        raise stopped
-    engine = Engine(cluster, tools)
-    return Stack(
-        name="sandbox",
-        cli=engine.cli,
-        kubeconfig=cluster.kubeconfig,
-        simulated=True,
-        folder=engine.work,
-    )
+    return Stack(name=name, cli=cli, kubeconfig=None)

@@ -26,7 +26,6 @@ WIDTH = 100
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--stack", default="sandbox", help="the stack to show")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
@@ -34,9 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Read all sections in parallel, print them and return the exit code."""
     try:
         settings = stacks.settings(options.stack, requested(CHART_VALUES))
-        # Other stacks need no CLI here.
-        sandbox = stacks.find("sandbox") if options.stack == "sandbox" else None
-        cluster = Cluster(settings.context, sandbox.kubeconfig if sandbox else None)
+        cluster = Cluster(settings.context)
         print(f"asking {cluster.configuration.host}", file=sys.stderr)
         # Fails once if the API server does not answer, instead of in each section.
         cluster.read("/version")

@@ -7,12 +7,15 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from components.observability import reader
 from config import Settings
 from config.quantities import gib
 from ops.cluster import Cluster, UnreadableError
-from ops.doctor_server import LAST_BACKUP, PROMETHEUS
 from ops.status_cluster import Line, span
 
+PROMETHEUS = f"/api/v1/namespaces/observability/services/{reader.PROMETHEUS}/proxy/api/v1/"
+"""Path of Prometheus' API through the API server's proxy."""
+LAST_BACKUP = "max(max_over_time(homelab_backup_last_success_timestamp_seconds[60d]))"
 MODELS = (
     'max by (__name__, instance, gen_ai_request_model) ({__name__=~"ollama_up'
     '|ollama_model_loaded_(gpu_)?size_bytes|ollama_model_expires_in_seconds"})'
@@ -102,7 +105,7 @@ def last_backup(cluster: Cluster, settings: Settings) -> list[Line]:
 
 def alerts(cluster: Cluster, _: Settings) -> list[Line]:
     """Return the firing alerts, except those that always fire."""
-    lines, alerts = list[Line](), _prometheus(cluster, "alerts")["alerts"]
+    lines, alerts = list[Line](), prometheus(cluster, "alerts")["alerts"]
     for alert in sorted(alerts, key=lambda alert: str(alert["activeAt"])):
         annotations, labels = alert["annotations"], alert["labels"]
         if alert["state"] == "firing" and labels["alertname"] not in ALWAYS:
@@ -113,22 +116,23 @@ def alerts(cluster: Cluster, _: Settings) -> list[Line]:
     return lines
 
 
-def _query(cluster: Cluster, promql: str, *by: str) -> dict[tuple[str, ...], dict[str, float]]:
-    """Return values by the labels `by`, and by metric; raises UnreadableError."""
-    results = dict[tuple[str, ...], dict[str, float]]()
-    for series in _prometheus(cluster, "query", query=promql)["result"]:
-        labels = series["metric"]
-        values = results.setdefault(tuple(labels.get(key, "") for key in by), {})
-        values[labels.get("__name__", "")] = float(series["value"][1])
-    return results
-
-
-def _prometheus(cluster: Cluster, endpoint: str, **query: str) -> Any:
-    path = PROMETHEUS.removesuffix("query") + endpoint
+def prometheus(cluster: Cluster, endpoint: str, **query: str) -> Any:
+    """Return what Prometheus answers at an endpoint of its API; raises UnreadableError."""
+    path = PROMETHEUS + endpoint
     try:
         return cluster.read(path, **query)["data"]
     except UnreadableError as error:
         raise UnreadableError(f"Prometheus: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _query(cluster: Cluster, promql: str, *by: str) -> dict[tuple[str, ...], dict[str, float]]:
+    """Return values by the labels `by`, and by metric; raises UnreadableError."""
+    results = dict[tuple[str, ...], dict[str, float]]()
+    for series in prometheus(cluster, "query", query=promql)["result"]:
+        labels = series["metric"]
+        values = results.setdefault(tuple(labels.get(key, "") for key in by), {})
+        values[labels.get("__name__", "")] = float(series["value"][1])
+    return results
 
 
 def _iso(seconds: float) -> str:

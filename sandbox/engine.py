@@ -223,7 +223,6 @@ class Engine:
             name=self._stack,
             cli=self._run,
             kubeconfig=self._cluster.kubeconfig,
-            simulated=True,
             folder=self.work,
         )
         try:
@@ -237,7 +236,7 @@ class Engine:
             recover.repair_state(stack, state, left)
             # Helm uninstalls an unfinished release as well.
             if not to_destroy:
-                recover.repair_cluster(stack, self._cluster.context, left)
+                recover.repair_cluster(live, left)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
 

@@ -144,7 +144,7 @@ def on_a_cluster(folder: Path) -> None:
         row("first up", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "45 s")
         row("up without changes", f"{seconds(lambda: engine.up(lambda _: None)):.1f} s", "15 s")
         row("preview", f"{seconds(engine.preview):.1f} s", "15 s")
-        stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True)
+        stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=cluster.kubeconfig)
         took = seconds(lambda: drift.check(stack, stacks.deployment(stack)))
         row("drift check", f"{took:.1f} s", "20 s")
         row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")

@@ -208,7 +208,7 @@ def recover(live_stack: LiveStack) -> tuple[int, str, str]:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        return ops(["recover", "--yes"]), out.getvalue(), err.getvalue()
+        return ops(["recover", "--stack", "sandbox", "--yes"]), out.getvalue(), err.getvalue()
 
 
 def short(line: str) -> str:

@@ -31,6 +31,12 @@ class Scripted:
         """Return the answer for `path`."""
         return self.answers.get(path.rpartition("/")[2])
 
+    def read(self, path: str, *_: str, **__: str) -> Any:
+        """Return the answer for `path`; raises UnreadableError without one."""
+        if (answer := self.ask(path)) is None:
+            raise ops_cluster.UnreadableError(f"{path}: the API server does not know it")
+        return answer
+
 
 async def problems(check: Any, fields: dict[str, Any], *, state: bool = False) -> list[str]:
     """Return what a check yields for a Server with these `fields`, after reading its `state`."""
@@ -47,9 +53,7 @@ class Place:
 
     def __init__(self, cluster: Cluster, engine: Engine) -> None:
         self.cluster = cluster
-        self.stack = Stack(
-            name=STACK, cli=engine.cli, kubeconfig=cluster.kubeconfig, simulated=True
-        )
+        self.stack = Stack(name=STACK, cli=engine.cli, kubeconfig=cluster.kubeconfig)
         api = kubeconfig.new_client_from_config(str(cluster.kubeconfig))  # type: ignore[no-untyped-call]
         self.kube = DynamicClient(api)  # type: ignore[no-untyped-call]
 

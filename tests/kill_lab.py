@@ -167,7 +167,6 @@ def stack_of(live_stack: LiveStack) -> Stack:
         name="sandbox",
         cli=live_stack.engine.cli,
         kubeconfig=live_stack.cluster.kubeconfig,
-        simulated=True,
         folder=live_stack.engine.work,
     )
 
@@ -184,13 +183,14 @@ def objects(live_stack: LiveStack) -> set[str]:
     """Return kind, namespace and name of every object, without the transient ones."""
     live = Live(live_stack.cluster.context, live_stack.cluster.kubeconfig)
     # A kind may be served in several versions.
-    kinds = {(kind.group, kind.name): kind for kind in live.kinds.values()}
+    kinds = {
+        (version.rpartition("/")[0], name): kind for (version, name), kind in live.kinds.items()
+    }
     names = set()
     for (group, name), kind in kinds.items():
-        root = f"/apis/{group}/{kind.version}" if group else f"/api/{kind.version}"
         if name in TRANSIENT or (name.endswith(("Review", "Binding", "Status")) and group != RBAC):
             continue
-        answer = live.ask(f"{root}/{kind.plural}", METADATA) or {}
+        answer = live.ask(f"{kind.root}/{kind.plural}", METADATA) or {}
         for item in answer.get("items") or []:
             metadata = item["metadata"]
             line = f"{name}.{group} {metadata.get('namespace', '')}/{metadata['name']}"

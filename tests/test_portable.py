@@ -27,7 +27,8 @@ CALLS = re.compile(
     r"os\.(sched_\w+|fork\w*|get[eu]?[ug]id|set[eu]?[ug]id|setsid|killpg|mkfifo|chown|wait\w*"
     r"|pidfd\w*|memfd\w*|posix_\w+)|signal\.(SIG(HUP|USR\d|KILL|CHLD)|pthread_\w+|alarm)"
 )
-PATHS = re.compile(r"/(proc|sys|dev|run|var|etc)/")
+# macOS has /etc/localtime, too.
+PATHS = re.compile(r"/(proc|sys|dev|run|var|etc(?!/localtime))/")
 GNU = {"tar", "sed", "date", "stat", "readlink", "find", "xargs", "timeout", "sha256sum", "md5sum"}
 """Programs whose options differ between GNU and BSD."""
 NEWER = re.compile(

@@ -165,17 +165,29 @@ def test_make_runs_or_names_the_pulumi_command_for_a_server(tmp_path: Path) -> N
     pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
     pulumi.chmod(0o755)
 
-    def make(path: str, *words: str) -> subprocess.CompletedProcess[str]:
-        # -o: as if up to date, so that nothing is installed.
-        command = ["make", "-o", ".venv/ready", "-o", ".venv/dev", *words]
+    def make(path: str, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False
+            # -o: as if up to date, so that nothing is installed.
+            ["make", "-o", ".venv/ready", "-o", ".venv/dev", *words],
+            cwd=ROOT,
+            env={"PATH": path},
+            input=answer,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     with_pulumi, without = f"{tmp_path}:/usr/bin:/bin", "/usr/bin:/bin"
-    commands = {"up": "up --stack home", "preview": "preview --diff --stack home"}
-    for target, arguments in commands.items():
-        assert make(with_pulumi, target, "STACK=home").stdout == f"asked for: {arguments}\n"
+    preview = "asked for: preview {} --stack home\n"
+    assert make(with_pulumi, "preview", "STACK=home").stdout == preview.format("--diff")
+    preview = f"{preview.format('--suppress-outputs')}Update home? [y/N] "
+    for answer in ("", "n\n"):
+        refused = make(with_pulumi, "up", "STACK=home", answer=answer)
+        assert (refused.returncode, refused.stdout) == (2, preview)
+    confirmed = make(with_pulumi, "up", "STACK=home", answer="y\n").stdout
+    update = "asked for: up --yes --skip-preview --non-interactive --suppress-outputs --stack home"
+    assert confirmed.startswith(f"{preview}{update}\nchat page: asked for: stack output ")
+    assert confirmed.endswith("make doctor STACK=home\n")
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
     want = "for a server: pulumi destroy --stack home\n"
     assert want in make(with_pulumi, "down", "STACK=home").stderr

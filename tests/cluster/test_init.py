@@ -28,11 +28,11 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
         "the size of": "931Gi",
         "its memory": "DDR5-5600",
         "home network": "",
-        "neighbouring addresses": "192.168.1.101-192.168.1.102",
+        "Two addresses": "192.168.1.101-192.168.1.102",
         "e-mail": "me",
         "want an e-mail address": "me@example.com",
         "Disk for backups": "",
-        "Alerts": "ntfy",
+        "Alerts by": "ntfy",
         "time zone": "Europe/Berlin",
         "Models to pull": "",
         "Write Pulumi.new.yaml?": "y",
@@ -60,10 +60,11 @@ def test_a_person_answers_what_the_cluster_cannot_say(cluster: Cluster, tmp_path
         "  make up STACK=new",
     ]
 
-    # A second run asks only whether to run the Jobs, and for backups, of which there are none.
+    # A second run asks only whether to run the Jobs.
     before = file.read_text()
-    code, screen = init_at_a_terminal(cluster, tmp_path, ["n", "", "n"])
+    code, screen = init_at_a_terminal(cluster, tmp_path, ["n", "n"])
     assert code == 0, screen
+    assert screen.count("? [") == 2
     assert "Pulumi.new.yaml: nothing to change" in screen
     assert file.read_text() == before
 

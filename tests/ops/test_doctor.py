@@ -63,7 +63,7 @@ def command(
         file = tmp_path / "kubeconfig"
         if server:
             file.write_text(yaml.safe_dump(content))
-        target = Stack(name="home", cli=cli, kubeconfig=file, simulated=False)
+        target = Stack(name="home", cli=cli, kubeconfig=file)
         monkeypatch.setattr(stacks, "find", lambda _: target)
         code = doctor.run(argparse.Namespace(stack=stack))
         out, err = capsys.readouterr()
@@ -171,7 +171,7 @@ def test_the_doctor_knows_the_names_of_the_programs_objects_and_outputs() -> Non
     [
         (30.5, None, None),
         (300, "kubernetes", None),
-        (29.9, None, Warn("its certificate expires in 30 days")),
+        (29.9, None, Warn("the certificate expires in 30 days")),
         (300, "other", "certificate is not valid for 'other'"),
         (-1, None, "certificate has expired"),
     ],
@@ -248,7 +248,7 @@ def test_an_interrupted_up_is_the_only_problem_and_its_objects_are_no_conflicts(
         storageclasses=empty,
         namespaces=empty,
     )
-    stack = Stack(name="home", cli=lambda: None, kubeconfig=None, simulated=False)  # type: ignore[arg-type,return-value]
+    stack = Stack(name="home", cli=lambda: None, kubeconfig=None)  # type: ignore[arg-type,return-value]
 
     async def run(*checks: Any) -> list[str]:
         fields: Any = {"settings": HOME, "stack": stack, "cluster": cluster, "session": None}
@@ -530,6 +530,6 @@ def test_until_the_owner_confirms_it_the_copies_are_a_warning(
     protect: bool, copies_kept: bool, warned: bool
 ) -> None:
     settings = SimpleNamespace(protect=protect, copies_kept=copies_kept)
-    expected = Warn("are state, passphrase and backup password") if warned else None
+    expected = Warn("state, passphrase and backup password") if warned else None
 
     assert is_only(check(doctor_server.copies, settings=settings), expected)

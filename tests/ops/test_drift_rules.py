@@ -4,6 +4,7 @@ import json
 from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -207,7 +208,7 @@ def stack(code: int, text: str, errors: str = "") -> Stack:
             return CompletedProcess([], 0, '{"url": "s3://states"}', "")
         return CompletedProcess([], code, text, errors)
 
-    return Stack(name="home", cli=cli, kubeconfig=None, simulated=False)
+    return Stack(name="home", cli=cli, kubeconfig=None)
 
 
 def exported(*resources: dict[str, Any]) -> str:
@@ -234,9 +235,7 @@ def test_the_state_is_decrypted_and_has_no_resources_pending_deletion() -> None:
     ("unreadable", "reason"),
     [
         (stack(0, exported()), "state is empty"),
-        (stack(0, "no JSON"), "exit 0: no JSON"),
-        (stack(255, "", "error: no stack named 'x' found\n"), "exit 255: error: no stack named"),
-        (stack(1, json.dumps({"diagnostics": REFUSED})), "exit 1: error: no such host"),
+        (stack(255, "", "error: no stack named 'x' found\n"), "export: error: no stack named"),
     ],
 )
 def test_a_state_that_cannot_be_read_says_why(unreadable: Stack, reason: str) -> None:
@@ -247,6 +246,10 @@ def test_a_state_that_cannot_be_read_says_why(unreadable: Stack, reason: str) ->
 def test_a_refresh_whose_summary_differs_from_its_steps_is_an_error() -> None:
     with pytest.raises(UnreadableError, match="got 0 steps, want"):
         drift._engine(stack(7, json.dumps({"steps": [], "changeSummary": {"update": 1}})))
+    with pytest.raises(UnreadableError, match="exit 0: no JSON"):
+        drift._engine(stack(0, "no JSON"))
+    with pytest.raises(UnreadableError, match="exit 1: error: no such host"):
+        drift._engine(stack(1, json.dumps({"diagnostics": REFUSED})))
     with pytest.raises(UnreadableError, match="exit 1"):
         drift._engine(stack(1, json.dumps({"steps": [], "changeSummary": {"same": 1}})))
     assert drift._engine(stack(0, json.dumps({"changeSummary": {"same": 1}}))) == []
@@ -302,8 +305,8 @@ def test_unread_objects_make_the_check_fail(
 @pytest.mark.parametrize(
     ("which", "advice"),
     [
-        ("certificate", "sudo microk8s refresh-certs -e server.crt"),
-        ("kubelet-certificate", "docs/upgrade.md#certificates"),
+        ("the certificate", "sudo microk8s refresh-certs -e server.crt"),
+        ("the kubelet's certificate", "docs/upgrade.md#certificates"),
     ],
 )
 def test_a_certificate_that_expires_within_30_days_is_reported_with_advice(
@@ -316,10 +319,10 @@ def test_a_certificate_that_expires_within_30_days_is_reported_with_advice(
 ) -> None:
     configuration = SimpleNamespace(host="https://192.168.1.100:16443")
     cluster: Any = SimpleNamespace(configuration=configuration)
-    days_left = {"certificate": 300.0, "kubelet-certificate": None} | {which: days}
+    days_left = {"the certificate": 300.0, "the kubelet's certificate": None} | {which: days}
     monkeypatch.setattr(stacks, "find", lambda _: stack(0, exported(PROVIDER)))
-    monkeypatch.setattr(drift, "certificate_days", lambda _: days_left["certificate"])
-    monkeypatch.setattr(drift, "kubelet_days", lambda _: days_left["kubelet-certificate"])
+    for name, left in zip(("certificate_days", "kubelet_days"), days_left.values(), strict=True):
+        monkeypatch.setattr(f"ops.cluster.{name}", Mock(return_value=left))
     monkeypatch.setattr(drift, "Cluster", lambda *_: cluster)
     monkeypatch.setattr(drift, "_engine", lambda _: [])
 

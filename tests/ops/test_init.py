@@ -22,7 +22,7 @@ from ops import init, machines
 from ops.cluster import UnreadableError
 from ops.init_file import TEMPLATE, check, merge
 from ops.init_keys import draft
-from ops.init_questions import Prompt
+from ops.init_questions import Prompt, local_time_zone
 from ops.machines import Disk, Machine, free_pair, from_nodes, job, parse_log
 
 GIB = 1024**3
@@ -43,20 +43,10 @@ ollama-stack-models 244061696 4096
 /dev/sdf1 /var 322029056 4096
 /dev/sdg1 /usr 322029056 4096
 /dev/sdh1 /variable 8000000 4096
-== route
-Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
-eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
-cali1\t0A01010A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0
 == addresses
-Local:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 100.102.114.95
-        /32 host LOCAL
-     |-- 192.168.1.100
-        /32 host LOCAL
-     |-- 192.168.1.255
-        /32 link BROADCAST
+1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever preferred_lft forever
+2: eth0    inet 192.168.1.100/24 brd 192.168.1.255 scope global eth0\\       valid_lft forever
+3: tailscale0    inet 100.102.114.95/32 scope global tailscale0\\       valid_lft forever
 == gpu
 gtt 50465865728
 group 44
@@ -114,7 +104,7 @@ def test_a_job_says_which_disks_networks_and_addresses_there_are(machine: Machin
     assert machine.lan == IPv4Network("192.168.1.0/24")
     assert machine.tailnet == "100.102.114.95"
     assert (machine.gpu_memory, machine.gpu_groups) == (50465865728, (44, 993))
-    own = {"192.168.1.100", "100.102.114.95"}
+    own = {"127.0.0.1", "192.168.1.100", "100.102.114.95"}
     assert machine.taken == frozenset(own | {"192.168.1.1", "192.168.1.102"})
 
 
@@ -169,7 +159,9 @@ def test_in_a_full_network_the_addresses_are_asked_for(machine: Machine) -> None
     keys = draft("microk8s", [full], True, {}, Prompt({**flags, "pool": pool}, yes=True))
 
     assert keys["network"]["pool"] == pool
-    with pytest.raises(ValueError, match=r"^--pool: missing; Two neighbouring addresses, free"):
+    with pytest.raises(
+        ValueError, match=r"^--pool: missing; Two addresses for chat page and Grafana, free"
+    ):
         draft("microk8s", [full], True, {}, Prompt(flags, yes=True))
 
 
@@ -235,13 +227,26 @@ def test_a_second_run_changes_only_what_the_cluster_says(machine: Machine, tmp_p
     assert "of 96 GB, what the kernel leaves" in new
 
 
-def test_a_known_node_is_asked_for_nothing(machine: Machine) -> None:
+def test_who_has_answered_is_asked_for_nothing(machine: Machine) -> None:
     keys = project_keys(read_config(ROOT / "Pulumi.home.yaml"))
     del keys["nodes"]["evo4t"]["memory_bandwidth"]
-    flags = {"backup_disk": "none", "alerts": "none"}
 
     # Without a terminal, a question is a ValueError.
-    assert draft("homelab", [machine], False, keys, Prompt(flags, yes=False))
+    new = draft("homelab", [machine], False, keys, Prompt({}, yes=False))
+    assert not new["webui"].keys() & {"backup"}
+    assert not new["observability"].keys() & {"notify"}
+
+
+def test_the_time_zone_is_this_computers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    zone = tmp_path / "zoneinfo/Europe/Berlin"
+    monkeypatch.delenv("TZ", raising=False)
+    monkeypatch.setattr(Path, "resolve", lambda _: zone)
+    assert local_time_zone() == "Europe/Berlin"
+
+    monkeypatch.setattr(Path, "resolve", lambda _: tmp_path)
+    assert local_time_zone() == "UTC"
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert local_time_zone() == "Asia/Tokyo"
 
 
 def test_flags_change_what_a_file_has(machine: Machine, tmp_path: Path) -> None:
@@ -430,7 +435,7 @@ def test_a_job_gives_its_log_or_why_it_failed(
     else:
         assert machines.run(None, {}) == said
         core.read_namespaced_pod_log.side_effect = ApiException(500, "no kubelet")
-        with pytest.raises(UnreadableError, match=r"^its log cannot be read: \(500\)"):
+        with pytest.raises(UnreadableError, match=r"^its log cannot be read: 500 no"):
             machines.run(None, {})
     assert batch.delete_namespaced_job.call_count == batch.create_namespaced_job.call_count
 

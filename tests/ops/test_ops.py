@@ -6,6 +6,7 @@ import pytest
 
 from ops.__main__ import COMMANDS, main
 from ops.cluster import Cluster, UnreadableError, current_context
+from ops.init_questions import QUESTIONS
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -18,6 +19,14 @@ def test_every_command_explains_its_options(
         main([command, "--help"])
     assert ended.value.code == 0
     assert "options:" in capsys.readouterr().out
+
+
+def test_every_answer_to_a_question_has_a_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["init", "--help"])
+
+    *_, options = capsys.readouterr().out.rpartition("--yes")
+    assert options.count("\n  --") == len(QUESTIONS) == options.count("default:")
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["drift", "--nothing"], ["render"]])

@@ -9,7 +9,7 @@ import pytest
 from doctor_lab import Scripted
 
 from ops import releases
-from ops.cluster import UnreadableError
+from ops.cluster import Kind, UnreadableError
 from ops.releases import Revision
 
 NAMES = {"namespace": "observability", "name": "kube-prom-stack"}
@@ -58,25 +58,31 @@ def test_only_the_newest_revision_can_be_unfinished(status: str) -> None:
     assert releases.unfinished([]) is None
 
 
-def test_an_unfinished_release_is_reported_with_the_command() -> None:
-    assert releases.problem(revision(2, "pending-upgrade"), "home") == (
-        "release observability/kube-prom-stack: revision 2 is pending-upgrade: "
-        "an up was cut off; make recover STACK=home"
+def test_an_unfinished_release_has_a_reason() -> None:
+    assert releases.reason(revision(2, "pending-upgrade")) == (
+        "release observability/kube-prom-stack: revision 2 is pending-upgrade: an up was cut off"
     )
-    assert releases.problem(revision(1, "failed"), "sandbox").endswith("; make recover")
+
+
+def packed(manifest: str) -> dict[str, Any]:
+    data = gzip.compress(json.dumps({"manifest": manifest}).encode())
+    return {"data": {"release": base64.b64encode(base64.b64encode(data)).decode()}}
 
 
 def test_the_manifest_is_unpacked() -> None:
-    packed = gzip.compress(json.dumps({"manifest": "kind: Service\n"}).encode())
-    data = base64.b64encode(base64.b64encode(packed)).decode()
-    cluster: Any = Scripted(**{SECRET.format(2): {"data": {"release": data}}})
-    assert releases.manifest_text(cluster, revision()) == "kind: Service\n"
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "one"}}
+    cluster: Any = Scripted(**{SECRET.format(2): packed(json.dumps(service))})
+    cluster.kinds = {("v1", "Service"): Kind("/api/v1", "services", namespaced=True)}
+
+    (obj,) = releases.objects(cluster, revision())
+
+    assert obj["metadata"] == {"name": "one", "namespace": "observability"}
 
 
 @pytest.mark.parametrize(
-    "secret", [None, {}, {"data": {"release": "?"}}, {"data": {"release": ""}}]
+    "secret", [None, {}, {"data": {"release": "?"}}, {"data": {"release": ""}}, packed("a: [")]
 )
 def test_a_manifest_that_cannot_be_read_is_one_line(secret: dict[str, Any] | None) -> None:
     cluster: Any = Scripted(**{SECRET.format(2): secret})
     with pytest.raises(UnreadableError, match=r"secrets/sh.helm.release.v1.kube-prom-stack.v2: "):
-        releases.manifest_text(cluster, revision())
+        releases.objects(cluster, revision())

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,7 +13,9 @@ from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from urllib3.exceptions import HTTPError
 
 from ops import cluster as api
-from ops.restore import ChatPage, RestoreError, readable_errors, restore
+from ops import restore as command
+from ops import stacks
+from ops.restore import ChatPage, RestoreError, restore
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
 MADE = deploy_program("home", backup_config())[CRON_JOB].inputs
@@ -232,9 +235,20 @@ def test_listing_snapshots_does_not_stop_the_page() -> None:
     assert '"data"' not in json.dumps(cluster.job)
 
 
-def test_an_error_of_the_api_server_is_one_line() -> None:
-    with pytest.raises(RestoreError, match="answered 403 Forbidden"), readable_errors():
-        raise ApiException(403, "Forbidden")
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_command_lists_the_backups_or_says_why_not(
+    code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = _Cluster(("fetch", code))
+    monkeypatch.setattr(command, "ChatPage", lambda *_, **__: cluster.page())
+    monkeypatch.setattr(command, "Cluster", Mock())
+    monkeypatch.setattr(stacks, "find", Mock())
+
+    assert command.run(Namespace(stack="home", list=True)) == code
+    out, err = capsys.readouterr()
+    assert out == ("" if code else "first\nfetch said this\n")
+    line = "error: no backups could be listed: first fetch said this\n"
+    assert err == (line if code else "")
 
 
 def test_a_job_that_does_not_start_is_deleted_and_the_page_started() -> None:
@@ -295,7 +309,7 @@ def test_if_the_job_cannot_be_created_the_page_starts_again() -> None:
 @pytest.mark.parametrize(
     ("error", "raised", "line"),
     [
-        (ApiException(500, "etcd"), RestoreError, "the API server answered 500 etcd"),
+        (ApiException(500, "etcd"), RestoreError, "the API server: 500 etcd"),
         (KeyboardInterrupt(), KeyboardInterrupt, "interrupted; a restore that has started goes on"),
     ],
 )

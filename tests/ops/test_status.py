@@ -16,10 +16,9 @@ from harness import backup_config, read, stack_config
 from components.observability import reader
 from ops import stacks, status
 from ops.cluster import UnreadableError
-from ops.doctor_server import LAST_BACKUP, PROMETHEUS
-from ops.status_metrics import DISKS, MODELS, SPEEDS
+from ops.status_metrics import DISKS, LAST_BACKUP, MODELS, PROMETHEUS, SPEEDS
 
-ALERTS = PROMETHEUS.replace("query", "alerts")
+ALERTS = f"{PROMETHEUS}alerts"
 EVENTS = "/api/v1/namespaces/ollama-stack/events"
 
 
@@ -166,7 +165,7 @@ class Answers:
             return {}
         if path == ALERTS:
             return {"data": {"alerts": self.given(self.alerts)}}
-        if path == PROMETHEUS:
+        if path == f"{PROMETHEUS}query":
             return {"data": {"result": self.given(self.series[query])}}
         items = self.given(self.items[path])
         uid = fieldSelector.removeprefix("involvedObject.uid=")
@@ -612,7 +611,7 @@ def test_what_cannot_be_read_says_why_and_hides_nothing_else(
 
 
 def test_without_prometheus_its_reason_is_there_once(show: Show, answers: Answers) -> None:
-    answers.series = dict.fromkeys(answers.series, f"{PROMETHEUS}: 503 no endpoints available")
+    answers.series = dict.fromkeys(answers.series, f"{PROMETHEUS}query: 503 no endpoints available")
     answers.alerts = f"{ALERTS}: 503 no endpoints available"
 
     code, lines = show()

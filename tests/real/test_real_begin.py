@@ -12,7 +12,6 @@ def test_a_first_up_waits_for_images_and_leaves_nothing_to_do(server: Server) ->
         name="sandbox",
         cli=engine.cli,
         kubeconfig=server.cluster.kubeconfig,
-        simulated=False,
         folder=engine.work,
     )
     failed = {

@@ -24,9 +24,7 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
     at = f"{network.NODE}:{CONTROL_PLANE['apiserver']}"
     forwarded = f"127.0.0.1:{cluster.ports['api']}"
     kubeconfig.write_text(cluster.kubeconfig.read_text().replace(forwarded, at))
-    stack = Stack(
-        name="sandbox", cli=engine.cli, kubeconfig=kubeconfig, simulated=False, folder=engine.work
-    )
+    stack = Stack(name="sandbox", cli=engine.cli, kubeconfig=kubeconfig, folder=engine.work)
 
     def check() -> int:
         # Only this thread goes there, and those that it starts.

@@ -113,6 +113,7 @@ def project(clone: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     yield clone
     clone.git("checkout", "--quiet", "--force", "main")
     assert left_running(clone.folder) == []
+    assert not [*clone.folder.glob("base*")]
 
 
 def test_without_edits_nothing_changes_and_a_second_run_reuses_the_base(

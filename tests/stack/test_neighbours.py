@@ -41,7 +41,7 @@ def test_an_unavailable_api_service_is_no_problem_for_up_drift_and_doctor(
         assert eventually(is_stale)
         assert live_stack.up() == {}
         access = live_stack.cluster.kubeconfig
-        stack = Stack(name="home", cli=live_stack.engine.cli, kubeconfig=access, simulated=False)
+        stack = Stack(name="home", cli=live_stack.engine.cli, kubeconfig=access)
         assert drift.check(stack, stacks.deployment(stack)) == ([], [])
         for check in (doctor.api, doctor.names, doctor.addons):
             assert place.problems(check) == []

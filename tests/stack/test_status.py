@@ -3,7 +3,6 @@
 import argparse
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from live_stack import LiveStack
 from waiting import eventually
 
 from components.observability import reader
-from ops import stacks, status
+from ops import status
 from ops.cluster import Cluster, UnreadableError
 
 
@@ -40,7 +39,7 @@ def look(account: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return ask(cluster, path, *rest, **query)
 
     monkeypatch.setattr(Cluster, "read", read)
-    monkeypatch.setattr(stacks, "find", lambda _: SimpleNamespace(kubeconfig=account))
+    monkeypatch.setattr(status, "Cluster", lambda context: Cluster(context, account))
 
     def run() -> dict[str, Any]:
         assert status.run(argparse.Namespace(stack="sandbox", json=True)) == 1
