@@ -44,6 +44,17 @@ def test_grafana_is_reached_where_the_output_says() -> None:
     assert service["metadata"]["labels"]["app.kubernetes.io/name"] != "grafana"
 
 
+def test_grafana_requests_nothing_from_the_internet() -> None:
+    # With its defaults, Grafana 13 replaces its own plugins, that for Prometheus among them, by
+    # those of grafana.com two seconds after each start (pkg/setting/setting_plugins.go).
+    ini = VALUES["grafana"]["grafana.ini"]
+
+    assert ini["plugins"] == {"preinstall_disabled": True, "public_key_retrieval_disabled": True}
+    assert set(ini["analytics"].values()) == {False}
+    assert ini["news"] == {"news_feed_enabled": False}
+    assert ini["security"] == {"disable_gravatar": True}
+
+
 def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
     dashboard = HOME["kubernetes:core/v1:ConfigMap::monitoring-server-dashboard"]
     alert = HOME["kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-disk-alerts"]
