@@ -164,7 +164,9 @@ class Section(BaseModel):
 class Network(Section):
     """The home network, and MetalLB's addresses in it."""
 
-    lan: Annotated[str, Want("a network such as 192.168.1.0/24", check=IPv4Network)]
+    lan: Annotated[
+        str, Want("a network such as 192.168.1.0/24", r"^[0-9.]+/[0-9]{1,2}$", IPv4Network)
+    ]
     """CIDR of the home network."""
     pool: Annotated[
         str, Want("a range from low to high, such as 192.168.1.101-192.168.1.102", check=_is_range)
