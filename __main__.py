@@ -64,6 +64,8 @@ cluster = Provider(
     # Without it, a changed URL of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
+    # Otherwise a changed Secret is replaced, and before it all Deployments that use it.
+    enable_secret_mutable=True,
     # Overwrite manual changes instead of failing on conflicts between field managers.
     enable_patch_force=True,
 )
