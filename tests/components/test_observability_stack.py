@@ -3,8 +3,9 @@
 import json
 import re
 
-from harness import deployed
+from harness import RESERVED, deployed, stack_config
 
+import config
 from components.observability.alerts import alerts
 from config.quantities import size
 
@@ -53,6 +54,19 @@ def test_grafana_requests_nothing_from_the_internet() -> None:
     assert set(ini["analytics"].values()) == {False}
     assert ini["news"] == {"news_feed_enabled": False}
     assert ini["security"] == {"disable_gravatar": True}
+
+
+def test_no_alert_demands_a_spare_node() -> None:
+    """As the chart's: all requests must fit without the largest node, if there are several."""
+    stack = config.read(stack_config("example-two-nodes"), RESERVED)
+    requests = config.plan(stack, RESERVED)["ollama"].requested.values()
+    smaller = min(stack.nodes.values(), key=lambda node: size(node.memory))
+
+    assert sum(request.memory for request in requests) > size(smaller.memory)
+    assert sum(request.cpu for request in requests) > smaller.cpus
+    disabled = VALUES["defaultRules"]["disabled"]
+    assert disabled["KubeCPUOvercommit"]
+    assert disabled["KubeMemoryOvercommit"]
 
 
 def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:
