@@ -75,7 +75,7 @@ class Gateway:
     ) -> ContainerArgsDict:
         """Return the container, a proxy of `upstream`, a `host:port` inside the pod.
 
-        `settings` are more variables of `programs/gateway_rules.py`.
+        `settings` are more variables of `programs/gateway_settings.py`.
         """
         probe: ProbeArgsDict = {"http_get": {"path": "/", "port": "http"}, "timeout_seconds": 5}
         addresses: dict[str, Input[str]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_rules import Settings
+from gateway_settings import Settings
 from harness import (
     RESERVED,
     Deployment,

@@ -36,7 +36,7 @@ from gateway_lab import (
     whole,
 )
 from gateway_poller import STALE, seconds_until
-from gateway_rules import Settings
+from gateway_settings import Settings
 from gateway_stream import StreamParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -649,12 +649,9 @@ def test_the_poller_reports_models_and_drops_them_when_ollama_is_down(home: Lab)
         return float(point.value)
 
     assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 1.0})
-    assert value("ollama.models.available") == 2
     assert value("ollama.model.loaded.size") == 3_227_894_413
     assert value("ollama.model.loaded.gpu.size") == 0
     assert value("ollama.model.expires_in") == 7 * 86400
-    [version] = home.metric("ollama.version.info")
-    assert version.labels == {"ollama.version": "0.33.3"}
     ceilings = home.metric("ollama.ceiling.tokens")
     assert {it.value for it in ceilings} == {BANDWIDTH / SIZE}
 

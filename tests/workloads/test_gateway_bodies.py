@@ -29,7 +29,7 @@ from gateway_lab import (
     whole,
 )
 from gateway_pictures import MOST_PICTURES
-from gateway_rules import ROUTES
+from gateway_routes import ROUTES
 from gateway_schema import HOLD
 from hypothesis import given, settings
 from hypothesis import strategies as st

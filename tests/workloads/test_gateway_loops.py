@@ -63,8 +63,8 @@ def test_no_response_stops_the_poll_and_each_result_is_logged_once(
     assert eventually(lambda: len(upstream.got(route)) >= before + 3)
     # All is as it was.
     assert eventually(lambda: home.gateway.poller.values["ollama.up"] == {"": 1})
-    assert eventually(lambda: home.gateway.poller.values["ollama.models.loaded"] == {"": 1})
-    assert eventually(lambda: home.gateway.poller.values["ollama.models.available"] == {"": 2})
+    assert eventually(lambda: len(home.gateway.poller.values["ollama.model.loaded.size"]) == 1)
+    assert eventually(lambda: len(home.gateway.poller.values["ollama.model.size"]) == 2)
     assert home.metric("ollama.up")
     logged = [line for line in capsys.readouterr().out.splitlines() if f"poll of {route}" in line]
     assert len([line for line in logged if "success" not in line]) <= 1

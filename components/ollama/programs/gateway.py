@@ -18,7 +18,8 @@ from gateway_connections import Server, error_response
 from gateway_meters import Call, Meters
 from gateway_poller import Poller
 from gateway_push import Exporter
-from gateway_rules import BLOBS, PATTERNS, ROUTES, RefusalError, Settings, end_to_end
+from gateway_routes import BLOBS, PATTERNS, ROUTES, RefusalError, end_to_end
+from gateway_settings import Settings
 from multidict import CIMultiDict
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader

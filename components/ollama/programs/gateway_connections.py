@@ -8,7 +8,7 @@ from typing import cast
 from aiohttp import hdrs, web, web_protocol
 from aiohttp.http_exceptions import LineTooLong
 from gateway_meters import Call, Meters
-from gateway_rules import Settings
+from gateway_settings import Settings
 from gateway_stream import StreamParser
 
 # Pipelined requests of a connection, each with a head in memory; no known client pipelines.

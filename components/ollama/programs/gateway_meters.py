@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway_poller import GAUGES, Poller
-from gateway_rules import MODEL, RefusalError, Route, Settings
+from gateway_poller import GAUGES, MODEL, Poller
+from gateway_routes import RefusalError, Route
+from gateway_settings import Settings
 from gateway_stream import StreamParser
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 

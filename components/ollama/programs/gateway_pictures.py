@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gateway_rules import RefusalError
+from gateway_routes import RefusalError
 
 # Keys of pictures and sound in Ollama's API and those it imitates, with the key around them; Go
 # matches any case.

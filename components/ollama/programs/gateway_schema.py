@@ -5,7 +5,7 @@ import re
 import secrets
 from typing import Any
 
-from gateway_rules import RefusalError
+from gateway_routes import RefusalError
 
 HOLD = ("format", "response_format", "text")
 """Keys of a request that hold a schema: Ollama's own, and two of OpenAI's."""
