@@ -264,7 +264,7 @@ def test_models_are_changed_only_with_a_generated_token() -> None:
         "GATEWAY_MANAGE_TOKEN": (secret, "manage-token"),
         "GATEWAY_USER_KEY": (secret, "user-key"),
     }
-    assert secret_keys(puller) == {"PULL_TOKEN": (secret, "manage-token")}
+    assert secret_keys(puller) == {"MANAGE_TOKEN": (secret, "manage-token")}
     # Whole, or each value for itself: nothing of it is in the open.
     assert resource.secrets & {"stringData", "stringData.manage-token"}
     assert resource.secrets & {"stringData", "stringData.user-key"}
