@@ -47,8 +47,8 @@ def volume(
 
 reserved = config.requested(CHART_VALUES)
 settings = config.load(reserved)
-plans = config.plan(settings, reserved)
-pulumi.log.info(config.table(settings, plans))
+plan = config.plan(settings, reserved)
+pulumi.log.info(config.table(settings, plan))
 # The provider's lines do not say why a pod waits.
 log_waits(settings.context)
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
@@ -160,11 +160,11 @@ models = {
         {
             "namespace": namespace,
             "claim_name": storage.claims[claims[key]],
-            "pod": pod(server, plans[key].memory),
+            "pod": pod(server, plan.servers[key].memory),
             "runtime": {
                 "context_length": server.context_length,
                 "parallel": server.parallel,
-                "loaded_models": plans[key].loaded_models,
+                "loaded_models": plan.servers[key].loaded_models,
                 "kv_cache": server.kv_cache,
                 "prompt_cache_mib": server.prompt_cache_mib,
                 "keep_alive": server.keep_alive,

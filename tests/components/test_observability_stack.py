@@ -59,7 +59,7 @@ def test_grafana_requests_nothing_from_the_internet() -> None:
 def test_no_alert_demands_a_spare_node() -> None:
     """As the chart's: all requests must fit without the largest node, if there are several."""
     stack = config.read(stack_config("example-two-nodes"), RESERVED)
-    requests = config.plan(stack, RESERVED)["ollama"].requested.values()
+    requests = config.plan(stack, RESERVED).requests.values()
     smaller = min(stack.nodes.values(), key=lambda node: size(node.memory))
 
     assert sum(request.memory for request in requests) > size(smaller.memory)

@@ -152,7 +152,7 @@ def test_the_job_keeps_its_ledger_beside_the_models_and_cannot_reach_them() -> N
 
 
 def test_the_server_has_the_memory_and_the_number_of_models_that_are_planned() -> None:
-    planned = plan(read(stack_config("home")), RESERVED)["ollama"]
+    planned = plan(read(stack_config("home")), RESERVED).servers["ollama"]
     bounds = OLLAMA["resources"]
 
     assert bounds["requests"]["memory"] == planned.memory.request == "19Gi"
@@ -247,7 +247,7 @@ def test_the_ceiling_that_the_gateway_reports_is_the_planned_one() -> None:
     settings = Settings.parse(own | dict.fromkeys(secret_keys(GATEWAY), "generated"))
     config = stack_config("home")
     config["ollama"]["models"] += ["gpt-oss:20b"]
-    lines = [line for line in plan(read(config), RESERVED)["ollama"].models if line.ceiling]
+    lines = [line for line in plan(read(config), RESERVED).servers["ollama"].models if line.ceiling]
 
     assert [line.name for line in lines] == config["ollama"]["models"]
     for line in lines:

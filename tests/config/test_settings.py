@@ -697,7 +697,7 @@ def test_spellings_of_the_same_model_are_one_model() -> None:
     raw["ollama"]["models"] += [mine, "nomic-embed-text:V1.5", "Some:Instruct"]
     raw["ollama"]["model_sizes"] = {"library/some:instruct": "2Gi"}
     settings = read(raw)
-    plan = config.plan(settings, RESERVED)["ollama"]
+    plan = config.plan(settings, RESERVED).servers["ollama"]
 
     assert settings.completion_model == "codellama:7b"
     assert [line.name for line in plan.models] == [
