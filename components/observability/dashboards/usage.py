@@ -88,14 +88,6 @@ MODELS = (
             )
         },
     ),
-    Panel(
-        "Tokens in the chosen time, by model",
-        "short",
-        "Tokens that each model read and wrote.",
-        "AnswersFailing",
-        {NAME: or_zero(f"sum by (gen_ai_request_model) (increase({TOKENS}[$__range]))")},
-        shape="bars",
-    ),
 )
 PERSONS = (
     Panel(
