@@ -1,6 +1,5 @@
 """Composes the homelab stack from its settings, one component after the other."""
 
-import inspect
 from typing import cast
 
 import pulumi
@@ -22,7 +21,6 @@ from components import (
     Pod,
     Telemetry,
 )
-from config import model_name
 from ops.waits import log_waits
 
 
@@ -183,7 +181,6 @@ models = {
                 "read_bytes": config.read_bytes(),
                 "label_users": observability.label_users,
             },
-            "model_name": inspect.getsource(model_name),
             "telemetry": telemetry,
         },
         on_cluster,

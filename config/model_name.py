@@ -1,4 +1,4 @@
-"""Comparison of models' names; imports nothing, because programs in pods use it too."""
+"""Comparison of models' names; imports nothing, because pods run it too, by a link in `programs`."""
 
 
 def canonical(name: str) -> str:

@@ -40,13 +40,9 @@ class Gateway:
     volume: VolumeArgsDict
     """The volume with the program."""
 
-    def __init__(self, name: str, namespace: Input[str], model_name: str, parent: Resource) -> None:
-        """Create its ConfigMap and Secret in `namespace`.
-
-        `model_name` is the source of the module of that name, which the program imports.
-        """
-        program = read_files(Path(__file__).parent / "programs", "gateway*.py")
-        program["model_name.py"] = model_name
+    def __init__(self, name: str, namespace: Input[str], parent: Resource) -> None:
+        """Create its ConfigMap and Secret in `namespace`."""
+        program = read_files(Path(__file__).parent / "programs", "gateway*.py", "model_name.py")
         child = ResourceOptions(parent=parent)
         self._name = f"{name}-gateway"
         self._fingerprint = hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,9 @@ from components._kubernetes import (
     volume,
 )
 
-PROGRAM = read_files(Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py")
+PROGRAM = read_files(
+    Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py", "model_name.py"
+)
 """Files of the program by name."""
 
 
@@ -43,8 +45,6 @@ class ModelJobArgs(OllamaModels):
     """Claim of the models' volume, which also has the Job's ledger."""
     image: str
     """Image with Python 3.11, pinned."""
-    model_name: str
-    """Source of the module `model_name`, which the programs import."""
     node: str | None
     """Host name of the node to run on; None for the node of the volume."""
 
@@ -130,7 +130,6 @@ def _files(args: ModelJobArgs) -> dict[str, str]:
     declared = {"models": models, "refreshed": args.get("refreshed") or ""}
     return {
         **PROGRAM,
-        "model_name.py": args["model_name"],
         "models.json": json.dumps(declared, indent=1, sort_keys=True),
     }
 

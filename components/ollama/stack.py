@@ -80,8 +80,6 @@ class OllamaStackArgs(TypedDict):
     runtime: OllamaRuntime
     models: OllamaModels
     gateway: OllamaGateway
-    model_name: str
-    """Source of the module `model_name`, which the programs import."""
     telemetry: NotRequired[Telemetry]
     """Default: metrics are not pushed."""
 
@@ -126,7 +124,7 @@ class OllamaStack(ComponentResource):
 
         runtime, node = args["runtime"], args["pod"].get("node")
         telemetry = args.get("telemetry", NO_TELEMETRY)
-        gateway = Gateway(name, namespace, args["model_name"], self)
+        gateway = Gateway(name, namespace, self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         deployment = Deployment(
             f"{name}-deployment",
@@ -167,7 +165,6 @@ class OllamaStack(ComponentResource):
             "claim_name": args["claim_name"],
             "image": args["gateway"]["image"],
             "node": node,
-            "model_name": args["model_name"],
             **args["models"],
         }
         token = gateway.token("MANAGE_TOKEN")
