@@ -20,8 +20,7 @@ from pydantic import (
 
 from config import ide, quantities, versions
 from config.errors import Want
-from config.hosts import PROFILES
-from config.hosts.profile import Profile
+from config.hosts import PROFILES, Profile
 from config.model_name import canonical
 from config.quantities import size
 
