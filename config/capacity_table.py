@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from config.capacity import GIB, ModelPlan, Plan, ServerPlan
 from config.catalogue import SAFETY
-from config.models import closest_name
 from config.quantities import gib, size
 from config.settings import Settings
 
@@ -59,15 +58,7 @@ def _server_sums(settings: Settings, key: str, plan: ServerPlan) -> Iterator[str
     estimated = [model for model in plan.models if model.shape.estimated_from]
     if estimated:
         sources = ", ".join(f"{m.name} from its {m.shape.estimated_from}" for m in estimated)
-        similar = [
-            name
-            for model in estimated
-            if model.shape.estimated_from == "name" and (name := closest_name(model.weights))
-        ]
-        yield (
-            f"* not in the catalogue: estimated {sources}, plus {SAFETY - 1:.0%}"
-            + (f"; did you mean {', '.join(similar)}?" if similar else "")
-        )
+        yield f"* not in the catalogue: estimated {sources}, plus {SAFETY - 1:.0%}"
     names = ", ".join(model.name for model in plan.resident)
     yield f"most memory, if loaded together: {gib(plan.needed)} for {names}"
     yield f"Ollama's memory: request {plan.memory.request}, limit {plan.memory.limit}"

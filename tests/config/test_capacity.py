@@ -468,36 +468,6 @@ def test_the_table_fits_a_hundred_columns() -> None:
     assert max(map(len, lines)) <= 100 - 6
 
 
-@pytest.mark.parametrize(
-    ("name", "suggestion"),
-    [
-        ("codelama:7b", "codellama:7b"),
-        ("code-llama:13b", "codellama:13b"),
-        ("lama3.2:3b", "llama3.2:3b"),
-        ("llama-3.2:1b", "llama3.2:1b"),
-        ("Gema3:4b", "gemma3:4b"),
-        ("gptoss:20b", "gpt-oss:20b"),
-        ("qwen2.5coder:7b", "qwen2.5-coder:7b"),
-        ("gemma-3:12b-it-qat", "gemma3:12b-it-qat"),
-        # These exist.
-        *((name, "") for name in ("llama3:8b", "llama2:7b", "qwen2:7b", "phi3:14b")),
-        *(
-            (name, "")
-            for name in ("ministral-3:8b", "mistral-nemo:12b", "codegemma:7b", "qwen3:1.7b")
-        ),
-        *((name, "") for name in ("someone/codelama:7b", "hf.co/someone/codelama:7b", "olmo2:7b")),
-        # Several candidates, or none near enough.
-        *((name, "") for name in ("codelama:8b", "gema3:4000b", "mine:7b")),
-    ],
-)
-def test_a_misspelt_model_is_answered_with_a_suggestion(name: str, suggestion: str) -> None:
-    settings = stack(name)
-    table = config.table(settings, config.plan(settings, RESERVED)).replace("\n  ", " ")
-    (note,) = [line for line in table.splitlines() if line.startswith("* not in the catalogue")]
-
-    assert note.partition("; did you mean ")[2].removesuffix("?") == suggestion
-
-
 def test_a_run_of_the_program_prints_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     messages: list[str] = []
     monkeypatch.setattr("pulumi.log.info", messages.append)
