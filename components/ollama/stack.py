@@ -222,6 +222,6 @@ def _metrics(
         "GATEWAY_OTLP_URL": telemetry["otlp_url"],
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
-        "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
+        **({"GATEWAY_USER_LABEL": "on"} if gateway.get("label_users") else {}),
         **otel_service("ollama-gateway", namespace, name),
     }

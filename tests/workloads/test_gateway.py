@@ -714,8 +714,6 @@ def test_no_user_is_recorded_by_default(home: Lab) -> None:
     [
         ("GATEWAY_BANDWITH", "1"),
         ("GATEWAY_BANDWIDTH", "fast"),
-        ("GATEWAY_USER_LABEL", "yes"),
-        ("GATEWAY_USER_LABEL", "on"),
         ("GATEWAY_READ_BYTES", "a=b"),
     ],
 )

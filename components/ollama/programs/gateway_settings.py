@@ -19,7 +19,7 @@ class Settings:
     manage_token: str = field(default="", repr=False)  # empty: models cannot be changed
     bandwidth: float = 0  # memory bandwidth in bytes/s; 0: unknown
     read_bytes: str = ""  # "model=bytes,…" read per token, if less than the file (MoE)
-    user_label: str = "off"  # "on": metrics have a pseudonym of the user
+    user_label: str = ""  # not empty: metrics have a pseudonym of the user
     user_key: str = field(default="", repr=False)
     user_header: str = "X-OpenWebUI-User-Id"
     user_cap: int = 20  # pseudonyms; further users are "other"
@@ -59,19 +59,6 @@ class Settings:
             except ValueError as error:
                 raise ValueError(f"{variable}: {error}") from error
         settings = cls(**values)
-        if settings.user_label not in ("on", "off"):
-            raise ValueError(f"GATEWAY_USER_LABEL: got {settings.user_label}, want on or off")
-        if settings.user_label == "on" and not settings.user_key:
-            raise ValueError("GATEWAY_USER_KEY: missing, want a key while GATEWAY_USER_LABEL is on")
-        for name in known:
-            if (
-                known[name] in (int, float)
-                and name != "bandwidth"
-                and not getattr(settings, name) > 0
-            ):
-                raise ValueError(
-                    f"GATEWAY_{name.upper()}: got {getattr(settings, name)}, want more than 0"
-                )
         settings.bytes_read()
         return settings
 
