@@ -8,7 +8,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 
 class Route(NamedTuple):
-    """A route of Ollama's API."""
+    """A route of Ollama's API; those of other APIs (`/v1/…`) are unknown, as nothing uses them."""
 
     methods: tuple[str, ...]
     manages: bool = False  # requires the token
@@ -24,17 +24,10 @@ ROUTES = {
     "/api/tags": Route(READS),
     "/api/ps": Route(READS),
     "/api/show": Route(POST),
-    "/v1/models": Route(READS),
-    "/v1/models/{model}": Route(READS),
     "/api/chat": Route(POST, operation="chat", streams=True),
     "/api/generate": Route(POST, operation="text_completion", streams=True),
     "/api/embed": Route(POST, operation="embeddings"),
     "/api/embeddings": Route(POST, operation="embeddings"),
-    "/v1/chat/completions": Route(POST, operation="chat"),
-    "/v1/responses": Route(POST, operation="chat"),
-    "/v1/messages": Route(POST, operation="chat"),
-    "/v1/completions": Route(POST, operation="text_completion"),
-    "/v1/embeddings": Route(POST, operation="embeddings"),
     "/api/pull": Route(POST, manages=True, streams=True),
     "/api/create": Route(POST, manages=True, streams=True),
     "/api/push": Route(POST, manages=True, streams=True),
@@ -43,10 +36,7 @@ ROUTES = {
     "/api/blobs/{digest}": Route((hdrs.METH_HEAD, hdrs.METH_POST), manages=True),
 }
 BLOBS = "/api/blobs/{digest}"
-PATTERNS = {
-    re.compile(r"/v1/models/[\w.:%~-]+(/[\w.:%~-]+)*", re.ASCII): "/v1/models/{model}",
-    re.compile(r"/api/blobs/sha256[:-][0-9a-f]{64}", re.ASCII): BLOBS,
-}
+BLOB = re.compile(r"/api/blobs/sha256[:-][0-9a-f]{64}", re.ASCII)
 # RFC 9110 §7.6.1, and headers that aiohttp writes for each side.
 HOP_BY_HOP = {
     *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
