@@ -164,17 +164,6 @@ MODELS = (
         },
     ),
     Panel(
-        "Unloaded in",
-        "s",
-        "Time until an unused model is unloaded; a week stands for never. 0: not loaded.",
-        "FirstTokenSlow",
-        {
-            NAME: or_zero(
-                f"max by (gen_ai_request_model) (ollama_model_expires_in_seconds{{{MODEL}}})"
-            )
-        },
-    ),
-    Panel(
         "Answers by outcome",
         "reqpm",
         "Answers a minute by outcome; `ok` is a complete one.",

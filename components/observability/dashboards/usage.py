@@ -91,16 +91,6 @@ MODELS = (
 )
 PERSONS = (
     Panel(
-        "Accounts active",
-        "short",
-        "Accounts active in the last three minutes, and since midnight (UTC).",
-        "OpenWebUIDown",
-        {
-            "now": "max(webui_users_active) or vector(0)",
-            "today": "max(webui_users_active_today) or vector(0)",
-        },
-    ),
-    Panel(
         "Tokens in the chosen time, by user",
         "short",
         "By pseudonym of the user, if `observability.label_users` is true; otherwise all in one "
