@@ -1,6 +1,5 @@
 """Composes the homelab stack from its settings, one component after the other."""
 
-import inspect
 from typing import cast
 
 import pulumi
@@ -22,7 +21,6 @@ from components import (
     Pod,
     Telemetry,
 )
-from config import model_name
 from ops.waits import log_waits
 
 
@@ -47,8 +45,8 @@ def volume(
 
 reserved = config.requested(CHART_VALUES)
 settings = config.load(reserved)
-plans = config.plan(settings, reserved)
-pulumi.log.info(config.table(settings, plans))
+plan = config.plan(settings, reserved)
+pulumi.log.info(config.table(settings, plan))
 # The provider's lines do not say why a pod waits.
 log_waits(settings.context)
 ollama, webui, observability = settings.ollama, settings.webui, settings.observability
@@ -64,6 +62,8 @@ cluster = Provider(
     # Without it, a changed URL of the API server replaces every resource.
     cluster_identifier=pulumi.get_stack(),
     enable_config_map_mutable=True,
+    # Otherwise a changed Secret is replaced, and before it all Deployments that use it.
+    enable_secret_mutable=True,
     # Overwrite manual changes instead of failing on conflicts between field managers.
     enable_patch_force=True,
 )
@@ -158,11 +158,11 @@ models = {
         {
             "namespace": namespace,
             "claim_name": storage.claims[claims[key]],
-            "pod": pod(server, plans[key].memory),
+            "pod": pod(server, plan.servers[key].memory),
             "runtime": {
                 "context_length": server.context_length,
                 "parallel": server.parallel,
-                "loaded_models": plans[key].loaded_models,
+                "loaded_models": plan.servers[key].loaded_models,
                 "kv_cache": server.kv_cache,
                 "prompt_cache_mib": server.prompt_cache_mib,
                 "keep_alive": server.keep_alive,
@@ -181,7 +181,6 @@ models = {
                 "read_bytes": config.read_bytes(),
                 "label_users": observability.label_users,
             },
-            "model_name": inspect.getsource(model_name),
             "telemetry": telemetry,
         },
         on_cluster,

@@ -6,10 +6,12 @@ from typing import NotRequired, TypedDict
 
 from pulumi import Input, Output, Resource, ResourceOptions
 from pulumi_kubernetes.core.v1 import (
+    ConfigMap,
     ContainerArgsDict,
     EnvVarArgsDict,
     PodSpecArgsDict,
     ResourceRequirementsArgsDict,
+    SecretKeySelectorArgsDict,
     SecurityContextArgsDict,
     Service,
     ServiceSpecArgsDict,
@@ -121,14 +123,14 @@ def pod_security(level: str) -> dict[str, str]:
     }
 
 
-def pod(
+def pod_spec(
     container: ContainerArgsDict,
     volumes: list[VolumeArgsDict],
     node: str | None,
     sidecar: ContainerArgsDict | None = None,
     groups: Sequence[int] = (),
 ) -> PodSpecArgsDict:
-    """Return a restricted pod spec with one container, on `node` or on the node of its volume.
+    """Return a restricted spec with one container, on `node` or on the node of its volume.
 
     `sidecar` is a native one (Kubernetes 1.29 or newer): it starts before the container and
     stops after it. `groups` are supplemental group IDs.
@@ -171,6 +173,16 @@ def environment(values: Mapping[str, Input[str]]) -> list[EnvVarArgsDict]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
+def secret_variable(
+    name: str, secret: Input[str], key: str = "", *, optional: bool = False
+) -> EnvVarArgsDict:
+    """Return an environment variable from a Secret's key, by default of the same name."""
+    reference: SecretKeySelectorArgsDict = {"name": secret, "key": key or name}
+    if optional:
+        reference["optional"] = True
+    return {"name": name, "value_from": {"secret_key_ref": reference}}
+
+
 def resources(pod: Pod, device: str | None = None) -> ResourceRequirementsArgsDict:
     """Return a container's resources, with one `device` of a device plugin."""
     # Request and limit of an extended resource must be equal.
@@ -184,6 +196,11 @@ def resources(pod: Pod, device: str | None = None) -> ResourceRequirementsArgsDi
 def volume(name: str, claim: Input[str]) -> VolumeArgsDict:
     """Return a pod's volume of a PersistentVolumeClaim."""
     return {"name": name, "persistent_volume_claim": {"claim_name": claim}}
+
+
+def files(name: str, config_map: ConfigMap) -> VolumeArgsDict:
+    """Return a pod's volume of a ConfigMap's files."""
+    return {"name": name, "config_map": {"name": config_map.metadata["name"]}}
 
 
 DNS: NetworkPolicyEgressRuleArgsDict = {

@@ -75,8 +75,8 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Memory of a server's models, its resources that follow, and the requests on all nodes."""
+class ServerPlan:
+    """Memory of a server's models, and the resources that follow."""
 
     models: tuple[ModelPlan, ...]
     """The models in the order of the stack file; the embedding model is the last."""
@@ -88,8 +88,6 @@ class Plan:
     """Bytes of its node's memory that other requests leave for it."""
     on_gpu: int
     """Bytes of the models loaded at once that are on the GPU."""
-    requested: Mapping[str, Request]
-    """Requests on each node by its name, the system's reserve included."""
 
     @property
     def resident(self) -> list[ModelPlan]:
@@ -100,6 +98,15 @@ class Plan:
     def files(self) -> int:
         """Bytes of all models on the disk."""
         return sum({model.weights: model.shape.size for model in self.models}.values())
+
+
+class Plan(NamedTuple):
+    """The plan of all model servers, and of the nodes."""
+
+    servers: Mapping[str, ServerPlan]
+    """By key of the stack file, such as `ollama`."""
+    requests: Mapping[str, Request]
+    """Requests on each node by its name, the system's reserve included."""
 
 
 def requested(values: Mapping[str, Any]) -> Request:
@@ -115,8 +122,8 @@ def requested(values: Mapping[str, Any]) -> Request:
     return total
 
 
-def plan(settings: Settings, reserved: Request) -> dict[str, Plan]:
-    """Plan the memory of each model server, by key; the monitoring chart's pods request `reserved`.
+def plan(settings: Settings, reserved: Request) -> Plan:
+    """Plan the memory of all model servers; the monitoring chart's pods request `reserved`.
 
     All models must be known to `catalogue.find`. Of servers on one node, the earlier one has the
     choice.
@@ -132,15 +139,21 @@ def plan(settings: Settings, reserved: Request) -> dict[str, Plan]:
     for workload, request in workloads:
         name = settings.node_of(workload)
         requests[name] = requests[name].plus(request)
-    return {key: _plan_server(server, settings, requests) for key, server in servers.items()}
+    plans = {}
+    for key, server in servers.items():
+        node = settings.node_of(server)
+        plans[key] = _plan_server(server, settings, requests[node].memory)
+        if not server.memory:
+            planned = Request(0, size(plans[key].memory.request))
+            requests[node] = requests[node].plus(planned)
+    return Plan(plans, requests)
 
 
-def _plan_server(server: Ollama, settings: Settings, requests: dict[str, Request]) -> Plan:
-    """Plan one server, and add the memory that is planned for it to `requests`."""
-    node = settings.node_of(server)
-    capacity = size(settings.nodes[node].memory)
+def _plan_server(server: Ollama, settings: Settings, requested: int) -> ServerPlan:
+    """Plan one server; the pods of its node request `requested` bytes, with its own if set."""
+    capacity = size(settings.nodes[settings.node_of(server)].memory)
     fixed = size(server.memory.request) if server.memory else 0
-    available = capacity - requests[node].memory + fixed
+    available = capacity - requested + fixed
 
     models = tuple(_plan_model(name, server, settings) for name in settings.models_on(server))
     fitting = _count_fitting(models, fixed or available, settings.gpu_memory(server))
@@ -148,15 +161,13 @@ def _plan_server(server: Ollama, settings: Settings, requests: dict[str, Request
     resident = _largest(models, loaded)
     needed = sum(model.total for model in resident)
     memory = server.memory or _memory(needed, capacity - SYSTEM_RESERVE.memory)
-    requests[node] = requests[node].plus(Request(0, size(memory.request) - fixed))
-    return Plan(
+    return ServerPlan(
         models=models,
         loaded_models=loaded,
         memory=memory,
         needed=needed,
         available=available,
         on_gpu=sum(model.device_memory for model in resident),
-        requested=requests,
     )
 
 

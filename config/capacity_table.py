@@ -1,11 +1,10 @@
 """The capacity plan as a table, for the output of `pulumi preview`."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from config.capacity import GIB, ModelPlan, Plan
+from config.capacity import GIB, ModelPlan, Plan, ServerPlan
 from config.catalogue import SAFETY
-from config.models import closest_name
 from config.quantities import gib, size
 from config.settings import Settings
 
@@ -14,15 +13,15 @@ WIDTH = 94
 HEAD = ("server", "model", "tokens", "weights", "KV", "buffers", "prompts", "total", "tokens/s")
 
 
-def table(settings: Settings, plans: Mapping[str, Plan]) -> str:
+def table(settings: Settings, plan: Plan) -> str:
     """Return a row for each model of each server, in GiB, and the sums for servers and nodes.
 
     The column `server` is there if there are several.
     """
     rows: list[tuple[str, ...]] = [HEAD]
     for key, server in settings.model_servers.items():
-        rows += [(key, *_row(model, server.parallel)) for model in plans[key].models]
-    several = len(plans) > 1
+        rows += [(key, *_row(model, server.parallel)) for model in plan.servers[key].models]
+    several = len(plan.servers) > 1
     rows = rows if several else [row[1:] for row in rows]
     columns = [
         [value.ljust(width) if index <= several else value.rjust(width) for value in column]
@@ -35,10 +34,10 @@ def table(settings: Settings, plans: Mapping[str, Plan]) -> str:
     )
     sums = [
         f"{key}: {line}" if several else line
-        for key in plans
-        for line in _server_sums(settings, key, plans[key])
+        for key in plan.servers
+        for line in _server_sums(settings, key, plan.servers[key])
     ]
-    sums += _node_sums(settings, plans["ollama"])
+    sums += _node_sums(settings, plan)
     # A model's name may have hyphens.
     wrapper = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([title, *lines, *map(wrapper.fill, sums)])
@@ -54,20 +53,12 @@ def _row(model: ModelPlan, parallel: int) -> tuple[str, ...]:
     )
 
 
-def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
+def _server_sums(settings: Settings, key: str, plan: ServerPlan) -> Iterator[str]:
     server = settings.model_servers[key]
     estimated = [model for model in plan.models if model.shape.estimated_from]
     if estimated:
         sources = ", ".join(f"{m.name} from its {m.shape.estimated_from}" for m in estimated)
-        similar = [
-            name
-            for model in estimated
-            if model.shape.estimated_from == "name" and (name := closest_name(model.weights))
-        ]
-        yield (
-            f"* not in the catalogue: estimated {sources}, plus {SAFETY - 1:.0%}"
-            + (f"; did you mean {', '.join(similar)}?" if similar else "")
-        )
+        yield f"* not in the catalogue: estimated {sources}, plus {SAFETY - 1:.0%}"
     names = ", ".join(model.name for model in plan.resident)
     yield f"most memory, if loaded together: {gib(plan.needed)} for {names}"
     yield f"Ollama's memory: request {plan.memory.request}, limit {plan.memory.limit}"
@@ -78,5 +69,5 @@ def _server_sums(settings: Settings, key: str, plan: Plan) -> Iterator[str]:
 
 def _node_sums(settings: Settings, plan: Plan) -> Iterator[str]:
     for name, node in settings.nodes.items():
-        requested, memory = gib(plan.requested[name].memory), gib(size(node.memory))
+        requested, memory = gib(plan.requests[name].memory), gib(size(node.memory))
         yield f"{name}: {requested} of {memory} requested, with the reserve for the system"

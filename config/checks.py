@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
 from typing import Any
 
-from config.capacity import SYSTEM_RESERVE, Plan, Request, plan, whole_gib
+from config.capacity import SYSTEM_RESERVE, Request, ServerPlan, plan, whole_gib
 from config.errors import SECRET, Encrypted, NoValue, Problem
 from config.hosts import PROFILES
 from config.model_name import canonical
@@ -162,16 +162,16 @@ def disks(settings: Settings) -> Iterator[Problem]:
 
 def memory(settings: Settings, reserved: Request) -> Iterator[Problem]:
     """Check that the models fit on their volume and in memory, and all requests on their nodes."""
-    plans, full = plan(settings, reserved), set()
+    planned, full = plan(settings, reserved), set()
     for key, server in settings.model_servers.items():
-        if plans[key].files > size(server.volume.size):
-            want = f"{whole_gib(plans[key].files)} or more for the files of the models"
+        if (files := planned.servers[key].files) > size(server.volume.size):
+            want = f"{whole_gib(files)} or more for the files of the models"
             yield Problem((*key.split("."), "volume", "size"), server.volume.size, want)
-        for path, got, want in _loaded_models(settings, key, plans[key]):
+        for path, got, want in _loaded_models(settings, key, planned.servers[key]):
             full.add(settings.node_of(server))
             yield Problem(path, got, want + _suggestion(settings, key, reserved))
     for name, node in settings.nodes.items():
-        requested, reserve = plans["ollama"].requested[name], SYSTEM_RESERVE
+        requested, reserve = planned.requests[name], SYSTEM_RESERVE
         if requested.memory > size(node.memory) and name not in full:
             want = f"{whole_gib(requested.memory)} or more for all requests"
             want += f" and {gib(reserve.memory)} for the system"
@@ -181,7 +181,7 @@ def memory(settings: Settings, reserved: Request) -> Iterator[Problem]:
             yield Problem(("nodes", name, "cpus"), node.cpus, want)
 
 
-def _loaded_models(settings: Settings, key: str, planned: Plan) -> Iterator[Problem]:
+def _loaded_models(settings: Settings, key: str, planned: ServerPlan) -> Iterator[Problem]:
     """Check that a server's models loaded at once fit into its memory, and into the GPU's."""
     server, loaded = settings.model_servers[key], [model.name for model in planned.resident]
     path = key.split(".")
@@ -204,7 +204,7 @@ def _loaded_models(settings: Settings, key: str, planned: Plan) -> Iterator[Prob
 
 def _suggestion(settings: Settings, key: str, reserved: Request) -> str:
     """Return the first change of one key with which a server's models fit, and who has room."""
-    server, models = settings.model_servers[key], plan(settings, reserved)[key].models
+    server, models = settings.model_servers[key], plan(settings, reserved).servers[key].models
     chat = [model for model in models if server.find(model.name)]
     largest = max(chat, key=lambda model: model.total)
     others = [model for model in server.models if largest.name not in (model.name, model.base)]
@@ -240,10 +240,10 @@ def _servers_for(weights: str, settings: Settings, key: str, reserved: Request) 
             "model_sizes": {**(server.model_sizes or {}), **(other.model_sizes or {})},
         }
         moved = settings.with_server(other_key, other.model_copy(update=change))
-        files = plan(moved, reserved)[other_key].files
+        files = plan(moved, reserved).servers[other_key].files
         if files <= size(other.volume.size) and _fits(moved, other_key, reserved):
             yield other_key
 
 
 def _fits(settings: Settings, key: str, reserved: Request) -> bool:
-    return not any(_loaded_models(settings, key, plan(settings, reserved)[key]))
+    return not any(_loaded_models(settings, key, plan(settings, reserved).servers[key]))

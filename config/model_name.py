@@ -1,4 +1,4 @@
-"""Comparison of models' names; imports nothing, because programs in pods use it too."""
+"""Comparison of models' names; imports nothing, because programs in pods use it by a link."""
 
 
 def canonical(name: str) -> str:

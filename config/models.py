@@ -1,13 +1,12 @@
 """Checks of the declared models, and the model Job's list of them."""
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from packaging.version import Version
 
-from config.catalogue import catalogue, find
+from config.catalogue import find
 from config.errors import KeyPath, Problem
 from config.model_name import canonical
 from config.settings import Model, Ollama, Settings
@@ -55,25 +54,6 @@ def validate_name(name: str, *, is_variant: bool = False) -> str | None:
     ]
     names = ", ".join([f"{family}:{size}" for size in sizes] + others)
     return f"a model of the Ollama library: {names}"
-
-
-def closest_name(name: str) -> str | None:
-    """Return the known model that a misspelt name stands for, or None.
-
-    Its family has the same digits (`gemma2` is not a misspelt `gemma3`), differs in one or two
-    letters, and has this size.
-    """
-    family, _, tag = canonical(name).partition(":")
-    families = set(SIZES) | {other.partition(":")[0] for other in catalogue()}
-    digits = re.findall(r"\d", family)
-    same_digits = {other for other in families if re.findall(r"\d", other) == digits}
-    for match in difflib.get_close_matches(family, same_digits - {family}, 1, 0.9):
-        size = tag.partition("-")[0]
-        if family not in families and (
-            size in SIZES.get(match, ()) or f"{match}:{size}" in catalogue()
-        ):
-            return f"{match}:{tag}"
-    return None
 
 
 def check_names(settings: Settings) -> Iterator[Problem]:

@@ -33,7 +33,8 @@ def schema() -> dict[str, Any]:
     settings = _object(Settings.model_json_schema(ref_template="#/definitions/{model}"))
     definitions = {name: _object(definition) for name, definition in settings["$defs"].items()}
     # `pulumi config set` writes strings.
-    settings["properties"]["protect"]["anyOf"].append({"enum": ["true", "false"]})
+    for key in ("protect", "copies_kept"):
+        settings["properties"][key]["anyOf"].append({"enum": ["true", "false"]})
     config = {
         "type": "object",
         "properties": {PREFIX + key: value for key, value in settings["properties"].items()},

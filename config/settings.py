@@ -20,8 +20,7 @@ from pydantic import (
 
 from config import ide, quantities, versions
 from config.errors import Want
-from config.hosts import PROFILES
-from config.hosts.profile import Profile
+from config.hosts import PROFILES, Profile
 from config.model_name import canonical
 from config.quantities import size
 
@@ -164,7 +163,9 @@ class Section(BaseModel):
 class Network(Section):
     """The home network, and MetalLB's addresses in it."""
 
-    lan: Annotated[str, Want("a network such as 192.168.1.0/24", check=IPv4Network)]
+    lan: Annotated[
+        str, Want("a network such as 192.168.1.0/24", r"^[0-9.]+/[0-9]{1,2}$", IPv4Network)
+    ]
     """CIDR of the home network."""
     pool: Annotated[
         str, Want("a range from low to high, such as 192.168.1.101-192.168.1.102", check=_is_range)

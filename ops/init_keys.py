@@ -219,7 +219,7 @@ def _models(keys: Mapping[str, Any], prompt: Prompt) -> list[Any]:
     fitting = []
     for name in OFFERED:
         with contextlib.suppress(SettingsError):
-            (model, *_) = plan(with_models(name), RESERVED)["ollama"].models
+            (model, *_) = plan(with_models(name), RESERVED).servers["ollama"].models
             speed = f"{model.ceiling:.0f}" if model.ceiling else "?"
             print(f"  {name:14}{gib(model.shape.size):>9}{speed:>5} tokens/s")
             fitting.append(name)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import gateway
 from gateway import Gateway
-from gateway_rules import Settings
+from gateway_settings import Settings
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from waiting import eventually
 

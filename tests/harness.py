@@ -212,7 +212,6 @@ def small_ollama_stack(
             },
             "models": {"declared": [{"name": model} for model in models]},
             "gateway": {"image": "python:1.0.0"},
-            "model_name": "",
             "runtime": {
                 "context_length": 8192,
                 "parallel": 1,

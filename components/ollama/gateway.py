@@ -17,7 +17,14 @@ from pulumi_kubernetes.core.v1 import (
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_random import RandomPassword
 
-from components._kubernetes import RESTRICTED, environment, labels, read_files
+from components._kubernetes import (
+    RESTRICTED,
+    environment,
+    files,
+    labels,
+    read_files,
+    secret_variable,
+)
 
 PORT = 11434
 GRACE = 300
@@ -30,13 +37,12 @@ TERMINATION = GRACE + 30
 class Gateway:
     """The gateway's ConfigMap and Secret, and its parts of Ollama's pod."""
 
-    def __init__(self, name: str, namespace: Input[str], model_name: str, parent: Resource) -> None:
-        """Create its ConfigMap and Secret in `namespace`.
+    volume: VolumeArgsDict
+    """The volume with the program."""
 
-        `model_name` is the source of the module of that name, which the program imports.
-        """
-        program = read_files(Path(__file__).parent / "programs", "gateway*.py")
-        program["model_name.py"] = model_name
+    def __init__(self, name: str, namespace: Input[str], parent: Resource) -> None:
+        """Create its ConfigMap and Secret in `namespace`."""
+        program = read_files(Path(__file__).parent / "programs", "gateway*.py", "model_name.py")
         child = ResourceOptions(parent=parent)
         self._name = f"{name}-gateway"
         self._fingerprint = hashlib.sha256(json.dumps(program, sort_keys=True).encode()).hexdigest()
@@ -45,13 +51,16 @@ class Gateway:
             "namespace": namespace,
             "labels": labels(name),
         }
-        files = ConfigMap(f"{self._name}-program", metadata=metadata, data=program, opts=child)
+        self.volume = files(
+            "gateway",
+            ConfigMap(f"{self._name}-program", metadata=metadata, data=program, opts=child),
+        )
         keys = {
             key: RandomPassword(f"{self._name}-{key}", length=48, special=False, opts=child).result
             for key in ("manage-token", "user-key")
         }
         secret = Secret(f"{self._name}-secret", metadata=metadata, string_data=keys, opts=child)
-        self._files, self._secret = files.metadata["name"], secret.metadata["name"]
+        self._secret = secret.metadata["name"]
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -61,21 +70,16 @@ class Gateway:
             "kubectl.kubernetes.io/default-container": "ollama",
         }
 
-    @property
-    def volume(self) -> VolumeArgsDict:
-        """The volume with the program."""
-        return {"name": "gateway", "config_map": {"name": self._files}}
-
     def token(self, variable: str) -> EnvVarArgsDict:
         """Return an environment variable with the token that allows changing models."""
-        return self._secret_variable(variable, "manage-token")
+        return secret_variable(variable, self._secret, "manage-token")
 
     def container(
         self, image: Input[str], upstream: str, settings: Mapping[str, Input[str]]
     ) -> ContainerArgsDict:
         """Return the container, a proxy of `upstream`, a `host:port` inside the pod.
 
-        `settings` are more variables of `programs/gateway_rules.py`.
+        `settings` are more variables of `programs/gateway_settings.py`.
         """
         probe: ProbeArgsDict = {"http_get": {"path": "/", "port": "http"}, "timeout_seconds": 5}
         addresses: dict[str, Input[str]] = {
@@ -90,7 +94,7 @@ class Gateway:
             "env": [
                 *environment({**addresses, **settings}),
                 self.token("GATEWAY_MANAGE_TOKEN"),
-                self._secret_variable("GATEWAY_USER_KEY", "user-key"),
+                secret_variable("GATEWAY_USER_KEY", self._secret, "user-key"),
             ],
             "ports": [{"name": "http", "container_port": PORT}],
             "readiness_probe": {**probe, "period_seconds": 10},
@@ -105,10 +109,4 @@ class Gateway:
             },
             "security_context": RESTRICTED,
             "volume_mounts": [{"name": "gateway", "mount_path": "/gateway", "read_only": True}],
-        }
-
-    def _secret_variable(self, variable: str, key: str) -> EnvVarArgsDict:
-        return {
-            "name": variable,
-            "value_from": {"secret_key_ref": {"name": self._secret, "key": key}},
         }

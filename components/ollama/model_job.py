@@ -7,15 +7,37 @@ from typing import Any, NotRequired, TypedDict
 
 from pulumi import CustomTimeouts, Input, Resource, ResourceOptions
 from pulumi_kubernetes.batch.v1 import Job
-from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDict, VolumeArgsDict
+from pulumi_kubernetes.core.v1 import ConfigMap, ContainerArgsDict, EnvVarArgsDict
 
-from components._kubernetes import RESTRICTED, environment, labels, pod, read_files, volume
+from components._kubernetes import (
+    RESTRICTED,
+    environment,
+    files,
+    labels,
+    pod_spec,
+    read_files,
+    volume,
+)
 
-PROGRAM = read_files(Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py")
+PROGRAM = read_files(
+    Path(__file__).parent / "programs", "sync_models.py", "ollama_client.py", "model_name.py"
+)
 """Files of the program by name."""
 
 
-class ModelJobArgs(TypedDict):
+class OllamaModels(TypedDict):
+    """The models that the Job pulls and creates."""
+
+    declared: list[dict[str, Any]]
+    """Models, each as the fields of `DeclaredModel` in `programs/sync_models.py`; a changed list
+    creates a new Job."""
+    refreshed: NotRequired[str | None]
+    """A new value pulls every declared tag again. Default: none."""
+    dry_run: NotRequired[bool]
+    """The Job only logs what it would change. Default: false."""
+
+
+class ModelJobArgs(OllamaModels):
     """Inputs of the Job."""
 
     namespace: Input[str]
@@ -23,15 +45,6 @@ class ModelJobArgs(TypedDict):
     """Claim of the models' volume, which also has the Job's ledger."""
     image: str
     """Image with Python 3.11, pinned."""
-    declared: list[dict[str, Any]]
-    """Models, each as the fields of `DeclaredModel` in `programs/sync_models.py`; a changed list
-    creates a new Job."""
-    refreshed: NotRequired[str | None]
-    """A new value pulls every declared tag again. Default: none."""
-    model_name: str
-    """Source of the module `model_name`, which the programs import."""
-    dry_run: NotRequired[bool]
-    """The Job only logs what it would change. Default: false."""
     node: str | None
     """Host name of the node to run on; None for the node of the volume."""
 
@@ -42,10 +55,10 @@ def model_job(
     url: Input[str],
     token: EnvVarArgsDict,
     client_labels: dict[str, str],
-    server: Resource,
+    deployment: Resource,
     parent: Resource,
 ) -> None:
-    """Create the Job, which uses the API at `url`, once the Deployment `server` is ready.
+    """Create the Job, which uses the API at `url`, once Ollama's Deployment is ready.
 
     `token` is the variable with the gateway's token; `client_labels` allow a pod to reach the API.
     """
@@ -56,7 +69,6 @@ def model_job(
         data=_files(args),
         opts=ResourceOptions(parent=parent),
     )
-    script: VolumeArgsDict = {"name": "program", "config_map": {"name": program.metadata["name"]}}
     dry = ["--dry-run"] if args.get("dry_run") else []
     container: ContainerArgsDict = {
         "name": "sync-models",
@@ -92,14 +104,18 @@ def model_job(
             "template": {
                 "metadata": {"labels": {**labels(job), **client_labels}},
                 "spec": {
-                    **pod(container, [script, volume("models", args["claim_name"])], args["node"]),
+                    **pod_spec(
+                        container,
+                        [files("program", program), volume("models", args["claim_name"])],
+                        args["node"],
+                    ),
                     "restart_policy": "Never",
                 },
             },
         },
         opts=ResourceOptions(
             parent=parent,
-            depends_on=[server],
+            depends_on=[deployment],
             # A model of 65 GB takes hours on a home connection; the Job logs its progress.
             custom_timeouts=CustomTimeouts(create="4h", update="4h"),
             # A retry of the old Job would delete models that only the new Job declares.
@@ -114,7 +130,6 @@ def _files(args: ModelJobArgs) -> dict[str, str]:
     declared = {"models": models, "refreshed": args.get("refreshed") or ""}
     return {
         **PROGRAM,
-        "model_name.py": args["model_name"],
         "models.json": json.dumps(declared, indent=1, sort_keys=True),
     }
 

@@ -1,6 +1,6 @@
 """Ollama behind its gateway, with its Service, network policies and model Job."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from pulumi import ComponentResource, CustomTimeouts, Input, Output, ResourceOptions
 from pulumi_kubernetes.apps.v1 import Deployment
@@ -18,7 +18,7 @@ from components._kubernetes import (
     from_pods,
     labels,
     otel_service,
-    pod,
+    pod_spec,
     policy,
     resources,
     selector,
@@ -27,9 +27,9 @@ from components._kubernetes import (
     volume,
 )
 from components.ollama.gateway import PORT, TERMINATION, Gateway
-from components.ollama.model_job import ModelJobArgs, model_job
+from components.ollama.model_job import ModelJobArgs, OllamaModels, model_job
 
-SERVER = "127.0.0.1:11435"
+ADDRESS = "127.0.0.1:11435"
 """Ollama's address: reachable inside its pod only, so that clients cannot bypass the gateway."""
 
 
@@ -56,18 +56,6 @@ class OllamaRuntime(TypedDict):
     """IDs of the node's groups that may open the device. Default: none."""
 
 
-class OllamaModels(TypedDict):
-    """The models that the Job pulls and creates."""
-
-    declared: list[dict[str, Any]]
-    """Models, each as the fields of `DeclaredModel` in `programs/sync_models.py`; a changed list
-    creates a new Job."""
-    refreshed: NotRequired[str | None]
-    """A new value pulls every declared tag again. Default: none."""
-    dry_run: NotRequired[bool]
-    """The Job only logs what it would change. Default: false."""
-
-
 class OllamaGateway(TypedDict):
     """Inputs of the gateway."""
 
@@ -92,8 +80,6 @@ class OllamaStackArgs(TypedDict):
     runtime: OllamaRuntime
     models: OllamaModels
     gateway: OllamaGateway
-    model_name: str
-    """Source of the module `model_name`, which the programs import."""
     telemetry: NotRequired[Telemetry]
     """Default: metrics are not pushed."""
 
@@ -138,9 +124,9 @@ class OllamaStack(ComponentResource):
 
         runtime, node = args["runtime"], args["pod"].get("node")
         telemetry = args.get("telemetry", NO_TELEMETRY)
-        gateway = Gateway(name, namespace, args["model_name"], self)
+        gateway = Gateway(name, namespace, self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
-        server = Deployment(
+        deployment = Deployment(
             f"{name}-deployment",
             metadata={"name": name, "namespace": namespace, "labels": labels(name)},
             spec={
@@ -154,16 +140,16 @@ class OllamaStack(ComponentResource):
                         "annotations": gateway.annotations,
                     },
                     "spec": {
-                        **pod(
+                        **pod_spec(
                             gateway.container(
                                 args["gateway"]["image"],
-                                SERVER,
+                                ADDRESS,
                                 _metrics(name, args["gateway"], telemetry, namespace),
                             ),
                             [volume("models", args["claim_name"]), scratch, gateway.volume],
                             node,
                             # Ollama drops streams on SIGTERM, so the gateway drains them first.
-                            sidecar=_server(args["pod"], runtime),
+                            sidecar=_container(args["pod"], runtime),
                             groups=runtime.get("device_groups", ()),
                         ),
                         "termination_grace_period_seconds": TERMINATION,
@@ -174,21 +160,20 @@ class OllamaStack(ComponentResource):
                 parent=self, custom_timeouts=CustomTimeouts(create=SLOW_PULL, update=SLOW_PULL)
             ),
         )
-        token = gateway.token("PULL_TOKEN")
         job: ModelJobArgs = {
             "namespace": namespace,
             "claim_name": args["claim_name"],
             "image": args["gateway"]["image"],
             "node": node,
-            "model_name": args["model_name"],
             **args["models"],
         }
-        model_job(name, job, self.url, token, client, server, self)
+        token = gateway.token("MANAGE_TOKEN")
+        model_job(name, job, self.url, token, client, deployment, self)
 
         self.register_outputs({"url": self.url})
 
 
-def _server(pod: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
+def _container(pod: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
     """Return Ollama's container; every setting that Ollama would derive from its host is set."""
     # By exec, because the kubelet cannot reach a port on the pod's loopback interface.
     probe: ProbeArgsDict = {"exec_": {"command": ["ollama", "ls"]}, "timeout_seconds": 10}
@@ -196,7 +181,7 @@ def _server(pod: Pod, runtime: OllamaRuntime) -> ContainerArgsDict:
     settings = {
         "HOME": "/data",
         "OLLAMA_MODELS": "/data/models",
-        "OLLAMA_HOST": SERVER,
+        "OLLAMA_HOST": ADDRESS,
         "OLLAMA_NO_CLOUD": "1",
         "OLLAMA_CONTEXT_LENGTH": str(runtime["context_length"]),
         "OLLAMA_NUM_PARALLEL": str(runtime["parallel"]),
@@ -237,6 +222,6 @@ def _metrics(
         "GATEWAY_OTLP_URL": telemetry["otlp_url"],
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
-        "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
+        **({"GATEWAY_USER_LABEL": "on"} if gateway.get("label_users") else {}),
         **otel_service("ollama-gateway", namespace, name),
     }

@@ -10,19 +10,20 @@ from pulumi_kubernetes.core.v1 import (
     ConfigMap,
     EmptyDirVolumeSourceArgsDict,
     Secret,
-    VolumeArgsDict,
 )
 from pulumi_kubernetes.meta.v1 import ObjectMetaArgsDict
 from pulumi_random import RandomPassword
 
 from components._kubernetes import (
     SLOW_PULL,
+    files,
     labels,
     policy,
     read_files,
+    secret_variable,
     selector,
 )
-from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restore, secret
+from components.open_webui.backup_jobs import BackupJobArgs, backup, job, restore
 
 RESTORE_TAINT = "homelab/restore"
 """Taint of the nodes during a restore, which only the restore's pods tolerate."""
@@ -73,11 +74,8 @@ class OpenWebUIBackup(ComponentResource):
         # The only egress is to `telemetry`, by a policy for its `pod_labels`.
         policy(name, namespace, selector(name), self, ingress=[], egress=[])
 
-        password = secret("RESTIC_PASSWORD", password_secret.metadata["name"])
-        script: VolumeArgsDict = {
-            "name": "program",
-            "config_map": {"name": program.metadata["name"]},
-        }
+        password = secret_variable("RESTIC_PASSWORD", password_secret.metadata["name"])
+        script = files("program", program)
         scratch: EmptyDirVolumeSourceArgsDict = {"size_limit": args["scratch_size"]}
         # It has only the secret key, which must not be written to a disk.
         memory: EmptyDirVolumeSourceArgsDict = {"medium": "Memory", "size_limit": "1Mi"}

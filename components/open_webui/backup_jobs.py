@@ -9,7 +9,6 @@ from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     EmptyDirVolumeSourceArgsDict,
     EnvVarArgsDict,
-    SecretKeySelectorArgsDict,
     VolumeArgsDict,
     VolumeMountArgsDict,
 )
@@ -20,7 +19,8 @@ from components._kubernetes import (
     environment,
     labels,
     otel_service,
-    pod,
+    pod_spec,
+    secret_variable,
     volume,
 )
 
@@ -69,7 +69,7 @@ def backup(tag: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Cont
 
     `tag` is the snapshot's tag, `scheduled` or `upgrade`.
     """
-    key = secret("WEBUI_SECRET_KEY", args["secret_name"], optional=True)
+    key = secret_variable("WEBUI_SECRET_KEY", args["secret_name"], optional=True)
     keep = " ".join(f"--keep-{option} {number}" for option, number in args["keep"].items())
     env = environment({"KIND": tag, "KEEP": keep, "IMAGE": args["images"]["open_webui"]})
     metrics: dict[str, Input[str]] = {
@@ -116,7 +116,7 @@ def restore(args: BackupJobArgs, password: EnvVarArgsDict) -> list[ContainerArgs
             args,
             ["restore", "/data/.restore", "/data", "/scratch/webui-secret-key"],
             {"data": False, "scratch": True},
-            [secret("WEBUI_SECRET_KEY", args["secret_name"])],
+            [secret_variable("WEBUI_SECRET_KEY", args["secret_name"])],
         ),
     ]
 
@@ -145,7 +145,7 @@ def job(
         "template": {
             "metadata": {"labels": {**labels(name), **pod_labels}},
             "spec": {
-                **pod(steps[-1], volumes, args.get("node")),
+                **pod_spec(steps[-1], volumes, args.get("node")),
                 "init_containers": steps[:-1],
                 "restart_policy": "Never",
                 "tolerations": [{"key": tolerated, "operator": "Exists"}] if tolerated else None,
@@ -207,9 +207,3 @@ def _container(
         "termination_message_policy": "FallbackToLogsOnError",
         "volume_mounts": [*volume_mounts, program],
     }
-
-
-def secret(key: str, secret: Input[str], *, optional: bool = False) -> EnvVarArgsDict:
-    """Return an environment variable from the Secret's key of the same name."""
-    reference: SecretKeySelectorArgsDict = {"name": secret, "key": key, "optional": optional}
-    return {"name": key, "value_from": {"secret_key_ref": reference}}

@@ -8,7 +8,6 @@ from pulumi_kubernetes.batch.v1 import Job
 from pulumi_kubernetes.core.v1 import (
     ContainerArgsDict,
     ContainerPortArgsDict,
-    EnvVarArgsDict,
     ProbeArgsDict,
     Secret,
     VolumeArgsDict,
@@ -25,9 +24,10 @@ from components._kubernetes import (
     environment,
     labels,
     otel_service,
-    pod,
+    pod_spec,
     policy,
     resources,
+    secret_variable,
     selector,
     service,
     volume,
@@ -167,7 +167,7 @@ class OpenWebUI(ComponentResource):
                             **telemetry["pod_labels"],
                         }
                     },
-                    "spec": pod(container, volumes, args["pod"].get("node")),
+                    "spec": pod_spec(container, volumes, args["pod"].get("node")),
                 },
             },
             opts=ResourceOptions(
@@ -199,14 +199,14 @@ def _container(
     if tailnet := args["access"].get("tailnet_address"):
         port["host_port"], port["host_ip"] = PORT, tailnet
     probe: ProbeArgsDict = {"http_get": {"path": "/health", "port": "http"}, "timeout_seconds": 5}
-    secrets: list[EnvVarArgsDict] = [
-        {"name": key, "value_from": {"secret_key_ref": {"name": secret, "key": key}}}
-        for key in ("WEBUI_SECRET_KEY", "WEBUI_ADMIN_PASSWORD")
-    ]
+    keys = ("WEBUI_SECRET_KEY", "WEBUI_ADMIN_PASSWORD")
     return {
         "name": "open-webui",
         "image": args["pod"]["image"],
-        "env": [*environment(_settings(args, urls, origins)), *secrets],
+        "env": [
+            *environment(_settings(args, urls, origins)),
+            *(secret_variable(key, secret) for key in keys),
+        ],
         "ports": [port],
         # Migrations run before the port opens, half an hour where there are many chats, and a
         # database that was left in the middle of one can never be opened again; so the pod is not

@@ -207,13 +207,13 @@ def test_a_custom_resource_has_no_empty_field(deployment: Deployment) -> None:
 
 
 def test_the_plan_counts_the_requests_of_the_containers() -> None:
-    planned = config.plan(read(stack_config("home")), RESERVED)["ollama"]
+    planned = config.plan(read(stack_config("home")), RESERVED)
     chart = RESERVED.memory
     requested = 0
     for _, template in pods(STACKS["home"]):
         for container in containers(template):
             requested += size(container["resources"]["requests"]["memory"])
-    counted = planned.requested["evo4t"].memory - SYSTEM_RESERVE.memory - chart
+    counted = planned.requests["evo4t"].memory - SYSTEM_RESERVE.memory - chart
 
     # The reserve includes gateway and model Job.
     assert 0 <= requested - counted < SYSTEM_RESERVE.memory / 8

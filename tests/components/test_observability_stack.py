@@ -3,8 +3,9 @@
 import json
 import re
 
-from harness import deployed
+from harness import RESERVED, deployed, stack_config
 
+import config
 from components.observability.alerts import alerts
 from config.quantities import size
 
@@ -42,6 +43,30 @@ def test_grafana_is_reached_where_the_output_says() -> None:
     assert VALUES["grafana"]["grafana.ini"]["server"]["root_url"] == HOME.outputs["grafana_url"]
     # The chart's monitor for Grafana selects Services by these two labels.
     assert service["metadata"]["labels"]["app.kubernetes.io/name"] != "grafana"
+
+
+def test_grafana_requests_nothing_from_the_internet() -> None:
+    # With its defaults, Grafana 13 replaces its own plugins, that for Prometheus among them, by
+    # those of grafana.com two seconds after each start (pkg/setting/setting_plugins.go).
+    ini = VALUES["grafana"]["grafana.ini"]
+
+    assert ini["plugins"] == {"preinstall_disabled": True, "public_key_retrieval_disabled": True}
+    assert set(ini["analytics"].values()) == {False}
+    assert ini["news"] == {"news_feed_enabled": False}
+    assert ini["security"] == {"disable_gravatar": True}
+
+
+def test_no_alert_demands_a_spare_node() -> None:
+    """As the chart's: all requests must fit without the largest node, if there are several."""
+    stack = config.read(stack_config("example-two-nodes"), RESERVED)
+    requests = config.plan(stack, RESERVED).requests.values()
+    smaller = min(stack.nodes.values(), key=lambda node: size(node.memory))
+
+    assert sum(request.memory for request in requests) > size(smaller.memory)
+    assert sum(request.cpu for request in requests) > smaller.cpus
+    disabled = VALUES["defaultRules"]["disabled"]
+    assert disabled["KubeCPUOvercommit"]
+    assert disabled["KubeMemoryOvercommit"]
 
 
 def test_the_dashboard_and_the_alert_watch_the_data_disk() -> None:

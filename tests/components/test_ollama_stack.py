@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_rules import Settings
+from gateway_settings import Settings
 from harness import (
     RESERVED,
     Deployment,
@@ -152,7 +152,7 @@ def test_the_job_keeps_its_ledger_beside_the_models_and_cannot_reach_them() -> N
 
 
 def test_the_server_has_the_memory_and_the_number_of_models_that_are_planned() -> None:
-    planned = plan(read(stack_config("home")), RESERVED)["ollama"]
+    planned = plan(read(stack_config("home")), RESERVED).servers["ollama"]
     bounds = OLLAMA["resources"]
 
     assert bounds["requests"]["memory"] == planned.memory.request == "19Gi"
@@ -238,7 +238,7 @@ def test_every_setting_of_the_gateway_is_one_that_it_knows() -> None:
 
     assert settings.bandwidth == 89.6e9
     assert settings.bytes_read()["gemma3:4b"] == 2.5e9
-    assert settings.user_label == "off"
+    assert settings.user_label == ""
     assert settings.manage_token == settings.user_key == "generated"
 
 
@@ -247,7 +247,7 @@ def test_the_ceiling_that_the_gateway_reports_is_the_planned_one() -> None:
     settings = Settings.parse(own | dict.fromkeys(secret_keys(GATEWAY), "generated"))
     config = stack_config("home")
     config["ollama"]["models"] += ["gpt-oss:20b"]
-    lines = [line for line in plan(read(config), RESERVED)["ollama"].models if line.ceiling]
+    lines = [line for line in plan(read(config), RESERVED).servers["ollama"].models if line.ceiling]
 
     assert [line.name for line in lines] == config["ollama"]["models"]
     for line in lines:
@@ -264,7 +264,7 @@ def test_models_are_changed_only_with_a_generated_token() -> None:
         "GATEWAY_MANAGE_TOKEN": (secret, "manage-token"),
         "GATEWAY_USER_KEY": (secret, "user-key"),
     }
-    assert secret_keys(puller) == {"PULL_TOKEN": (secret, "manage-token")}
+    assert secret_keys(puller) == {"MANAGE_TOKEN": (secret, "manage-token")}
     # Whole, or each value for itself: nothing of it is in the open.
     assert resource.secrets & {"stringData", "stringData.manage-token"}
     assert resource.secrets & {"stringData", "stringData.user-key"}

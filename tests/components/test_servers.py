@@ -184,12 +184,12 @@ def test_servers_of_one_node_share_its_memory() -> None:
     more = {"path": "/mnt/evo4t/more", "size": "100Gi"}
     raw["servers"] = {"more": {"volume": more, "models": ["gpt-oss:20b"], "cpu": 1}}
     plans = config.plan(read(raw), RESERVED)
-    first, second = plans["ollama"], plans["servers.more"]
+    first, second = plans.servers["ollama"], plans.servers["servers.more"]
     sizes = [int(plan.memory.request.removesuffix("Gi")) * capacity.GIB for plan in (first, second)]
 
     assert second.available == first.available - sizes[0]
     rest = capacity.SYSTEM_RESERVE.memory + RESERVED.memory + capacity.GIB
-    assert first.requested["evo4t"].memory == sum(sizes) + rest
+    assert plans.requests["evo4t"].memory == sum(sizes) + rest
 
     raw["nodes"]["evo4t"]["memory"] = "40Gi"
     assert errors(raw)[0].startswith("homelab:servers.more.models: got ['gpt-oss:20b'], want")
@@ -344,7 +344,7 @@ def test_each_server_has_its_own_models_memory_node_and_series() -> None:
         claim = name.replace("ollama", "models", 1)
         assert pod["volumes"][0]["persistentVolumeClaim"] == {"claimName": claim}
         assert pod["nodeSelector"] == {"kubernetes.io/hostname": node}
-        assert ollama["resources"]["requests"]["memory"] == plans[key].memory.request
+        assert ollama["resources"]["requests"]["memory"] == plans.servers[key].memory.request
         assert env["OTEL_RESOURCE_ATTRIBUTES"].endswith(f"service.instance.id={name}")
         assert ("nomic-embed-text" in files["models.json"]) == (name == "ollama")
         assert ("llama3.3:70b" in files["models.json"]) == (name == "ollama-big")

@@ -69,7 +69,7 @@ def server(
     server = Server()
     server.folder, server.capsys = tmp_path, capsys
     monkeypatch.setenv("OLLAMA_URL", server.url)
-    monkeypatch.setenv("PULL_TOKEN", fake_ollama.TOKEN)
+    monkeypatch.setenv("MANAGE_TOKEN", fake_ollama.TOKEN)
     monkeypatch.setenv("LEDGER_FOLDER", str(tmp_path))
     monkeypatch.setattr(ollama_client, "PAUSES", (0.01, 0.02))
     monkeypatch.setattr(ollama_client, "STALL", 1.5)
@@ -368,7 +368,7 @@ def test_an_unreachable_server_is_one_line(server: Server, monkeypatch: pytest.M
 def test_the_token_is_needed_and_never_printed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PULL_TOKEN", "an old one")
+    monkeypatch.setenv("MANAGE_TOKEN", "an old one")
 
     lines = server.run("a:1b")[1]
 
@@ -490,7 +490,7 @@ def test_the_files_of_the_config_map_are_complete_and_sigterm_ends_the_job(serve
     server.replies["a:1b"] = [SILENCE]
     environment = {
         "OLLAMA_URL": server.url,
-        "PULL_TOKEN": fake_ollama.TOKEN,
+        "MANAGE_TOKEN": fake_ollama.TOKEN,
         "LEDGER_FOLDER": str(server.folder),
     }
     # -S: without site-packages.

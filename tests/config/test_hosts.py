@@ -81,7 +81,7 @@ def test_the_plan_has_the_gpus_memory_less_what_ollama_leaves_free() -> None:
     # 46Gi, of which the profile keeps 1Gi free.
     settings = read(gpu_config())
     assert (memory := settings.gpu_memory(settings.ollama)) == 45 * 1024**3
-    assert plan(settings, RESERVED)["ollama"].on_gpu < memory
+    assert plan(settings, RESERVED).servers["ollama"].on_gpu < memory
 
 
 def test_models_that_the_gpu_cannot_hold_are_refused() -> None:

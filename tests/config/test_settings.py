@@ -120,7 +120,13 @@ REFUSED: dict[str, list[tuple[str, object]]] = {
     "docs/runbook.md or its URL, http…": [("observability/runbook", "runbook")],
     "an e-mail address, such as me@example.com": [("webui/admin_email", "me")],
     # addresses and directories
-    "a network such as 192.168.1.0/24": [("network/lan", "192.168.1.7/24")],
+    "a network such as 192.168.1.0/24": [
+        # The last two are networks for Python, and refused by the API server.
+        *(
+            ("network/lan", wrong)
+            for wrong in ("192.168.1.7/24", "192.168.1.0/255.255.255.0", "192.168.1.0")
+        )
+    ],
     "a range from low to high, such as 192.168.1.101-192.168.1.102": [
         ("network/pool", "192.168.1.101"),
         ("network/pool", "192.168.1.102-192.168.1.101"),
@@ -691,7 +697,7 @@ def test_spellings_of_the_same_model_are_one_model() -> None:
     raw["ollama"]["models"] += [mine, "nomic-embed-text:V1.5", "Some:Instruct"]
     raw["ollama"]["model_sizes"] = {"library/some:instruct": "2Gi"}
     settings = read(raw)
-    plan = config.plan(settings, RESERVED)["ollama"]
+    plan = config.plan(settings, RESERVED).servers["ollama"]
 
     assert settings.completion_model == "codellama:7b"
     assert [line.name for line in plan.models] == [

@@ -88,7 +88,9 @@ def test_a_stack_file_names_the_schema_and_is_valid(stack: str) -> None:
 
 def test_the_schema_accepts_every_key() -> None:
     VALIDATOR.validate(whole(every_key()))
-    VALIDATOR.validate(whole(stack_config("home") | {"protect": "false"}))
+    # As `pulumi config set` writes them.
+    written = {"protect": "false", "copies_kept": "true"}
+    VALIDATOR.validate(whole(stack_config("home") | written))
 
 
 PATHS = [path for path, _ in paths(every_key())]

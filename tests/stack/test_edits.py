@@ -107,3 +107,34 @@ def test_up_undoes_an_edit_of_every_declared_object(live_stack: LiveStack) -> No
     changed = {key[1:] for key, live in after.items() if state_of(live) != state_of(before[key])}
     assert changed == set()
     assert live_stack.up() == {}
+
+
+def test_an_edited_secret_is_updated_in_place(live_stack: LiveStack) -> None:
+    """Pods that mount a deleted Secret fail, and its Deployments would be replaced with it."""
+    names = {("ollama-stack", name) for name in ("open-webui", "ollama-gateway")}
+    names.add(("observability", "alertmanager-config"))
+
+    def secrets() -> dict[str, Any]:
+        return {
+            name: live_stack.core.read_namespaced_secret(name, namespace)
+            for namespace, name in sorted(names)
+        }
+
+    before, uids = secrets(), live_stack.uids()
+    for secret in before.values():
+        live_stack.core.patch_namespaced_secret(
+            secret.metadata.name,
+            secret.metadata.namespace,
+            {"data": dict.fromkeys(secret.data, "ZWRpdGVk")},
+            field_manager="kubectl-edit",
+        )
+
+    assert live_stack.up() == {"update": len(names)}
+    after = secrets()
+    assert {name: secret.data for name, secret in after.items()} == {
+        name: secret.data for name, secret in before.items()
+    }
+    assert {secret.metadata.uid for secret in after.values()} == {
+        secret.metadata.uid for secret in before.values()
+    }
+    assert live_stack.uids() == uids

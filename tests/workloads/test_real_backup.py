@@ -94,11 +94,8 @@ def test_after_loss_of_data_and_secrets_the_last_good_backup_is_restored(box: Bo
     assert during > 5
     assert "verified: 2 users" in output
     assert box.secrets["WEBUI_SECRET_KEY"] not in output
-    assert value(box, "homelab_backup_verified") == ["1"]
     (age,) = value(box, "time() - homelab_backup_last_success_timestamp_seconds")
     assert 0 < float(age) < 60
-    (size,) = value(box, "homelab_backup_size_bytes")
-    assert float(size) > len(FILE)
 
     # 2. The next backup is killed while restic writes.
     later = box.create_chat(admin, "after the last good one")
@@ -163,7 +160,6 @@ def test_a_damaged_index_is_left_out_and_everything_else_works(box: Box) -> None
     code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"))
     assert (code, output.splitlines()[-1]) == (0, sentence), output
     assert value(box, "homelab_backup_left_out") == ["1"]
-    assert value(box, "homelab_backup_verified") == ["1"]
 
     box.stop_page()
     code, output = box.run(cron(box.deployment, "open-webui-backup-restore"))

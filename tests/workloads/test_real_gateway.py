@@ -110,11 +110,6 @@ ASKED: dict[str, dict[str, Any]] = {
     "/api/chat": {"messages": [{"role": "user", "content": "Hé 😀"}], "stream": False},
     "/api/embed": {"input": ["Hello", "you"]},
     "/api/embeddings": {"prompt": "Hello"},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
-    "/v1/completions": {"prompt": "x", "max_tokens": 2},
-    "/v1/embeddings": {"input": "x"},
-    "/v1/responses": {"input": "x", "max_output_tokens": 2},
-    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
 }
 
 

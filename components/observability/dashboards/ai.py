@@ -92,13 +92,6 @@ SPEEDS = (
         {NAME: by_model(SPEED), f"{NAME}, ceiling": by_model(CEILING)},
     ),
     Panel(
-        "Share of the ceiling, by model",
-        "percentunit",
-        "Writing speed as a share of the ceiling. 0: idle, or no bandwidth in the stack file.",
-        "ModelSlow",
-        {NAME: by_model(f"{SPEED} / on (instance, gen_ai_request_model) {CEILING}")},
-    ),
-    Panel(
         "Time to the first token",
         "s",
         "Nine of ten streamed answers began within this time.",
@@ -168,17 +161,6 @@ MODELS = (
             f"{NAME}, GPU": or_zero(
                 f"max by (gen_ai_request_model) (ollama_model_loaded_gpu_size_bytes{{{MODEL}}})"
             ),
-        },
-    ),
-    Panel(
-        "Unloaded in",
-        "s",
-        "Time until an unused model is unloaded; a week stands for never. 0: not loaded.",
-        "FirstTokenSlow",
-        {
-            NAME: or_zero(
-                f"max by (gen_ai_request_model) (ollama_model_expires_in_seconds{{{MODEL}}})"
-            )
         },
     ),
     Panel(

@@ -1,4 +1,4 @@
-"""Dashboard of the server: data disk, memory, pods, and Prometheus itself."""
+"""Dashboard of the server: data disk, memory and pods; the chart has others for Prometheus."""
 
 from components.observability.dashboards.panels import Board, Panel, high, low
 
@@ -122,17 +122,6 @@ def board(disks: str, backup_hours: int | None) -> Board:
             },
         ),
         Panel(
-            "Volumes, planned",
-            "bytes",
-            "The size each volume is planned with. Nothing enforces it: they share one disk.",
-            "DataDiskFull",
-            {
-                "{{persistentvolume}}": "max by (persistentvolume)"
-                " (kube_persistentvolume_capacity_bytes)"
-            },
-            shape="bars",
-        ),
-        Panel(
             "Volumes, in use",
             "bytes",
             "What programs know about their volumes: the models' sizes, which count shared layers "
@@ -155,23 +144,8 @@ def board(disks: str, backup_hours: int | None) -> Board:
                 "limited to": f"sum({planned('limits')})",
             },
         ),
-        Panel(
-            "Memory requested",
-            "bytes",
-            "What each running container is scheduled with.",
-            "OutOfMemoryKill",
-            {"{{namespace}} {{container}}": planned("requests")},
-            shape="bars",
-        ),
     )
     pods = (
-        Panel(
-            "Pods",
-            "short",
-            "Pods by phase. Succeeded: the Job that pulled the models.",
-            "RestartLoop",
-            {"{{phase}}": f"sum by (phase) (kube_pod_status_phase{{{OURS}}})"},
-        ),
         Panel(
             "Restarts by container",
             "short",
@@ -181,47 +155,11 @@ def board(disks: str, backup_hours: int | None) -> Board:
             high(1, 3),
         ),
     )
-    prometheus = (
-        Panel(
-            "History",
-            "bytes",
-            "Prometheus' data: finished blocks, the newest hours and the write-ahead log; and the "
-            "limit at which the oldest goes.",
-            "PrometheusNearSizeLimit",
-            {"data": TSDB, "limit": "max(prometheus_tsdb_retention_limit_bytes)"},
-        ),
-        Panel(
-            "Samples",
-            "suffix: /s",
-            "Values that Prometheus stores a second, scraped and pushed.",
-            "PrometheusNearSizeLimit",
-            {"": "sum(rate(prometheus_tsdb_head_samples_appended_total[$__rate_interval]))"},
-        ),
-        Panel(
-            "Targets that answer",
-            "percentunit",
-            "Share of the targets of each job that answer Prometheus. What is pushed is not here.",
-            "GatewayNotReporting",
-            {"{{job}}": "avg by (job) (up)"},
-            low(0.5, 1),
-            below="red",
-        ),
-        Panel(
-            "Rules that fail",
-            "short",
-            "Evaluations of rules that failed in the last hour. An alert that cannot be evaluated "
-            "does not fire.",
-            "GatewayNotReporting",
-            {"": "sum(increase(prometheus_rule_evaluation_failures_total[1h]))"},
-            high(1, 10),
-        ),
-    )
     rows = {
         "Health": well,
         "Data disk": disk,
         **({"Backups": (last_backup(backup_hours),)} if backup_hours else {}),
         "Memory": memory,
         "Pods": pods,
-        "Prometheus": prometheus,
     }
     return Board("server", "Server", rows, time="7d")

@@ -88,26 +88,8 @@ MODELS = (
             )
         },
     ),
-    Panel(
-        "Tokens in the chosen time, by model",
-        "short",
-        "Tokens that each model read and wrote.",
-        "AnswersFailing",
-        {NAME: or_zero(f"sum by (gen_ai_request_model) (increase({TOKENS}[$__range]))")},
-        shape="bars",
-    ),
 )
 PERSONS = (
-    Panel(
-        "Accounts active",
-        "short",
-        "Accounts active in the last three minutes, and since midnight (UTC).",
-        "OpenWebUIDown",
-        {
-            "now": "max(webui_users_active) or vector(0)",
-            "today": "max(webui_users_active_today) or vector(0)",
-        },
-    ),
     Panel(
         "Tokens in the chosen time, by user",
         "short",

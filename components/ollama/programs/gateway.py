@@ -18,7 +18,8 @@ from gateway_connections import Server, error_response
 from gateway_meters import Call, Meters
 from gateway_poller import Poller
 from gateway_push import Exporter
-from gateway_rules import BLOBS, PATTERNS, ROUTES, RefusalError, Settings, end_to_end
+from gateway_routes import BLOB, BLOBS, ROUTES, RefusalError, end_to_end
+from gateway_settings import Settings
 from multidict import CIMultiDict
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
@@ -102,7 +103,7 @@ class Gateway:
                 outcome, limit = refusal.outcome, refusal.limit
                 path = request.raw_path.partition("?")[0][:100]
                 self.server.log(f"refused with {refusal.status}: {request.method} {path!r}")
-                response = error_response(call.path, refusal.status, refusal.reason)
+                response = error_response(refusal.status, refusal.reason)
             await response.prepare(request)
             async with asyncio.timeout(self.settings.client_seconds):
                 await response.write_eof()
@@ -129,8 +130,7 @@ class Gateway:
         """Return whether the request has the token; raises RefusalError if it is not allowed."""
         # Not decoded or normalized, because Ollama may do that in another way.
         path = request.raw_path.partition("?")[0]
-        for pattern, name in PATTERNS.items():
-            path = name if pattern.fullmatch(path) and ".." not in path else path
+        path = BLOBS if BLOB.fullmatch(path) else path
         route = ROUTES.get(path)
         if route is None:
             raise RefusalError(404, "the gateway does not know this path")
@@ -264,7 +264,7 @@ class Gateway:
         except (aiohttp.ClientError, OSError):
             if call.refusal:
                 raise call.refusal from None
-            return error_response(call.path, 502, "Ollama does not answer"), "upstream_error"
+            return error_response(502, "Ollama does not answer"), "upstream_error"
         try:
             return await self.relay(request, call, answer, body)
         finally:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import StreamReader
 from gateway_pictures import MOST_PICTURES, is_picture, pictures
-from gateway_rules import RefusalError
+from gateway_routes import RefusalError
 from gateway_schema import LONG, check
 
 # Possessive, so it never backtracks: the largest body is scanned in 20 ms, in 250 ms if all quotes

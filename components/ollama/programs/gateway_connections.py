@@ -8,7 +8,7 @@ from typing import cast
 from aiohttp import hdrs, web, web_protocol
 from aiohttp.http_exceptions import LineTooLong
 from gateway_meters import Call, Meters
-from gateway_rules import Settings
+from gateway_settings import Settings
 from gateway_stream import StreamParser
 
 # Pipelined requests of a connection, each with a head in memory; no known client pipelines.
@@ -70,7 +70,7 @@ class Handler(web.RequestHandler):
                 self.server.call(), "bad_request", "head" if is_large else "http"
             )
         self.server.log(f"refused with {status}: {type(exc).__name__}")
-        return error_response("/", status, "bad request" if status < 500 else "the gateway failed")
+        return error_response(status, "bad request" if status < 500 else "the gateway failed")
 
 
 class Server(web.Server):
@@ -104,11 +104,10 @@ class Server(web.Server):
         return Call(parser=StreamParser(self.settings.line_bytes), start=time.monotonic())
 
 
-def error_response(path: str, status: int, reason: str) -> web.Response:
-    """Return an error in the format of Ollama's API at `path`; it closes the connection."""
-    wrapped = {"message": reason, "type": "api_error", "param": None, "code": None}
-    body = {"error": wrapped if path.startswith("/v1/") else reason}
-    response = web.json_response(body, status=status, headers={hdrs.SERVER: "gateway"})
+def error_response(status: int, reason: str) -> web.Response:
+    """Return an error in the format of Ollama's API; it closes the connection."""
+    headers = {hdrs.SERVER: "gateway"}
+    response = web.json_response({"error": reason}, status=status, headers=headers)
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     response.force_close()

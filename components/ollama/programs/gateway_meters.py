@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway_poller import GAUGES, Poller
-from gateway_rules import MODEL, RefusalError, Route, Settings
+from gateway_poller import GAUGES, MODEL, Poller
+from gateway_routes import RefusalError, Route
+from gateway_settings import Settings
 from gateway_stream import StreamParser
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
@@ -99,7 +100,7 @@ class Meters:
 
     def user(self, headers: Mapping[str, str]) -> str:
         """Return the pseudonym of the user; empty if the label is off."""
-        if self.settings.user_label == "off":
+        if not self.settings.user_label:
             return ""
         if not (user := headers.get(self.settings.user_header, "")):
             return "none"
@@ -161,17 +162,11 @@ class Meters:
     def count(self, call: Call, user: dict[str, str]) -> dict[str, int]:
         """Record the tokens, and return them by type.
 
-        A response without counts, cancelled or of `/v1`, counts by its lines with output.
+        A response that was cancelled before its counts counts by its lines with output.
         """
-        final, usage, attributes = call.parser.final, call.parser.usage, call.attributes()
-        tokens = {
-            kind: final.get(own, 0) or next((usage[key] for key in others if key in usage), 0)
-            for kind, own, *others in (
-                ("input", "prompt_eval_count", "prompt_tokens", "input_tokens"),
-                ("output", "eval_count", "completion_tokens", "output_tokens"),
-            )
-        }
-        if call.stream and not (final or usage):
+        final, attributes = call.parser.final, call.attributes()
+        tokens = {"input": final.get("prompt_eval_count", 0), "output": final.get("eval_count", 0)}
+        if call.stream and not final:
             tokens["output"] = call.parser.output_lines
         for kind, count in tokens.items():
             if count:
@@ -188,10 +183,6 @@ class Meters:
         written = tokens["output"]
         if seconds("eval") and written:
             self.per_token.record(seconds("eval") / written, attributes)
-        elif (
-            call.stream and call.parser.first and written > 1 and not final
-        ):  # /v1 has no durations
-            self.per_token.record((end - call.parser.first) / (written - 1), attributes)
         # The response to a mere load has no durations: all of its time was the load.
         only_load = final.get("done_reason") == "load"
         load = seconds("load") or (end - call.start if only_load else 0)

@@ -5,13 +5,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from gateway_rules import RefusalError
+from gateway_routes import RefusalError
 
-# Keys of pictures and sound in Ollama's API and those it imitates, with the key around them; Go
-# matches any case.
-HOLD = {"images", "image_url", "image_url.url", "source.data", "input_audio.data"}
-# Never decoded: values of any form, in which a tool may have keys of these names.
-OTHER = {"tools", "tool_calls", "arguments", "format", "response_format", "options", "metadata"}
+# Never decoded: values of any form, in which a tool may have a key `images`.
+OTHER = {"tools", "tool_calls", "arguments", "format", "options"}
 BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
 # Of each picture the model's process keeps 10 MB (gemma3: 3 * 896 * 896 float32).
 MOST_PICTURES = 32
@@ -21,21 +18,19 @@ HEADS = (2**16, 2**24)
 MOST_SEGMENTS = 2000  # before the size; a photograph has some hundred
 
 
-def pictures(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
+def pictures(value: Any, key: str = "") -> Iterator[str]:
     """Yield the strings that Ollama may decode as pictures; raises RefusalError for numbers."""
     if isinstance(value, list):
         for part in value:
-            yield from pictures(part, key, depth + 1)
+            yield from pictures(part, key)
     elif isinstance(value, dict):
         for name, part in value.items():
-            name = name.casefold()
-            # `input` holds messages in `/v1/responses`, and elsewhere the arguments of a tool.
-            if name not in OTHER and not (name == "input" and depth):
-                inner = f"{key}.{name}"
-                yield from pictures(part, inner if inner in HOLD else name, depth + 1)
-    elif key in HOLD and isinstance(value, str):
+            # Go matches a key in any case.
+            if (name := name.casefold()) not in OTHER:
+                yield from pictures(part, name)
+    elif key == "images" and isinstance(value, str):
         yield value
-    elif key in HOLD and isinstance(value, int | float):  # Go takes a list of them for bytes
+    elif key == "images" and isinstance(value, int | float):  # Go takes a list of them for bytes
         raise _unknown()
 
 
@@ -46,8 +41,7 @@ def is_picture(written: memoryview) -> bool:
     """
     for length in HEADS:
         head = bytes(written[:length])
-        text = _unescape(head, is_cut=len(written) > length)
-        data = text.partition(",")[2] if text.startswith("data:") else text
+        data = _unescape(head, is_cut=len(written) > length)
         if not BASE64.issuperset(data[:200]):
             return False
         data = data.replace("\n", "").replace("\r", "")

@@ -3,20 +3,23 @@
 import asyncio
 import json
 import struct
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import aiohttp
-from gateway_rules import MODEL, Settings
+from gateway_settings import Settings
 from model_name import canonical
 from opentelemetry.metrics import Observation
 
 # Prometheus' staleness marker, written once when a series ends: otherwise a pushed series is
 # returned for five more minutes.
 STALE: float = struct.unpack("<d", bytes.fromhex("020000000000f07f"))[0]
+
+
+MODEL = "gen_ai.request.model"
+"""Label of a model's name."""
 
 
 class Gauge(NamedTuple):
@@ -30,11 +33,7 @@ class Gauge(NamedTuple):
 GAUGES = {
     # Not the unit "1": Prometheus would append "_ratio".
     "ollama.up": Gauge("", "", "Whether Ollama answers"),
-    "ollama.version.info": Gauge("", "ollama.version", "Always 1"),
-    "ollama.poll.duration": Gauge("s", "http.route", "Time the last poll took"),
-    "ollama.models.available": Gauge("{model}", "", "Models on disk"),
     "ollama.model.size": Gauge("By", MODEL, "Size on disk"),
-    "ollama.models.loaded": Gauge("{model}", "", "Models in memory"),
     "ollama.model.loaded.size": Gauge("By", MODEL, "Memory of a loaded model"),
     "ollama.model.loaded.gpu.size": Gauge("By", MODEL, "The part of it in the GPU's memory"),
     "ollama.model.expires_in": Gauge("s", MODEL, "Until it is unloaded, at most a week"),
@@ -73,14 +72,14 @@ class Poller:
         values: dict[str, dict[str, float]] = {name: {} for name in GAUGES}
         routes = {"version": self.read_version, "tags": self.read_tags, "ps": self.read_ps}
         await asyncio.gather(*(self.request(name, read, values) for name, read in routes.items()))
-        up = values["ollama.up"] = {"": float(bool(values["ollama.version.info"]))}
+        up = values["ollama.up"] = values["ollama.up"] or {"": 0.0}
         if up != self.values["ollama.up"]:
             print(f"Ollama {'answers' if up[''] else 'does not answer'}")
         self.values = values
 
     async def request(self, name: str, read: Callable[..., None], values: dict[str, Any]) -> None:
         """Add the values of a route; none if it fails or its response is invalid."""
-        start, path, new = time.monotonic(), f"/api/{name}", dict[str, Any]()
+        path, new = f"/api/{name}", dict[str, Any]()
         limit, failure = aiohttp.ClientTimeout(total=5), ""
         try:
             async with self.session.get(self.settings.upstream + path, timeout=limit) as response:
@@ -98,11 +97,10 @@ class Poller:
         if failure != self.failures.get(path, ""):
             print(f"poll of {path}: {failure or 'success'}")
         self.failures[path] = failure
-        values["ollama.poll.duration"][path] = time.monotonic() - start
 
     def read_version(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/version`."""
-        values["ollama.version.info"] = {str(response["version"]): 1.0}
+        values["ollama.up"] = {"": float(bool(response["version"]))}
 
     def read_tags(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/tags`."""
@@ -115,14 +113,12 @@ class Poller:
         }
         self.ceilings = {name: rate / size for name, size in reads.items() if size and rate}
         self.known = {canonical(name): name for name in sizes}
-        values["ollama.models.available"] = {"": float(len(sizes))}
         values["ollama.model.size"] = sizes
         values["ollama.ceiling.tokens"] = self.ceilings
 
     def read_ps(self, response: Any, values: dict[str, Any]) -> None:
         """Read `/api/ps`."""
         models = {str(model["name"]): model for model in response["models"]}
-        values["ollama.models.loaded"] = {"": float(len(models))}
         for name, key in (("size", "size"), ("gpu.size", "size_vram")):
             loaded = {model: float(entry.get(key, 0)) for model, entry in models.items()}
             values[f"ollama.model.loaded.{name}"] = loaded

@@ -5,10 +5,8 @@ import re
 import secrets
 from typing import Any
 
-from gateway_rules import RefusalError
+from gateway_routes import RefusalError
 
-HOLD = ("format", "response_format", "text")
-"""Keys of a request that hold a schema: Ollama's own, and two of OpenAI's."""
 SIZES = ("minLength", "maxLength", "minItems", "maxItems")
 RANGES = (SIZES[:2], SIZES[2:], ("minimum", "maximum"), ("exclusiveMinimum", "exclusiveMaximum"))
 NAMED = ("$defs", "definitions")
@@ -35,14 +33,14 @@ MOST_VALUES = 20_000  # checked in 50 ms, during which the event loop is blocked
 
 def check(request: dict[str, Any]) -> None:
     """Raise RefusalError if a request has a schema that may crash Ollama or a model's process."""
-    for key in HOLD:
-        if isinstance(request.get(key), dict):
-            traversal = _Traversal(request[key])
-            traversal.visit(request[key], 0, (), (), 1, 0)
-            traversal.judge_grammar()
-            # llama.cpp merges all objects of an `allOf` into one.
-            if traversal.merges and traversal.properties > WIDEST:
-                raise _refusal(f"properties beside allOf: must not be more than {WIDEST} in all")
+    if not isinstance(schema := request.get("format"), dict):
+        return
+    traversal = _Traversal(schema)
+    traversal.visit(schema, 0, (), (), 1, 0)
+    traversal.judge_grammar()
+    # llama.cpp merges all objects of an `allOf` into one.
+    if traversal.merges and traversal.properties > WIDEST:
+        raise _refusal(f"properties beside allOf: must not be more than {WIDEST} in all")
 
 
 LONG = secrets.token_hex(16)

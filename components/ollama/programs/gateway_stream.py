@@ -9,11 +9,8 @@ from typing import Any, ClassVar
 
 def has_output(event: dict[str, Any]) -> bool:
     """Return whether the event has text, thinking or a tool call."""
-    if str(event.get("type", "")).endswith("delta"):  # /v1/messages and /v1/responses
-        return True
-    choice = (event.get("choices") or [{}])[0]
-    parts = (event, event.get("message"), choice, choice.get("delta"))
-    keys = ("content", "response", "thinking", "text", "reasoning", "tool_calls")
+    parts = (event, event.get("message"))
+    keys = ("content", "response", "thinking", "tool_calls")
     values = (part.get(key) for part in parts if isinstance(part, dict) for key in keys)
     return any(isinstance(text, str | list) and text for text in values)
 
@@ -25,8 +22,8 @@ class StreamParser:
     """
 
     # JSON escapes quotes in strings, so a match is a key, or a whole string.
-    MARKS: ClassVar = (b'"error"', b'"usage"', b'"done":true', b'_duration"', b'"finish_reason":"')
-    COUNT = re.compile(rb'"(\w+_(?:count|duration|tokens))":(\d{1,19})\b')
+    MARKS: ClassVar = (b'"error"', b'"done":true', b'_duration"')
+    COUNT = re.compile(rb'"(\w+_(?:count|duration))":(\d{1,19})\b')
     TAIL = 4096
 
     def __init__(self, limit: int) -> None:
@@ -36,7 +33,6 @@ class StreamParser:
         """Lines with output; Ollama writes one for each token."""
         self.error = False
         self.final: dict[str, Any] = {}
-        self.usage: dict[str, int] = {}
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next chunk, which may end anywhere in a line."""
@@ -55,15 +51,14 @@ class StreamParser:
 
     def end(self) -> None:
         """Parse the current line, which may lack its line feed."""
-        line = bytes(self.part).removeprefix(b"data:").strip()
+        line = bytes(self.part).strip()
         long, self.long = self.long, False
         self.part.clear()
         marked = any(mark in line for mark in self.MARKS)
         if long:
             self.first = self.first or time.monotonic()
             for key, count in self.COUNT.findall(line):
-                part = self.usage if key.endswith(b"_tokens") else self.final
-                part[key.decode()] = number(int(count))
+                self.final[key.decode()] = number(int(count))
         # After the first token only lines with a mark are parsed, to save CPU.
         elif self.first is None or marked:
             with suppress(ValueError, TypeError, AttributeError, LookupError, RecursionError):
@@ -80,9 +75,6 @@ class StreamParser:
             keys = {key for key in event if key.endswith(("_duration", "_count"))}
             self.final = {key: number(event[key]) for key in keys}
             self.final["done_reason"] = event.get("done_reason")
-        for part in (event, event.get("message"), event.get("response")):
-            if isinstance(part, dict) and isinstance(part.get("usage"), dict):
-                self.usage |= {key: number(count) for key, count in part["usage"].items()}
 
 
 def number(value: object) -> int:

@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> int:
     # PID 1 ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped: the next run continues"))
     try:
-        folder, token = Path(os.environ["LEDGER_FOLDER"]), os.environ.get("PULL_TOKEN", "")
+        folder, token = Path(os.environ["LEDGER_FOLDER"]), os.environ.get("MANAGE_TOKEN", "")
         ollama = Ollama(os.environ["OLLAMA_URL"], token, folder)
         sync = Sync(ollama, Ledger(folder), json.loads(options.file.read_text()))
         sync.run(options.dry_run)
