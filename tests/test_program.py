@@ -1,7 +1,7 @@
 """Rules for the whole program, on every stack file."""
 
 import pytest
-from harness import Deployment, Registration, deploy_program, deployed, on_node, stack_config
+from harness import Deployment, Registration, deploy_program, deployed, stack_config
 
 STACKS = {stack: deployed(stack) for stack in ("home", "sandbox", "example-two-nodes")}
 SPARE_NODE = {
@@ -96,29 +96,6 @@ def test_the_sandbox_has_the_same_objects_as_home_except_the_reader_of_the_metal
         "monitoring-reader-metallb-binding",
     }
     assert set(sandbox) <= set(home)
-
-
-def test_every_pod_runs_on_the_node_that_has_its_volume() -> None:
-    config = on_node(stack_config("home"))
-    config["nodes"]["spare"] = SPARE_NODE
-    config["webui"] |= {"node": "spare", "volume": {"path": "/mnt/spare/chat", "size": "9Gi"}}
-    deployment = deploy_program("home", config)
-
-    nodes = {}
-    for volume in deployment.of_kind("PersistentVolume"):
-        (term,) = volume.inputs["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
-        nodes[volume.inputs["spec"]["claimRef"]["name"]] = term["matchExpressions"][0]["values"]
-    selected = {
-        volume["persistentVolumeClaim"]["claimName"]: [
-            resource.inputs["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/hostname"]
-        ]
-        for resource in deployment.of_kind("Deployment")
-        for volume in resource.inputs["spec"]["template"]["spec"]["volumes"]
-        if "persistentVolumeClaim" in volume
-    }
-
-    assert selected == {"models": ["evo4t"], "open-webui": ["spare"]}
-    assert selected.items() <= nodes.items()
 
 
 def test_a_new_node_changes_no_volume() -> None:

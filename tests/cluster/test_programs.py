@@ -19,9 +19,9 @@ ROOT = Path(images.__file__).parent.parent
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+def tiny(empty_cache: None, tmp_path: Path) -> Tool:
     """A program with a line of C, which prints another word with the build tag `two`."""
-    monkeypatch.setenv("HOMELAB_CACHE", str(tmp_path / "cache"))
+    del empty_cache
     module = tmp_path / "tiny"
     module.mkdir()
     (module / "go.mod").write_text("module tiny\n\ngo 1.26.0\n")

@@ -5,38 +5,7 @@ from harness import deploy, deployed
 
 from components import MetalLBPool
 
-POOL = "kubernetes:metallb.io/v1beta1:IPAddressPool::home-pool"
-ADVERTISEMENT = "kubernetes:metallb.io/v1beta1:L2Advertisement::home-advertisement"
 RELEASE = "kubernetes:helm.sh/v3:Release::home-metallb"
-
-
-def bare() -> None:
-    MetalLBPool("home", {"addresses": ["10.0.0.8-10.0.0.9"], "namespaces": ["a"]})
-
-
-def installed() -> None:
-    MetalLBPool(
-        "home",
-        {"addresses": ["10.0.0.8-10.0.0.9"], "namespaces": ["a"], "chart_version": "1.2.3"},
-    )
-
-
-def test_the_advertisement_names_the_pool() -> None:
-    deployment = deploy(bare)
-
-    assert deployment[ADVERTISEMENT].inputs["spec"]["ipAddressPools"] == [
-        deployment[POOL].inputs["metadata"]["name"]
-    ]
-
-
-def test_metallb_is_installed_only_where_a_version_is_given() -> None:
-    assert RELEASE not in deploy(bare).resources
-
-    deployment = deploy(installed)
-    assert deployment[RELEASE].inputs["version"] == "1.2.3"
-    assert deployment[POOL].dependencies >= {"home-metallb"}
-    # The webhook is not there yet when the pool comes.
-    assert deployment[RELEASE].inputs["values"]["crds"]["validationFailurePolicy"] == "Ignore"
 
 
 @pytest.mark.parametrize(

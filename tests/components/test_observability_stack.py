@@ -7,19 +7,11 @@ from harness import RESERVED, deployed, stack_config
 
 import config
 from components.observability.alerts import alerts
-from config.quantities import size
 
 HOME = deployed()
 RELEASE = HOME["kubernetes:helm.sh/v3:Release::monitoring-release"].inputs
 VALUES = RELEASE["values"]
 PROMETHEUS = VALUES["prometheus"]["prometheusSpec"]
-
-
-def test_the_history_fits_the_volume() -> None:
-    volume = HOME["kubernetes:core/v1:PersistentVolume::storage-prometheus-volume"].inputs["spec"]
-    kept = size(PROMETHEUS["retentionSize"].removesuffix("B"))
-
-    assert 0.75 <= kept / size(volume["capacity"]["storage"]) <= 0.85
 
 
 def test_grafana_takes_the_generated_password() -> None:

@@ -45,10 +45,6 @@ def test_without_webui_backup_there_are_no_backup_objects() -> None:
     assert "backup_password" in HOME.secret_outputs
 
 
-def test_old_snapshots_are_forgotten_after_the_new_one_is_verified() -> None:
-    assert list(mounts(SCHEDULE)) == ["snapshot", "store", "verify", "finish"]
-
-
 def test_only_the_restore_mounts_the_data_writable() -> None:
     assert "data" not in {
         volume
@@ -78,22 +74,6 @@ def test_the_restore_is_suspended_and_keeps_the_secret_key_in_memory() -> None:
     assert cron_job["suspend"] is True
     assert cron_job["jobTemplate"]["spec"]["backoffLimit"] == 0
     assert scratch["emptyDir"]["medium"] == "Memory"
-
-
-def test_a_backup_that_repaired_older_ones_is_not_retried() -> None:
-    schedule = HOME["kubernetes:batch/v1:CronJob::open-webui-backup-schedule"].inputs["spec"]
-    spec = schedule["jobTemplate"]["spec"]
-
-    assert spec["podFailurePolicy"]["rules"] == [
-        {
-            "action": "FailJob",
-            # An exit code that restic does not have.
-            "onExitCodes": {"containerName": "finish", "operator": "In", "values": [20]},
-        }
-    ]
-    # The API accepts a podFailurePolicy only with Never, and with the name of a container.
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    assert [container["name"] for container in spec["template"]["spec"]["containers"]] == ["finish"]
 
 
 def test_backups_have_a_deadline_and_the_restore_has_none() -> None:

@@ -64,32 +64,6 @@ def test_it_reads_the_programs_secrets_and_helm_releases_only(stack: Deployment)
     assert set(roles(stack)) == RELEASE_NAMESPACES | set(created)
 
 
-def test_every_role_is_bound_to_it_in_its_namespace(stack: Deployment) -> None:
-    bindings = {
-        it.inputs["metadata"]["namespace"]: it.inputs for it in stack.of_kind("RoleBinding")
-    }
-
-    assert set(bindings) == set(roles(stack))
-    for binding in bindings.values():
-        assert binding["roleRef"]["name"] == "homelab-reader"
-        [subject] = binding["subjects"]
-        assert (subject["name"], subject["namespace"]) == ("homelab-reader", "observability")
-
-
-def test_it_reads_every_kind_that_the_program_creates(stack: Deployment) -> None:
-    rules = cluster_rules(stack)
-    readable = {group for rule in rules for group in rule["apiGroups"] if group}
-    groups = {it.inputs["apiVersion"].rpartition("/")[0] for it in stack.objects()}
-    core = {
-        f"{it.type.rpartition(':')[2].lower()}s"
-        for it in stack.objects()
-        if it.inputs["apiVersion"] == "v1"
-    }
-
-    assert groups - {""} <= readable
-    assert core <= {*rules[0]["resources"], "secrets"}
-
-
 def test_it_has_no_permanent_token(stack: Deployment) -> None:
     (account,) = stack.of_kind("ServiceAccount")
 

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import pytest
 from kubernetes import client
 from live_stack import LiveStack
 
 SYSTEM = {"default", "kube-node-lease", "kube-public", "kube-system"}
 EVERYWHERE = ""
-OWN = {"ollama-gateway", "open-webui"}
+OWN = {"ollama-gateway", "open-webui", "open-webui-backup"}
 
 
 def may(api: Any, account: str, verb: str, namespace: str, name: str = "") -> bool:
@@ -31,7 +30,6 @@ def accounts(live_stack: LiveStack) -> set[str]:
     return {f"{item.namespace}:{item.name}" for item in items if item.namespace not in SYSTEM}
 
 
-@pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
 def test_only_these_accounts_may_read_every_secret_of_a_namespace(live_stack: LiveStack) -> None:
     api = client.AuthorizationV1Api(live_stack.core.api_client)
     namespaces = {item.metadata.name for item in live_stack.core.list_namespace().items}
@@ -54,11 +52,10 @@ def test_only_these_accounts_may_read_every_secret_of_a_namespace(live_stack: Li
     }
 
 
-@pytest.mark.parametrize("live_stack", ["helm"], indirect=True)
 def test_only_operator_and_reader_may_read_a_secret_by_name(live_stack: LiveStack) -> None:
     api = client.AuthorizationV1Api(live_stack.core.api_client)
 
-    names = {*OWN, "open-webui-backup", "unknown"}
+    names = {*OWN, "unknown"}
     readable = {
         (account, namespace, name)
         for account in accounts(live_stack)

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from page import ask
 from real_lab import Person, Server
 from waiting import eventually
@@ -74,6 +75,7 @@ def test_what_is_counted_is_what_was_sent_token_by_token(metrics: Server, person
     assert metrics.series('{ollama_user!=""}') == []
 
 
+@pytest.mark.faults
 def test_users_are_counted_by_pseudonym_and_a_later_model_is_there_for_them(
     metrics: Server,
 ) -> None:

@@ -78,13 +78,6 @@ def test_the_last_container_prints_the_reason_whichever_step_failed(
     assert (box.mounts["backup"] / "image").read_text() == "page:1"
 
 
-def test_a_successful_backup_prunes(box: Box) -> None:
-    code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"), FAILS="nothing")
-
-    assert code == 0, output
-    assert "pruned" in output
-
-
 def test_after_a_repair_the_job_fails_without_a_retry(
     box: Box,
 ) -> None:

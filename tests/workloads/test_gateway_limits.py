@@ -75,28 +75,36 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), LATE.values(), ids=LATE)
-def test_a_body_that_does_not_end_is_refused(hurried: Lab, first: bytes, second: bytes) -> None:
-    hurried.sent += 1
-    with closing(opened(hurried, first)) as sock:
+def test_a_body_that_does_not_end_is_refused(hurried: Lab) -> None:
+    hurried.sent += len(LATE)
+    with ExitStack() as closed:
+        socks = {
+            name: closed.enter_context(closing(opened(hurried, first)))
+            for name, (first, _) in LATE.items()
+        }
         time.sleep(0.1)  # a packet of its own
-        sock.sendall(second)
-        got = answered(sock)
+        for name, (_, second) in LATE.items():
+            socks[name].sendall(second)
+        got = {name: answered(sock) for name, sock in socks.items()}
 
-    assert got.startswith(b"HTTP/1.1 408 ")
-    assert got.count(b"HTTP/1.") == 1
-    assert limits(hurried) == {"silence": 1}
-    assert hurried.outcomes() == {"bad_request": 1}
+    answers = {name: (text[:13], text.count(b"HTTP/1.")) for name, text in got.items()}
+    assert answers == dict.fromkeys(LATE, (b"HTTP/1.1 408 ", 1))
+    assert limits(hurried) == {"silence": len(LATE)}
+    assert hurried.outcomes() == {"bad_request": len(LATE)}
     assert hurried.upstream.got("/api/chat") == []
 
 
-@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX: y"])
-def test_a_head_that_does_not_end_is_closed(hurried: Lab, start: bytes) -> None:
-    with closing(opened(hurried, start)) as sock:
-        assert answered(sock) == b""
-    with closing(opened(hurried, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + start)) as sock:
-        hurried.sent += 1
-        assert answered(sock).count(b"HTTP/1.1") == 1
+def test_a_head_that_does_not_end_is_closed(hurried: Lab) -> None:
+    whole_head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    starts = [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX: y"]
+    hurried.sent += len(starts)
+    with ExitStack() as closed:
+        first = [closed.enter_context(closing(opened(hurried, start))) for start in starts]
+        later = [
+            closed.enter_context(closing(opened(hurried, whole_head + start))) for start in starts
+        ]
+        assert [answered(sock) for sock in first] == [b""] * len(starts)
+        assert [answered(sock).count(b"HTTP/1.1") for sock in later] == [1] * len(starts)
     assert eventually(lambda: hurried.gateway.server.connections == [])
 
 

@@ -129,7 +129,7 @@ def written(pairs: list[tuple[str, Any]], escaped: bool, spaced: bool) -> bytes:
     escaped=st.booleans(),
     spaced=st.booleans(),
 )
-@settings(max_examples=300, deadline=None, phases=[Phase.generate])  # it shrinks for minutes
+@settings(max_examples=100, deadline=None, phases=[Phase.generate])  # it shrinks for minutes
 def test_no_request_exceeds_the_plan(
     server: Gateways, path: str, pairs: list[Any], where: int, escaped: bool, spaced: bool
 ) -> None:
@@ -191,7 +191,7 @@ def larger(part: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 @given(schema=st.recursive(PART, larger, max_leaves=12))
-@settings(max_examples=300, deadline=None, phases=[Phase.generate])
+@settings(max_examples=100, deadline=None, phases=[Phase.generate])
 def test_no_accepted_schema_ends_a_process(server: Gateways, schema: Any) -> None:
     """Some are refused by the gateway, and some by Ollama."""
     body = {"model": MODEL, "stream": False, "prompt": "Hello", "options": SMALL}

@@ -173,6 +173,7 @@ def test_a_moved_tag_is_pulled_with_another_refreshed_or_digest(server: Lab) -> 
     assert server.answers("a:1b", "b:1b")
 
 
+@pytest.mark.faults
 def test_after_kills_at_random_moments_the_next_run_completes(server: Lab) -> None:
     def slow(_: BaseHTTPRequestHandler) -> bool:
         time.sleep(0.1)
