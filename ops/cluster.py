@@ -153,6 +153,8 @@ class Cluster:
         configuration = Configuration()
         # For the threads that list and compare objects.
         configuration.connection_pool_maxsize = 16
+        # urllib3's own 3 make 20 seconds of a server that is away.
+        configuration.retries = 1
         load: Any = load_kube_config
         try:
             file = str(kubeconfig) if kubeconfig else None

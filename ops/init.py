@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from kubernetes.client import ApiClient
 
-from config import Settings, SettingsError
+from config import Settings
 from config.errors import SECRET
 from config.quantities import gib
 from config.stack_file import project_keys, read_config
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     prompt = Prompt(vars(options), options.yes)
     try:
         file, settings, nodes, api = write(options, prompt)
-    except (UnreadableError, SettingsError, ValueError) as error:
+    except (UnreadableError, OSError, ValueError) as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         return 1
     # Below the question.
@@ -73,10 +73,10 @@ def write(
     old = project_keys(read_config(file)) if "\nconfig:" in f"\n{before}" else {}
     context = options.context or old.get("context") or current_context()
     cluster = Cluster(context)
+    print(f"context {context}: asking {cluster.configuration.host}", flush=True)
     nodes = machines.from_nodes(cluster.read("/api/v1/nodes")["items"])
     if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
-    print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
     used = machines.assigned(cluster)
     nodes = [
         replace(node, taken=None if node.taken is None else node.taken | used)
