@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from config.errors import SettingsError
+from ops.cluster import UnreadableError
+
 COMMANDS = {
     "init": "write a server's stack file from its cluster",
     "doctor": "check the requirements of `up` and, after it, that everything answers",
@@ -46,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     try:
         return int(module.run(options))
+    except (SettingsError, UnreadableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nerror: interrupted; run the same command again", file=sys.stderr)
         return 130

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import socket
-import sys
 import time
 from errno import ECONNREFUSED
 
@@ -11,7 +10,7 @@ import aiohttp
 from kubernetes.utils import parse_quantity
 
 from components import CHART_VALUES
-from config import Settings, SettingsError, requested
+from config import Settings, requested
 from ops import doctor_server, recover, stacks
 from ops.cluster import Cluster, UnreadableError, expiring
 from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
@@ -38,14 +37,9 @@ NAMES = {
 
 def run(options: argparse.Namespace) -> int:
     """Check a stack, print the results and return the exit code."""
-    try:
-        settings = stacks.settings(options.stack, requested(CHART_VALUES))
-        stack = stacks.find(options.stack)
-        cluster = Cluster(settings.context, stack.kubeconfig)
-    except (SettingsError, UnreadableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return asyncio.run(report(settings, stack, cluster))
+    settings = stacks.settings(options.stack, requested(CHART_VALUES))
+    stack = stacks.find(options.stack)
+    return asyncio.run(report(settings, stack, Cluster(settings.context, stack.kubeconfig)))
 
 
 async def report(settings: Settings, stack: stacks.Stack, cluster: Cluster) -> int:

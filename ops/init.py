@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import sys
 import textwrap
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -150,27 +149,18 @@ def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt
             disk = next((parent for parent in parents if parent in mounted), str(path.parent))
             disks[disk] = {str(path): ("1000:1000", "0700")}
         for disk, owners in disks.items():
-            if owners:
-                _create(machine, disk, owners, api, prompt)
-
-
-def _create(
-    machine: Machine,
-    disk: str,
-    owners: Mapping[str, tuple[str, str]],
-    api: ApiClient,
-    prompt: Prompt,
-) -> None:
-    """Create directories on a disk by a Job, after a confirmation."""
-    print(f"A Job on {machine.name} creates these directories, if {disk} is mounted;")
-    print("files in them get the same owner (docs/moving-in.md):")
-    print("\n".join(f"  {path} {' '.join(owner)}" for path, owner in owners.items()))
-    job = machines.directories_job(machine, disk, owners)
-    if prompt.confirm("Run it?", job):
-        try:
-            print(machines.run(api, job))
-        except UnreadableError as error:
-            print(f"not created: {error}; by hand: docs/install.md#2-directories-on-the-server")
+            if not owners:
+                continue
+            print(f"A Job on {machine.name} creates these directories, if {disk} is mounted;")
+            print("files in them get the same owner (docs/moving-in.md):")
+            print("\n".join(f"  {path} {' '.join(owner)}" for path, owner in owners.items()))
+            job = machines.directories_job(machine, disk, owners)
+            if prompt.confirm("Run it?", job):
+                try:
+                    print(machines.run(api, job))
+                except UnreadableError as error:
+                    way = "docs/install.md#2-directories-on-the-server"
+                    print(f"not created: {error}; by hand: {way}")
 
 
 def next_steps(stack: str, settings: Settings, has_salt: bool) -> str:
