@@ -103,7 +103,7 @@ def test_without_any_answer_the_command_ends(command: Command) -> None:
 
     assert code == 1
     assert api.startswith(f"  fail  api        {server}: no answer within 3 s; to do: ")
-    assert state.startswith("  fail  state      no answer within 4 s; to do: ")
+    assert state.startswith("  fail  state      no answer within 6 s; to do: ")
     assert re.fullmatch(r"  2 fail, 0 warn, 0 ok, 14 skipped; \d+ s", counts)
 
 
