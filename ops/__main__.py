@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from config.errors import SettingsError
+from ops.cluster import UnreadableError
+
 COMMANDS = {
     "init": "write a server's stack file from its cluster",
     "doctor": "check the requirements of `up` and, after it, that everything answers",
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; an invalid command line exits with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m ops",
+        usage="%(prog)s COMMAND [options]",
         description=__doc__,
         epilog="\n".join(f"{name:9}{text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     command = parser.parse_args(arguments[:1]).command
     # Imported when needed, because importing the Kubernetes client takes a second.
     module = import_module(f"ops.{command}")
-    parser = argparse.ArgumentParser(prog=f"python -m ops {command}", description=module.__doc__)
+    name = f"python -m ops {command}"
+    parser = argparse.ArgumentParser(name, f"{name} [options]", description=module.__doc__)
     parser.add_argument("--stack", required=True, help="the stack, of Pulumi.STACK.yaml")
     if hasattr(module, "arguments"):
         module.arguments(parser)
@@ -44,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     try:
         return int(module.run(options))
+    except (SettingsError, UnreadableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nerror: interrupted; run the same command again", file=sys.stderr)
         return 130

@@ -153,9 +153,12 @@ class Cluster:
         configuration = Configuration()
         # For the threads that list and compare objects.
         configuration.connection_pool_maxsize = 16
+        # urllib3's own 3 make 20 seconds of a server that is away.
+        configuration.retries = 1
         load: Any = load_kube_config
         try:
-            file = str(kubeconfig) if kubeconfig else None
+            # The client reads the variable at its import, which may be earlier.
+            file = str(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
             load(file, context, client_configuration=configuration, persist_config=False)
         except (ConfigException, OSError, YAMLError) as error:
             raise _invalid(f"the context {context!r}", error, kubeconfig) from error

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     logging.disable()
     try:
         # Before a build, which may take minutes.
-        stacks.stack_file(options.stack)
+        _keys(stacks.stack_file(options.stack))
         # Progress is not part of the report.
         with readable_errors(FOLDER), contextlib.redirect_stdout(sys.stderr):
             report = compare(PROJECT, FOLDER / "diff", build(), options.stack, options.base)
@@ -80,14 +80,13 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
     tree, file = folder / "base", f"Pulumi.{stack}.yaml"
     with locked(folder), _extracted(project, tree, base) as commit:
         is_new = not (tree / file).exists()
-        after, secrets = without_secrets(project_keys(read_config(project / file)), PLACEHOLDER)
+        after, secrets = _keys(project / file)
         before, old_secrets = without_secrets(
             {} if is_new else project_keys(read_config(tree / file)), PLACEHOLDER
         )
         notes = [f"{base} has no {file}: everything is new"] if is_new else []
         encrypted = sorted({*secrets, *old_secrets})
         notes += [f"not compared: {key}, which is encrypted" for key in encrypted]
-        read(after, requested(CHART_VALUES))
         notes += _place_charts(
             tools, {project: after} if is_new else {tree: before, project: after}
         )
@@ -128,6 +127,13 @@ def compare(project: Path, folder: Path, tools: Tools, stack: str, base: str) ->
             cluster.stop()
     lines = summary(events, protected, notes)
     return "\n".join([*lines, "", *(line for line in printed if not NOISE.match(line))])
+
+
+def _keys(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return a stack file's keys, and those that are encrypted; raises SettingsError."""
+    keys, secrets = without_secrets(project_keys(read_config(file)), PLACEHOLDER)
+    read(keys, requested(CHART_VALUES))
+    return keys, secrets
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import socket
-import sys
 import time
 from errno import ECONNREFUSED
 
@@ -11,7 +10,7 @@ import aiohttp
 from kubernetes.utils import parse_quantity
 
 from components import CHART_VALUES
-from config import Settings, SettingsError, requested
+from config import Settings, requested
 from ops import doctor_server, recover, stacks
 from ops.cluster import Cluster, UnreadableError, expiring
 from ops.doctor_server import Check, Problems, Server, Warn, in_thread, is_in_lan
@@ -38,14 +37,9 @@ NAMES = {
 
 def run(options: argparse.Namespace) -> int:
     """Check a stack, print the results and return the exit code."""
-    try:
-        settings = stacks.settings(options.stack, requested(CHART_VALUES))
-        stack = stacks.find(options.stack)
-        cluster = Cluster(settings.context, stack.kubeconfig)
-    except (SettingsError, UnreadableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return asyncio.run(report(settings, stack, cluster))
+    settings = stacks.settings(options.stack, requested(CHART_VALUES))
+    stack = stacks.find(options.stack)
+    return asyncio.run(report(settings, stack, Cluster(settings.context, stack.kubeconfig)))
 
 
 async def report(settings: Settings, stack: stacks.Stack, cluster: Cluster) -> int:
@@ -179,10 +173,9 @@ async def addons(server: Server) -> Problems:
     for kind in ("prometheuses", "alertmanagers"):
         if any(crd["name"] == f"{kind}.monitoring.coreos.com" for crd in crds):
             for item in await server.metadata(f"/apis/monitoring.coreos.com/v1/{kind}"):
-                if (item["namespace"], item["name"]) != ("observability", CHART):
-                    yield Warn(
-                        f"{kind} {item['namespace']}/{item['name']} remains from a removed release"
-                    )
+                title = f"{item['namespace']}/{item['name']}"
+                if title != f"observability/{CHART}":
+                    yield Warn(f"{kind} {title} remains from a removed release")
     mode, exists = server.settings.network.metallb, "metallb.io" in groups
     if ("Release", "metallb-system/metallb") not in server.objects and exists != (mode == "addon"):
         yield f"network.metallb: got {mode}, but MetalLB is {'' if exists else 'not '}installed"
@@ -190,14 +183,12 @@ async def addons(server: Server) -> Problems:
 
 async def names(server: Server) -> Problems:
     """The names of namespaces, volumes and StorageClass are not used by others."""
-    more = [f"ollama-stack-models-{name}" for name in server.settings.servers]
+    more = {f"ollama-stack-models-{name}" for name in server.settings.servers}
     for kind, (path, wanted) in NAMES.items():
-        for item in await server.metadata(path):
-            if (
-                item["name"] in [*wanted.split(), *more]
-                and (kind, item["name"]) not in server.objects
-            ):
-                yield f'{kind} "{item["name"]}" already exists'
+        names = [item["name"] for item in await server.metadata(path)]
+        for name in names:
+            if name in more | {*wanted.split()} and (kind, name) not in server.objects:
+                yield f'{kind} "{name}" already exists'
 
 
 async def addresses(server: Server) -> Problems:
@@ -221,27 +212,12 @@ async def addresses(server: Server) -> Problems:
 
 CHECKS = (
     Check(api, "", "tailscale status (docs/install.md#3-kubeconfig-on-your-laptop)"),
-    Check(
-        state,
-        "",
-        "pulumi login, or stack init (docs/install.md#4-pulumi-on-your-laptop)",
-        seconds=4,
-    ),
-    Check(
-        rbac, "api", "microk8s config, or enable rbac (docs/install.md#1-microk8s-on-the-server)"
-    ),
+    Check(state, "", "pulumi login, or stack init (docs/install.md#4-pulumi-on-your-laptop)"),
+    Check(rbac, "api", "microk8s enable rbac (docs/install.md#1-microk8s-on-the-server)"),
     Check(marks, "api", f"set {MASK} (docs/install.md#tailscale-and-microk8s)"),
     Check(nodes, "api", "correct homelab:nodes (docs/gpu.md#prepare-the-server)"),
-    Check(
-        releases,
-        "api state",
-        "wait until it ends, or make recover (docs/runbook.md#an-up-was-cut-off)",
-    ),
+    Check(releases, "api state", "wait, or make recover (docs/runbook.md#an-up-was-cut-off)"),
     Check(addons, "releases", "microk8s disable, or delete (docs/runbook.md#without-an-alert)"),
     Check(names, "releases", "delete it, or pulumi import (docs/runbook.md#without-an-alert)"),
-    Check(
-        addresses,
-        "releases",
-        "free the address, or choose another network.pool (docs/runbook.md#without-an-alert)",
-    ),
+    Check(addresses, "releases", "free it, or change the pool (docs/runbook.md#without-an-alert)"),
 )

@@ -24,7 +24,7 @@ SOCKET = "/ws/socket.io/?EIO=4&transport=websocket"
 """Path of Open WebUI's socket.io, version 4 of its protocol."""
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8,"
 ANSWER_SECONDS = 9
-"""Seconds for the check `answer`; a model of 20 GB takes longer to load from a disk."""
+"""Seconds for all models' answers; one of 20 GB takes longer to load from a disk."""
 Problems = AsyncIterator[str]
 
 
@@ -109,10 +109,9 @@ async def page(server: Server) -> Problems:
                 problem = "" if response.ok else f"{url}: got {response.status}, want 200"
         except (OSError, aiohttp.ClientError) as error:
             problem = f"{url}: no answer: {str(error) or 'timeout'}"
-        is_remote = ip_address(str(urlsplit(url).hostname)) in ip_network(lan) and not is_in_lan(
-            lan
-        )
         if problem:
+            is_in = ip_address(str(urlsplit(url).hostname)) in ip_network(lan)
+            is_remote = is_in and not is_in_lan(lan)
             yield Warn(f"{problem}; this laptop is not in {lan}") if is_remote else problem
         elif url in pages:
             server.page = server.page or url
@@ -221,12 +220,7 @@ async def copies(server: Server) -> Problems:
 CHECKS = (
     Check(page, "up", "kubectl get services,pods -A (docs/runbook.md#openwebuidown)", seconds=8),
     Check(origins, "page", "set webui.origins, and up (docs/install.md#other-names-for-the-page)"),
-    Check(
-        answer,
-        "page",
-        "read the gateway's log (docs/runbook.md#ollamadown)",
-        seconds=ANSWER_SECONDS + 1,
-    ),
+    Check(answer, "page", "read the gateway's log (docs/runbook.md#ollamadown)", seconds=10),
     Check(metrics, "up api", "read the pushers' logs (docs/runbook.md#gatewaynotreporting)"),
     Check(volumes, "up api", "restart the pods (docs/runbook.md#volumenotondisk)"),
     Check(backups, "up api", "set webui.backup, run one or read its log (docs/backups.md)"),

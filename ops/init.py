@@ -9,13 +9,12 @@ import contextlib
 import difflib
 import sys
 import textwrap
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from kubernetes.client import ApiClient
 
-from config import Settings, SettingsError
+from config import Settings
 from config.errors import SECRET
 from config.quantities import gib
 from config.stack_file import project_keys, read_config
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     prompt = Prompt(vars(options), options.yes)
     try:
         file, settings, nodes, api = write(options, prompt)
-    except (UnreadableError, SettingsError, ValueError) as error:
+    except (UnreadableError, OSError, ValueError) as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         return 1
     # Below the question.
@@ -73,10 +72,10 @@ def write(
     old = project_keys(read_config(file)) if "\nconfig:" in f"\n{before}" else {}
     context = options.context or old.get("context") or current_context()
     cluster = Cluster(context)
+    print(f"context {context}: asking {cluster.configuration.host}", flush=True)
     nodes = machines.from_nodes(cluster.read("/api/v1/nodes")["items"])
     if not nodes:
         raise UnreadableError(f"context {context}: got no nodes, want one or more")
-    print(f"context {context}: nodes {', '.join(machine.name for machine in nodes)}")
     used = machines.assigned(cluster)
     nodes = [
         replace(node, taken=None if node.taken is None else node.taken | used)
@@ -150,27 +149,18 @@ def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt
             disk = next((parent for parent in parents if parent in mounted), str(path.parent))
             disks[disk] = {str(path): ("1000:1000", "0700")}
         for disk, owners in disks.items():
-            if owners:
-                _create(machine, disk, owners, api, prompt)
-
-
-def _create(
-    machine: Machine,
-    disk: str,
-    owners: Mapping[str, tuple[str, str]],
-    api: ApiClient,
-    prompt: Prompt,
-) -> None:
-    """Create directories on a disk by a Job, after a confirmation."""
-    print(f"A Job on {machine.name} creates these directories, if {disk} is mounted;")
-    print("files in them get the same owner (docs/moving-in.md):")
-    print("\n".join(f"  {path} {' '.join(owner)}" for path, owner in owners.items()))
-    job = machines.directories_job(machine, disk, owners)
-    if prompt.confirm("Run it?", job):
-        try:
-            print(machines.run(api, job))
-        except UnreadableError as error:
-            print(f"not created: {error}; by hand: docs/install.md#2-directories-on-the-server")
+            if not owners:
+                continue
+            print(f"A Job on {machine.name} creates these directories, if {disk} is mounted;")
+            print("files in them get the same owner (docs/moving-in.md):")
+            print("\n".join(f"  {path} {' '.join(owner)}" for path, owner in owners.items()))
+            job = machines.directories_job(machine, disk, owners)
+            if prompt.confirm("Run it?", job):
+                try:
+                    print(machines.run(api, job))
+                except UnreadableError as error:
+                    way = "docs/install.md#2-directories-on-the-server"
+                    print(f"not created: {error}; by hand: {way}")
 
 
 def next_steps(stack: str, settings: Settings, has_salt: bool) -> str:

@@ -1,9 +1,7 @@
 """The text of a stack file: new keys in it, its comments kept."""
 
 import io
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -11,7 +9,7 @@ from ruamel.yaml import YAML
 from components import CHART_VALUES
 from config import Settings, read, requested
 from config.errors import PREFIX, SECRET
-from config.stack_file import project_keys, read_config
+from config.stack_file import project_keys
 
 TEMPLATE = """\
 # yaml-language-server: $schema=config/schema.json
@@ -69,10 +67,7 @@ def _update(document: Any, values: Mapping[str, Any]) -> None:
 
 def check(text: str) -> Settings:
     """Return the settings of a stack file's text; raises SettingsError, as `validate`."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "Pulumi.yaml")
-        file.write_text(text)
-        return validate(project_keys(read_config(file)))
+    return validate(project_keys(YAML(typ="safe").load(text)["config"]))
 
 
 def validate(keys: Mapping[str, Any]) -> Settings:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 
 from ops.drift import DRIFT
 
@@ -38,9 +39,9 @@ def update_issue(stack: str, report: str) -> str:
     Returns a line about it. Raises CalledProcessError if `gh` fails.
     """
     title = f"Drift: {stack}"
-    # Leaves 500 characters for the text around it.
-    report = report.rstrip()[: LIMIT - 500]
-    body = HEAD + code_block(report)
+    # A code block in Markdown; leaves 500 characters for the text around it.
+    report = textwrap.indent(report.rstrip(), "    ")[: LIMIT - 500]
+    body = HEAD + report
     if UNFINISHED.search(report):
         command = f"make recover STACK={stack}"
         body = f"An `up` was cut off: first `{command}` (docs/runbook.md).\n\n{body}"
@@ -60,7 +61,7 @@ def update_issue(stack: str, report: str) -> str:
     if issue["body"].replace("\r\n", "\n").strip() == body.strip():
         return f"#{number} is up to date"
     _gh("edit", number, "--body-file", "-", stdin=body)
-    _gh("comment", number, "--body-file", "-", stdin=f"The drift changed:\n\n{code_block(report)}")
+    _gh("comment", number, "--body-file", "-", stdin=f"The drift changed:\n\n{report}")
     return f"updated #{number}"
 
 
@@ -69,9 +70,3 @@ def _gh(*arguments: str, stdin: str = "") -> str:
     command = ["gh", "issue", *arguments]
     result = subprocess.run(command, input=stdin, capture_output=True, text=True, check=True)
     return result.stdout.strip()
-
-
-def code_block(text: str) -> str:
-    """Return `text` as a Markdown code block, with a fence longer than any in it."""
-    fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
-    return f"{fence}\n{text}\n{fence}"

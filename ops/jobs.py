@@ -70,10 +70,11 @@ def wait(batch: Any, core: Any, namespace: str, job: str, timeout: float, action
     until(has_ended, progress, timeout)
 
 
-def exit_code(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
-    """Return the pod, the container and the exit code that ended a Job.
+def result(core: Any, namespace: str, job: str) -> tuple[str, int, str | UnreadableError]:
+    """Return the container that ended a Job, its exit code, and the last lines of its log.
 
-    Raises UnreadableError if no container has terminated.
+    At most 5000 lines, or why they cannot be read. Raises UnreadableError if no container has
+    terminated.
     """
     terminated = [
         (pod, status.name, status.state.terminated.exit_code)
@@ -82,13 +83,12 @@ def exit_code(core: Any, namespace: str, job: str) -> tuple[str, str, int]:
     ]
     if not terminated:
         raise UnreadableError(f"could not read the exit status of Job {job}")
-    return next((item for item in terminated if item[2]), terminated[-1])
-
-
-def log(core: Any, namespace: str, pod: str, container: str) -> str:
-    """Return the last lines of a container's log, at most 5000; raises UnreadableError."""
-    with readable_errors("its log cannot be read"):
-        text: str = core.read_namespaced_pod_log(
-            pod, namespace, container=container, tail_lines=5000, _request_timeout=30
-        )
-    return text.strip()
+    pod, container, code = next((item for item in terminated if item[2]), terminated[-1])
+    try:
+        with readable_errors("its log cannot be read"):
+            log = core.read_namespaced_pod_log(
+                pod, namespace, container=container, tail_lines=5000, _request_timeout=30
+            )
+    except UnreadableError as error:
+        return container, code, error
+    return container, code, log.strip()

@@ -158,10 +158,11 @@ def run(api: Any, body: Mapping[str, Any]) -> str:
         name = batch.create_namespaced_job(NAMESPACE, body).metadata.name
         try:
             jobs.wait(batch, core, NAMESPACE, name, TIMEOUT, f"Job {name}")
-            pod, container, code = jobs.exit_code(core, NAMESPACE, name)
-            log = jobs.log(core, NAMESPACE, pod, container)
+            _, code, log = jobs.result(core, NAMESPACE, name)
         finally:
             batch.delete_namespaced_job(name, NAMESPACE, propagation_policy="Background")
+    if isinstance(log, UnreadableError):
+        raise log
     if code:
         raise UnreadableError(f"Job {name}: {(log or 'no output').splitlines()[-1]}")
     return log

@@ -8,7 +8,6 @@ import argparse
 import getpass
 import json
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from config import Request, SettingsError
+from config import Request
 from ops import releases, stacks
 from ops.cluster import Cluster, UnreadableError
 from ops.releases import UNFINISHED, Revision
@@ -184,14 +183,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Inspect, ask, repair, and return the exit code."""
-    try:
-        return _run(options)
-    except (SettingsError, UnreadableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(options: argparse.Namespace) -> int:
     stack = stacks.find(options.stack)
     context = stacks.settings(options.stack, Request(0, 0)).context
     cluster = Cluster(context, stack.kubeconfig)

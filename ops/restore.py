@@ -15,7 +15,7 @@ from typing import Any
 from kubernetes.client import ApiException, AppsV1Api, BatchV1Api, CoreV1Api
 
 from components.open_webui.backup import RESTORE_TAINT
-from config import Request, SettingsError
+from config import Request
 from ops import jobs, stacks
 from ops.cluster import Cluster, UnreadableError, readable_errors
 
@@ -64,18 +64,10 @@ class ChatPage:
                 variable["value"] = snapshot
         restore["image"] = image or restore["image"]
         # Deleted with the CronJob, because a completed pod still blocks the deletion of its claims.
-        owner = {
-            "apiVersion": "batch/v1",
-            "kind": "CronJob",
-            "name": TEMPLATE,
-            "uid": template["metadata"]["uid"],
-            "controller": True,
-        }
-        metadata = {
-            "generateName": "open-webui-restore-",
-            "labels": template["metadata"]["labels"],
-            "ownerReferences": [owner],
-        }
+        uid, labels = (template["metadata"][key] for key in ("uid", "labels"))
+        owner = {"kind": "CronJob", "name": TEMPLATE, "uid": uid, "controller": True}
+        metadata = {"generateName": "open-webui-restore-", "labels": labels}
+        metadata["ownerReferences"] = [{"apiVersion": "batch/v1", **owner}]
         return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
     def list_job(self) -> dict[str, Any]:
@@ -145,12 +137,9 @@ class ChatPage:
             raise NotStartedError(
                 f"{reason}; it had not started: check the backup disk and the image"
             ) from error
-        pod, container, code = jobs.exit_code(self.core, NAMESPACE, name)
-        try:
-            return container, code, jobs.log(self.core, NAMESPACE, pod, container)
-        except UnreadableError as error:
-            # The exit code is enough to start the page again.
-            return container, code, f"ended with {code}, but {error}"
+        container, code, log = jobs.result(self.core, NAMESPACE, name)
+        # The exit code is enough to start the page again.
+        return container, code, log if isinstance(log, str) else f"ended with {code}, but {log}"
 
     def _create(self, job: dict[str, Any]) -> str:
         """Create a Job, and return its name; raises NotStartedError."""
@@ -261,9 +250,6 @@ def run(options: argparse.Namespace) -> int:
                     )
             else:
                 line = restore(page, options.snapshot, options.image)
-    except (SettingsError, UnreadableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as error:
         print(f"error: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130

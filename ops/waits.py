@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from contextvars import copy_context
-from pathlib import Path
 from threading import Thread
 
 import pulumi
@@ -26,11 +24,9 @@ def log_waits(context: str) -> None:
     """
     if pulumi.runtime.is_dry_run():
         return
-    # The Kubernetes client reads the variable at its import, which may be earlier.
-    kubeconfig = os.environ.get("KUBECONFIG")
     # A cluster that cannot be reached is the provider's to report.
     with contextlib.suppress(UnreadableError):
-        cluster = Cluster(context, Path(kubeconfig) if kubeconfig else None)
+        cluster = Cluster(context)
         # The SDK has its connection to the engine in the context.
         watch, loop = copy_context().run, asyncio.get_running_loop()
         Thread(target=watch, args=(_watch, cluster, loop), daemon=True).start()

@@ -398,6 +398,11 @@ def test_where_nothing_could_be_pinged_a_line_says_so(
         (KeyboardInterrupt(), 130, "\nerror: interrupted; nothing was written\n"),
         (EOFError(), 1, "\nerror: no answer; nothing was written\n"),
         (ValueError("--lan: x"), 1, "error: --lan: x; nothing was written\n"),
+        (
+            PermissionError(13, "denied", "x"),
+            1,
+            "error: [Errno 13] denied: 'x'; nothing was written\n",
+        ),
     ],
 )
 def test_whoever_stops_has_written_nothing(

@@ -30,10 +30,13 @@ def test_every_answer_to_a_question_has_a_default(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("arguments", [[], ["nothing"], ["drift", "--nothing"], ["render"]])
-def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -15,6 +14,7 @@ from urllib3.exceptions import HTTPError
 from ops import cluster as api
 from ops import restore as command
 from ops import stacks
+from ops.__main__ import main
 from ops.restore import ChatPage, RestoreError, restore
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
@@ -244,7 +244,7 @@ def test_the_command_lists_the_backups_or_says_why_not(
     monkeypatch.setattr(command, "Cluster", Mock())
     monkeypatch.setattr(stacks, "find", Mock())
 
-    assert command.run(Namespace(stack="home", list=True)) == code
+    assert main(["restore", "--stack", "home", "--list"]) == code
     out, err = capsys.readouterr()
     assert out == ("" if code else "first\nfetch said this\n")
     line = "error: no backups could be listed: first fetch said this\n"

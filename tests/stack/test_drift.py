@@ -291,7 +291,7 @@ def test_an_unchanged_stack_has_no_drift_and_the_check_writes_nothing(
 
     code, out, err = main()
     assert (code, out) == (0, "")
-    assert err.splitlines()[1:] == ["no drift"]
+    assert err.splitlines()[2:] == ["no drift"]
     assert state_files(live_stack) == before
 
 
@@ -625,7 +625,9 @@ def test_an_unreachable_cluster_is_one_line(
         live_stack.cluster.kubeconfig.write_text(content)
 
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"comparing \d+ resources\nerror: could not check home: .+\n", err)
+    assert re.fullmatch(
+        r"reading.*\ncomparing \d+ resources\nerror: could not check home: .+\n", err
+    )
 
 
 def test_an_unknown_kind_and_missing_managed_fields_are_unread_objects(
