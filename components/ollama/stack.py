@@ -220,6 +220,6 @@ def _metrics(
         "GATEWAY_OTLP_URL": telemetry["otlp_url"],
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
-        **({"GATEWAY_USER_LABEL": "on"} if gateway.get("label_users") else {}),
+        "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
         **otel_service("ollama-gateway", namespace, name),
     }
