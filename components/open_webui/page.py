@@ -111,9 +111,9 @@ class OpenWebUI(ComponentResource):
         child = ResourceOptions(parent=self)
         access, models = args["access"], args["models"]
         lan, tailnet = access.get("lan_address"), access.get("tailnet_address")
-        if access.get("trusted_email_header") and (lan or tailnet):
+        if (header := access.get("trusted_email_header")) and (lan or tailnet):
             # A client that bypasses the proxy could forge the header, and sign in as anyone.
-            raise ValueError("trusted_email_header: must not be set together with an address")
+            raise ValueError(f"trusted_email_header: got {header!r}, want none beside an address")
         self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
         origins = [
             origin if "://" in origin else f"http://{origin}:{PORT}"
