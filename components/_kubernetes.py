@@ -90,10 +90,6 @@ class Telemetry(TypedDict):
     """Labels by which network policies allow a pod to reach it."""
 
 
-NO_TELEMETRY: Telemetry = {"otlp_url": "", "pod_labels": {}}
-"""Metrics are not pushed."""
-
-
 def read_files(folder: Path, *patterns: str) -> dict[str, str]:
     """Return the text of the files in `folder` that match, by name: a ConfigMap's `data`."""
     files = sorted(file for pattern in patterns for file in folder.glob(pattern))

@@ -344,7 +344,7 @@ class Ollama(Section):
         Image,
         Field(
             description="Image of the gateway and the model Job, with a full version: Python 3.11"
-            " or newer, aiohttp and OpenTelemetry's SDK."
+            " or newer, aiohttp, uvloop and OpenTelemetry's SDK."
         ),
     ] = versions.GATEWAY_IMAGE
     cpu: Cores = 8.0

@@ -212,6 +212,7 @@ def small_ollama_stack(
             },
             "models": {"declared": [{"name": model} for model in models]},
             "gateway": {"image": "python:1.0.0"},
+            "telemetry": {"otlp_url": "", "pod_labels": {}},
             "runtime": {
                 "context_length": 8192,
                 "parallel": 1,

@@ -9,7 +9,6 @@ from pulumi_kubernetes.core.v1 import ContainerArgsDict, ProbeArgsDict, VolumeAr
 from components._kubernetes import (
     DNS,
     INTERNET,
-    NO_TELEMETRY,
     RESTRICTED,
     SLOW_PULL,
     Pod,
@@ -60,7 +59,7 @@ class OllamaGateway(TypedDict):
     """Inputs of the gateway."""
 
     image: str
-    """Image with Python 3.11, aiohttp and the OpenTelemetry SDK, pinned; the Job uses it too."""
+    """Image with Python 3.11, aiohttp, uvloop and OpenTelemetry's SDK; the Job uses it too."""
     memory_bandwidth: NotRequired[float]
     """Memory bandwidth of the node in bytes/s, an upper bound of tokens/s. Default: unknown."""
     read_bytes: NotRequired[dict[str, float]]
@@ -80,8 +79,7 @@ class OllamaStackArgs(TypedDict):
     runtime: OllamaRuntime
     models: OllamaModels
     gateway: OllamaGateway
-    telemetry: NotRequired[Telemetry]
-    """Default: metrics are not pushed."""
+    telemetry: Telemetry
 
 
 class OllamaStack(ComponentResource):
@@ -123,7 +121,7 @@ class OllamaStack(ComponentResource):
         )
 
         runtime, node = args["runtime"], args["pod"].get("node")
-        telemetry = args.get("telemetry", NO_TELEMETRY)
+        telemetry = args["telemetry"]
         gateway = Gateway(name, namespace, self)
         scratch: VolumeArgsDict = {"name": "tmp", "empty_dir": {"size_limit": "1Gi"}}
         deployment = Deployment(
@@ -222,6 +220,6 @@ def _metrics(
         "GATEWAY_OTLP_URL": telemetry["otlp_url"],
         "GATEWAY_BANDWIDTH": f"{gateway.get('memory_bandwidth', 0):g}",
         "GATEWAY_READ_BYTES": ",".join(f"{model}={size:g}" for model, size in read_bytes.items()),
-        **({"GATEWAY_USER_LABEL": "on"} if gateway.get("label_users") else {}),
+        "GATEWAY_USER_LABEL": "on" if gateway.get("label_users") else "off",
         **otel_service("ollama-gateway", namespace, name),
     }

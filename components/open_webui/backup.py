@@ -79,7 +79,7 @@ class OpenWebUIBackup(ComponentResource):
         scratch: EmptyDirVolumeSourceArgsDict = {"size_limit": args["scratch_size"]}
         # It has only the secret key, which must not be written to a disk.
         memory: EmptyDirVolumeSourceArgsDict = {"medium": "Memory", "size_limit": "1Mi"}
-        pod_labels = args["telemetry"]["pod_labels"] if "telemetry" in args else {}
+        pod_labels = args["telemetry"]["pod_labels"]
         scheduled, upgrade = (
             job(name, args, backup(tag, args, password), script, scratch, 2, pod_labels)
             for tag in ("scheduled", "upgrade")

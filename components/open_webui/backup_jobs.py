@@ -58,8 +58,7 @@ class BackupJobArgs(TypedDict):
     """Values of restic's `--keep-…` options: `last`, `daily`, `weekly`, `monthly`."""
     scratch_size: str
     """Size limit of the scratch `emptyDir`, which holds all data once."""
-    telemetry: NotRequired[Telemetry]
-    """Default: metrics are not pushed."""
+    telemetry: Telemetry
     node: NotRequired[str | None]
     """Host name of the node to run on. Default: the node of the volumes."""
 
@@ -73,7 +72,7 @@ def backup(tag: str, args: BackupJobArgs, password: EnvVarArgsDict) -> list[Cont
     keep = " ".join(f"--keep-{option} {number}" for option, number in args["keep"].items())
     env = environment({"KIND": tag, "KEEP": keep, "IMAGE": args["images"]["open_webui"]})
     metrics: dict[str, Input[str]] = {
-        "BACKUP_OTLP_URL": args["telemetry"]["otlp_url"] if "telemetry" in args else "",
+        "BACKUP_OTLP_URL": args["telemetry"]["otlp_url"],
         **otel_service("open-webui-backup", args["namespace"], "open-webui"),
     }
     folders = ("/scratch", "/backup")

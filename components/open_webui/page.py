@@ -16,7 +16,6 @@ from pulumi_kubernetes.networking.v1 import NetworkPolicyIngressRuleArgsDict
 from pulumi_random import RandomPassword
 
 from components._kubernetes import (
-    NO_TELEMETRY,
     RESTRICTED,
     SLOW_PULL,
     Pod,
@@ -90,8 +89,7 @@ class OpenWebUIArgs(TypedDict):
     """E-mail address of the first account."""
     models: ChatModels
     access: PageAccess
-    telemetry: NotRequired[Telemetry]
-    """Default: metrics are not pushed."""
+    telemetry: Telemetry
     depends_on: NotRequired[list[Job]]
     """Jobs that must complete before a changed image is rolled out. Default: none."""
     protect: NotRequired[bool]
@@ -113,10 +111,9 @@ class OpenWebUI(ComponentResource):
         child = ResourceOptions(parent=self)
         access, models = args["access"], args["models"]
         lan, tailnet = access.get("lan_address"), access.get("tailnet_address")
-        telemetry = args.get("telemetry", NO_TELEMETRY)
-        if access.get("trusted_email_header") and (lan or tailnet):
+        if (header := access.get("trusted_email_header")) and (lan or tailnet):
             # A client that bypasses the proxy could forge the header, and sign in as anyone.
-            raise ValueError("trusted_email_header: must not be set together with an address")
+            raise ValueError(f"trusted_email_header: got {header!r}, want none beside an address")
         self.urls = [f"http://{address}:{PORT}" for address in (lan, tailnet) if address]
         origins = [
             origin if "://" in origin else f"http://{origin}:{PORT}"
@@ -164,7 +161,7 @@ class OpenWebUI(ComponentResource):
                         "labels": {
                             **labels(name),
                             **models["client_labels"],
-                            **telemetry["pod_labels"],
+                            **args["telemetry"]["pod_labels"],
                         }
                     },
                     "spec": pod_spec(container, volumes, args["pod"].get("node")),
@@ -263,15 +260,14 @@ def _settings(args: OpenWebUIArgs, urls: list[str], origins: list[str]) -> dict[
         settings["TASK_MODEL"] = task_model
     if models.get("forward_users"):
         settings["ENABLE_FORWARD_USER_INFO_HEADERS"] = "true"
-    if telemetry := args.get("telemetry"):
-        settings |= {
-            "ENABLE_OTEL": "true",
-            "ENABLE_OTEL_METRICS": "true",
-            # Selects OTLP over HTTP for metrics, in spite of its name; the endpoint is used as is.
-            "OTEL_METRICS_OTLP_SPAN_EXPORTER": "http",
-            "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": telemetry["otlp_url"],
-            **otel_service("open-webui", args["namespace"], "open-webui"),
-        }
+    settings |= {
+        "ENABLE_OTEL": "true",
+        "ENABLE_OTEL_METRICS": "true",
+        # Selects OTLP over HTTP for metrics, in spite of its name; the endpoint is used as is.
+        "OTEL_METRICS_OTLP_SPAN_EXPORTER": "http",
+        "OTEL_METRICS_EXPORTER_OTLP_ENDPOINT": args["telemetry"]["otlp_url"],
+        **otel_service("open-webui", args["namespace"], "open-webui"),
+    }
     if header := args["access"].get("trusted_email_header"):
         settings["WEBUI_AUTH_TRUSTED_EMAIL_HEADER"] = header
     return settings

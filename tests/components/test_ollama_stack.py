@@ -238,7 +238,7 @@ def test_every_setting_of_the_gateway_is_one_that_it_knows() -> None:
 
     assert settings.bandwidth == 89.6e9
     assert settings.bytes_read()["gemma3:4b"] == 2.5e9
-    assert settings.user_label == ""
+    assert settings.user_label == "off"
     assert settings.manage_token == settings.user_key == "generated"
 
 

@@ -26,6 +26,7 @@ ALONE: OpenWebUIArgs = {
         "embedding": "b:1b",
     },
     "access": {"client_cidrs": ["10.0.0.1/32"]},
+    "telemetry": {"otlp_url": "", "pod_labels": {}},
 }
 
 

@@ -101,6 +101,19 @@ def test_after_a_repair_the_job_fails_without_a_retry(
     assert box.run(spec["template"]["spec"], FAILS="nothing")[0] == 0
 
 
+def test_the_file_image_is_replaced_because_root_may_have_written_it(box: Box) -> None:
+    """The pod cannot write a file of root's, but remove it from a directory of its own."""
+    image = box.mounts["backup"] / "image"
+    first = image.with_name("the same file")
+    first.hardlink_to(image)
+
+    code, output = box.run(before(box.deployment), FAILS="nothing")
+
+    assert code == 0, output
+    assert image.read_text().startswith("ghcr.io/open-webui/open-webui:")
+    assert first.read_text() == "page:1"
+
+
 def test_a_prune_that_fails_without_damage_fails_the_backup(box: Box) -> None:
     code, output = box.run(cron(box.deployment, "open-webui-backup-schedule"), FAILS="prune")
 

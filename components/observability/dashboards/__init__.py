@@ -3,13 +3,8 @@
 from collections.abc import Iterable
 
 from components.observability.dashboards import ai, server, usage
-from components.observability.dashboards.panels import Board, encoded
+from components.observability.dashboards.panels import encoded
 from components.observability.promql import any_of
-
-
-def boards(disks: str, backup_hours: int | None) -> list[Board]:
-    """Return all dashboards; `disks` is a PromQL regular expression of mount points."""
-    return [ai.BOARD, usage.BOARD, server.board(disks, backup_hours)]
 
 
 def dashboards(
@@ -20,5 +15,5 @@ def dashboards(
     `disks` are mount points, `backup_hours` is the interval of backups, and `runbook` is the URL of
     a page with a section for each panel's alert.
     """
-    disks = any_of(sorted(set(disks)))
-    return {board.name: encoded(board, runbook) for board in boards(disks, backup_hours)}
+    boards = (ai.BOARD, usage.BOARD, server.board(any_of(sorted(set(disks))), backup_hours))
+    return {board.name: encoded(board, runbook) for board in boards}

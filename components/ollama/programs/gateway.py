@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
+import uvloop
 from aiohttp import hdrs, web
 from gateway_bodies import SMALL_BODY, SMALL_TEXT, Body, Budget, Pieces
 from gateway_connections import Server, error_response
@@ -329,12 +330,7 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(serve(settings))
-    else:
-        uvloop.run(serve(settings))
+    uvloop.run(serve(settings))
     return 0
 
 

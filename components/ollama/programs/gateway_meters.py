@@ -100,7 +100,7 @@ class Meters:
 
     def user(self, headers: Mapping[str, str]) -> str:
         """Return the pseudonym of the user; empty if the label is off."""
-        if not self.settings.user_label:
+        if self.settings.user_label != "on":
             return ""
         if not (user := headers.get(self.settings.user_header, "")):
             return "none"

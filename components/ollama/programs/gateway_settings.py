@@ -19,7 +19,7 @@ class Settings:
     manage_token: str = field(default="", repr=False)  # empty: models cannot be changed
     bandwidth: float = 0  # memory bandwidth in bytes/s; 0: unknown
     read_bytes: str = ""  # "model=bytes,…" read per token, if less than the file (MoE)
-    user_label: str = ""  # not empty: metrics have a pseudonym of the user
+    user_label: str = "off"  # "on": metrics have a pseudonym of the user
     user_key: str = field(default="", repr=False)
     user_header: str = "X-OpenWebUI-User-Id"
     user_cap: int = 20  # pseudonyms; further users are "other"

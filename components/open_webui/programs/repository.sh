@@ -73,7 +73,9 @@ finish) # SCRATCH BACKUP: forget old snapshots, or before an upgrade write the n
   [ ! -e "$2/failed" ] || { cat "$2/failed" && exit 1; }
   remove_stale_locks
   if [ "$KIND" = upgrade ]; then
-    printf %s "$IMAGE" >"$3/image"
+    # Replaced, because a file that root wrote on a new disk cannot be written.
+    printf %s "$IMAGE" >"$3/.image"
+    mv -f "$3/.image" "$3/image"
   elif [ -e "$2/manifest.json" ]; then
     $restic forget --host open-webui --group-by host --tag scheduled $KEEP
     $restic forget --host open-webui --group-by host --tag upgrade --keep-last 5
