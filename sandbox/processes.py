@@ -130,6 +130,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._started: dict[str, psutil.Process] = {}
 
     def log(self, name: str) -> Path:
         """Return the log of the process `name` since its last start."""
@@ -159,7 +160,7 @@ class Processes:
                 env={**env, MARK: str(self._folder), NAME: name},
                 start_new_session=True,
             )
-        process = psutil.Process(started.pid)
+        process = self._started[name] = psutil.Process(started.pid)
         with contextlib.suppress(psutil.Error):
             # The kernel sets it a moment after it has closed the pipe for which Popen waits.
             while started.poll() is None and not process.environ():
@@ -184,7 +185,8 @@ class Processes:
         """
 
         def ended() -> list[str]:
-            return [process for process in (*beside, name) if process not in self.alive()]
+            alive = self.alive()
+            return [each for each in (*beside, name) if each not in alive and not self._runs(each)]
 
         waiting = Retrying(
             retry=retry_if_exception_type(FAILURES) & retry_if_exception(lambda _: not ended()),
@@ -215,6 +217,16 @@ class Processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=grace)
+
+    def _runs(self, name: str) -> bool:
+        """Return whether a process that this object started runs, though nothing marks it.
+
+        At the moment in which it becomes another program, it has no environment.
+        """
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = self._started.get(name)
+            return bool(process and process.status() != psutil.STATUS_ZOMBIE)
+        return False
 
     def memory(self) -> int:
         """Return the resident memory of all processes that run, in bytes."""

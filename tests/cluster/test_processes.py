@@ -23,6 +23,23 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_child(tmp_path: Path)
     assert processes.alive() == {}
 
 
+def test_a_process_that_becomes_another_program_again_and_again_has_not_ended(
+    tmp_path: Path,
+) -> None:
+    again = tmp_path / "again"
+    again.write_text('#!/bin/sh\n[ $1 -eq 0 ] || exec "$0" $(($1 - 1))\necho end\nexec sleep 600\n')
+    again.chmod(0o755)
+    processes = Processes(tmp_path)
+    processes.start("again", [again, "3999"], {"PATH": os.defpath})
+
+    def ask() -> None:
+        if processes.last_line("again") != "end":
+            raise ConnectionError
+
+    processes.retry("again", ask, 300)
+    processes.stop(["again"])
+
+
 def test_a_process_without_a_name_in_this_folder_is_ended_and_no_other(
     tmp_path: Path, bystander: Popen[bytes]
 ) -> None:
