@@ -7,6 +7,7 @@ from harness import RESERVED, deployed, stack_config
 
 import config
 from components.observability.alerts import alerts
+from config.quantities import size
 
 HOME = deployed()
 RELEASE = HOME["kubernetes:helm.sh/v3:Release::monitoring-release"].inputs
