@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from pulumi import automation as auto
@@ -249,17 +250,9 @@ def _is_json(file: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _only(environment: dict[str, str]) -> Iterator[None]:
+def _only(environment: dict[str, str]) -> contextlib.AbstractContextManager[object]:
     """Replace this process' environment, which the SDK passes to the CLI."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    return patch.dict(os.environ, environment, clear=True)
 
 
 @contextlib.contextmanager
