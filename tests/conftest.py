@@ -31,14 +31,14 @@ Connect = Callable[[Cluster], DynamicClient]
 CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
 PUBLISHED = "tests/published"
 REAL = "tests/real"
-TOGETHER = ("tests/stack", REAL, PUBLISHED, "tests/cluster")
+TOGETHER = ("tests/stack", REAL, "tests/cluster", PUBLISHED)
 """Folders whose tests share a cluster, and so a worker; else each file is a group."""
 BUILT = {"tools", "programs", "open_webui", "promtool", "alertmanager"}
 """Fixtures that build programs; a test that uses one, or is in `TOGETHER`, is a built test."""
 FAULTS = "slow, and a rare fault; make test-faults runs it"
 """Reason with which `make test-all` skips a test."""
 LONGEST = (*TOGETHER, "tests/workloads/test_real_repository.py", "tests/workloads")
-"""Paths of the tests that run first, because they take longest; a worker begins with two groups."""
+"""Paths of the tests that run first, because they take longest, the longest first."""
 
 
 def group(nodeid: str) -> str:

@@ -16,7 +16,7 @@ from alertmanager_lab import MAIL, WAYS, running
 from harness import deploy_program, read, stack_config
 from waiting import eventually
 
-from components.observability.notify import Notify, configuration
+from components.observability.notify import configuration
 from config import SettingsError
 from config.stack_file import without_secrets
 
@@ -139,21 +139,6 @@ def listener() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     yield f"http://127.0.0.1:{server.server_port}", kind.posted  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()
-
-
-@pytest.mark.parametrize(("notify", "secret"), [*WAYS, (None, "")])
-def test_alertmanager_takes_every_configuration(
-    alertmanager: Path, tmp_path: Path, notify: Notify | None, secret: str
-) -> None:
-    args: Any = notify and {"timezone": "UTC", "secret": "", **notify}
-    config = configuration(args, secret)
-    with (
-        running(alertmanager, tmp_path, config) as base,
-        urlopen(f"{base}/api/v2/receivers") as got,
-    ):
-        assert [it["name"] for it in json.loads(got.read())] == [
-            it["name"] for it in config["receivers"]
-        ]
 
 
 def post(base: str, alerts: list[dict[str, Any]]) -> None:

@@ -290,19 +290,6 @@ def test_no_accepted_server_name_gives_two_objects_the_same_name() -> None:
         assert counts == {1}
 
 
-def test_a_second_server_does_not_change_the_objects_of_the_first() -> None:
-    before, after = deployed().resources, deploy_program("home", two_servers()).resources
-
-    assert before.keys() <= after.keys()
-    changed = {key.partition("::")[2] for key in before if after[key] != before[key]}
-    assert [name for name in changed if name.startswith("ollama")] == []
-    new = {r.name for key, r in after.items() if key not in before}
-    assert {name for name in new if not name.startswith("ollama-big")} == {
-        "storage-models-big-volume",
-        "storage-models-big-claim",
-    }
-
-
 def test_open_webui_uses_all_servers_and_embeds_on_the_first() -> None:
     deployment = deploy_program("home", two_servers())
 

@@ -447,7 +447,7 @@ yaml_values = st.recursive(
 @given(
     st.lists(st.tuples(st.sampled_from([path for path, _ in EVERY_KEY]), yaml_values), max_size=3)
 )
-@hypothesis_settings(deadline=None, max_examples=300)
+@hypothesis_settings(deadline=None, max_examples=150)
 def test_any_input_gives_settings_or_printable_lines(mistakes: list[tuple[str, Any]]) -> None:
     raw = every_key() | {"context": None}
     for path, value in mistakes:
