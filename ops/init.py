@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from kubernetes.client import ApiClient
 
 from config import Settings
-from config.errors import SECRET
 from config.quantities import gib
 from config.stack_file import project_keys, read_config
 from config.versions import RESTIC_IMAGE
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.suppress(EOFError):
         directories(nodes, settings, api, prompt)
     print()
-    print(next_steps(options.stack, settings, "encryptionsalt:" in file.read_text()))
+    print(next_steps(options.stack, settings, file.read_text()))
     return 0
 
 
@@ -163,10 +162,10 @@ def directories(nodes: list[Machine], settings: Settings, api: ApiClient, prompt
                     print(f"not created: {error}; by hand: {way}")
 
 
-def next_steps(stack: str, settings: Settings, has_salt: bool) -> str:
-    """Return the next commands to run."""
-    steps = [] if has_salt else [f"pulumi stack init {stack}"]
-    if settings.observability.notify and settings.notifySecret == SECRET:
+def next_steps(stack: str, settings: Settings, text: str) -> str:
+    """Return the next commands to run after this text of the stack file was written."""
+    steps = [] if "encryptionsalt:" in text else [f"pulumi stack init {stack}"]
+    if settings.observability.notify and "notifySecret:" not in text:
         steps.append(f"pulumi config set --secret homelab:notifySecret --stack {stack}")
     steps += [f"make doctor STACK={stack}", f"make up STACK={stack}"]
     return "\n  ".join(["next:", *steps])

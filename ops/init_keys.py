@@ -128,7 +128,8 @@ def _backup(
     backup = _object(webui, "backup")
     old: str | None = _object(backup, "volume").get("path")
     others = [disk.path for disk in machine.disks if disk.path not in ("/", data)]
-    question = f"Disk for backups of the chats: {', '.join([*others, 'none'])}?"
+    choices = ", ".join(others) or "a mount point"
+    question = f"Disk for backups of the chats: {choices} or none?"
     # A file that exists has answered with "none" before.
     old = old or ("none" if webui else None)
     path = prompt("backup_disk", question, [*others, "none"][0], old=old).rstrip("/")

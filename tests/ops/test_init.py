@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from harness import ROOT, backup_config, read
+from harness import ROOT, backup_config, read, stack_config
 from kubernetes.client import ApiException
 
 from config import SettingsError
@@ -235,6 +235,23 @@ def test_who_has_answered_is_asked_for_nothing(machine: Machine) -> None:
     new = draft("homelab", [machine], False, keys, Prompt({}, yes=False))
     assert not new["webui"].keys() & {"backup"}
     assert not new["observability"].keys() & {"notify"}
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("", ["pulumi stack init home", "pulumi config set --secret homelab:notifySecret"]),
+        ("homelab:notifySecret: {secure: v1:a}\nencryptionsalt: v1:b", []),
+    ],
+)
+def test_only_what_is_not_done_yet_comes_next(text: str, steps: list[str]) -> None:
+    config = stack_config("home")
+    config["observability"]["notify"] = {"ntfy": "https://ntfy.sh", "timezone": "UTC"}
+    settings = read({**config, "notifySecret": "topic"})
+
+    lines = init.next_steps("home", settings, text).splitlines()[1:-2]
+
+    assert [line.strip().removesuffix(" --stack home") for line in lines] == steps
 
 
 def test_the_time_zone_is_this_computers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_destroy_continues_a_killed_destroy_and_recover_removes_a_pending_instal
     assert (code, err) == (0, "")
     assert "kube-prom-stack: revision 1 is pending-install: an up was cut off" in out
     assert "pending in the state: creating Release monitoring-release" in out
-    assert out.splitlines()[-1] == "next: make up"
+    assert out.splitlines()[-1] == "next: make up STACK=sandbox"
     up_as_if_never_killed(live_stack, before, pods)
     assert recover()[:2] == (
         0,
