@@ -607,11 +607,7 @@ class Settings(Section):
     @property
     def workloads(self) -> dict[str, Ollama | WebUI | Observability]:
         """The sections whose pods run on one node and keep data there, by key."""
-        pages: dict[str, WebUI | Observability] = {
-            "webui": self.webui,
-            "observability": self.observability,
-        }
-        return {**self.model_servers, **pages}
+        return {**self.model_servers, "webui": self.webui, "observability": self.observability}
 
     @property
     def client_cidrs(self) -> list[str]:

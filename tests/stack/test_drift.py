@@ -326,8 +326,7 @@ def test_fields_changed_by_hand_are_drift_and_undone_by_up(live_stack: LiveStack
     assert state_files(live_stack) == before
 
     assert commands(live_stack) == ["make up STACK=home", "pulumi up --skip-preview --stack home"]
-    # A Secret is never changed in place.
-    assert live_stack.up() == {"create": 1, "update": 3, "replace": 1}
+    assert live_stack.up() == {"create": 1, "update": 4}
     assert fields_in(live_stack, "state") == {}
 
 
