@@ -1,21 +1,25 @@
 """The stack on the real node as its users see it: the page, the gateway, Prometheus, by HTTP."""
 
+import asyncio
 import base64
 import ctypes
 import json
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from harness import read
 from page import ask, sign_in
 from waiting import eventually
 
+from ops import cluster as live
+from ops import doctor_server
 from sandbox.build import Tools
 from sandbox.demo import settings
 from sandbox.engine import Engine
@@ -153,6 +157,12 @@ class Server:
         status, text = ask("GET", f"{self.page}/api/v1/chats/{chat}", token=self.token())
         return json.loads(text)["title"] if status == 200 else None
 
+    def title_again(self, chat: str) -> str | None:
+        """The same; None also while the page does not answer."""
+        with suppress(OSError):
+            return self.title(chat)
+        return None
+
     def answers(self) -> bool:
         """Say whether Ollama does, through its gateway."""
         with suppress(OSError):
@@ -220,6 +230,22 @@ class Server:
         """The longest `for` of the stack's own alerts that Prometheus has, in seconds."""
         groups = [group for group in self.query("rules")["groups"] if "homelab" in group["name"]]
         return max(float(rule.get("duration", 0)) for group in groups for rule in group["rules"])
+
+    def live(self) -> live.Cluster:
+        """The cluster as `make status` and the doctor read it."""
+        return live.Cluster(self.cluster.context, self.cluster.kubeconfig)
+
+    def problems(self, check: Callable[[doctor_server.Server], doctor_server.Problems]) -> set[str]:
+        """What one of the doctor's checks says that needs nothing of an earlier one."""
+        nothing: Any = None
+        server = doctor_server.Server(
+            settings=read(self.config), stack=nothing, cluster=self.live(), session=nothing
+        )
+
+        async def problems() -> set[str]:
+            return {problem async for problem in check(server)}
+
+        return asyncio.run(problems())
 
     def objects(self, version: str, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind."""

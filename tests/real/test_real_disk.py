@@ -1,6 +1,5 @@
 """The data disk is full, or mounted too late: what is lost, what is seen, and the way out."""
 
-import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from real_lab import Server
 from waiting import eventually
 
 from ops import doctor_server, status_metrics
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import UnreadableError
 from sandbox.real_cluster import DIRECTORIES
 
 pytestmark = pytest.mark.faults
@@ -70,18 +69,6 @@ def test_a_disk_mounted_over_running_pods_is_seen_and_one_command_shows_the_chat
 ) -> None:
     server, image = detached
     cluster, node = server.cluster, server.cluster.node
-    nothing: Any = None
-    checked = doctor_server.Server(
-        settings=nothing,
-        stack=nothing,
-        cluster=Cluster(cluster.context, cluster.kubeconfig),
-        session=nothing,
-    )
-
-    async def problems() -> list[str]:
-        """What the doctor says."""
-        return [problem async for problem in doctor_server.volumes(checked)]
-
     # The mount point is in memory here, and on a server a directory of the system disk.
     below = cluster.folder / "below"
     for name in DIRECTORIES:
@@ -89,23 +76,22 @@ def test_a_disk_mounted_over_running_pods_is_seen_and_one_command_shows_the_chat
     node.run("mount", "--bind", str(below), MOUNT)
     cluster.wait_for_page()
     server.connect()
-    assert _reads(server, chat) is None
+    assert server.title_again(chat) is None
     assert eventually(server.measures)
     server.hurry_alerts()
 
     node.run("mount", "-o", "loop", str(image), MOUNT)
 
     assert eventually(lambda: server.alerts().get("VolumeNotOnDisk") == "firing")
-    assert {problem.partition(":")[0] for problem in asyncio.run(problems())} >= {
-        "ollama-stack/open-webui"
-    }
+    claims = {problem.partition(":")[0] for problem in server.problems(doctor_server.volumes)}
+    assert "ollama-stack/open-webui" in claims
     # As in docs/runbook.md.
     names = "app.kubernetes.io/name in (open-webui, ollama, prometheus)"
     subprocess.run([*cluster.kubectl, "delete", "pods", "-A", "-l", names], check=True)
 
-    assert eventually(lambda: _reads(server, chat) == "kept", 600)
+    assert eventually(lambda: server.title_again(chat) == "kept", 600)
     assert eventually(server.measures)
-    assert eventually(lambda: asyncio.run(problems()) == [])
+    assert eventually(lambda: not server.problems(doctor_server.volumes))
 
 
 def test_a_disk_that_fills_at_a_gigabyte_a_minute_is_told_while_samples_are_stored(
@@ -129,12 +115,11 @@ def test_a_disk_that_fills_at_a_gigabyte_a_minute_is_told_while_samples_are_stor
 
 def test_a_full_data_disk_is_named_and_loses_nothing(small: Server) -> None:
     chat, node = small.keep_chat(), small.cluster.node
-    cluster = Cluster(small.cluster.context, small.cluster.kubeconfig)
 
     def used() -> float:
         """Share of the data disk that `make status` shows as used."""
         with suppress(UnreadableError):
-            for line in status_metrics.disks(cluster, read(small.config)):
+            for line in status_metrics.disks(small.live(), read(small.config)):
                 if line.fact["mount"] == MOUNT:
                     return float(line.fact["used"] / line.fact["bytes"])
         return 0
@@ -159,17 +144,10 @@ def test_a_full_data_disk_is_named_and_loses_nothing(small: Server) -> None:
 
     node.run("rm", FILLER)
     assert eventually(lambda: "NothingMeasured" not in small.alerts())
-    assert eventually(lambda: _reads(small, chat) == "kept", 600)
+    assert eventually(lambda: small.title_again(chat) == "kept", 600)
     small.keep_chat()
     check = (
         "import sqlite3; print(sqlite3.connect('{}').execute('PRAGMA integrity_check').fetchall())"
     )
     rows = node.run("python3", "-c", check.format(f"{MOUNT}/open-webui/webui.db"))
     assert json.loads(rows.replace("'", '"').replace("(", "[").replace(",)", "]")) == [["ok"]]
-
-
-def _reads(server: Server, chat: str) -> str | None:
-    """The title of a chat; None while the page does not answer."""
-    with suppress(OSError):
-        return server.title(chat)
-    return None

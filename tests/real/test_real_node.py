@@ -11,6 +11,7 @@ from kubernetes.stream import stream
 from real_lab import Server
 from waiting import eventually
 
+from sandbox import network
 from sandbox.real_cluster import Cluster
 
 SLEEPER = {"name": "shell", "image": "debian:bookworm", "command": ["busybox", "sleep", "1d"]}
@@ -71,14 +72,33 @@ def test_host_port_answers_on_the_tailnet_only(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "port", "open_"),
+    [("open-webui", 8080, True), ("ollama", 11434, False), ("prometheus", 9090, False)],
+)
+def test_who_routes_to_the_pods_from_the_home_network_reaches_the_page_alone(
+    server: Server, name: str, port: int, open_: bool
+) -> None:
+    pods = server.cluster.client().resources.get(api_version="v1", kind="Pod")
+    label = f"app.kubernetes.io/name={name}"
+    (pod,) = pods.get(label_selector=label, field_selector="status.phase=Running").items
+    route = ["ip", "route", "replace", f"{pod.status.podIP}/32", "via", network.NODE]
+    subprocess.run(server.cluster.command("client", *route), check=True)
+
+    status = reads(server.cluster, "client", f"http://{pod.status.podIP}:{port}/")
+
+    assert (status != "000") == open_
+
+
+@pytest.mark.parametrize(
     ("address", "open_"),
     [
         ("'kube-dns.kube-system', 53", True),
         ("'ollama-service.ollama-stack', 11434", False),
         ("'open-webui-service-local.ollama-stack', 8080", False),
+        ("'kube-prom-stack-prometheus.observability', 9090", False),
     ],
 )
-def test_stranger_reaches_dns_but_neither_ollama_nor_the_page(
+def test_stranger_reaches_dns_and_nothing_of_the_stack(
     stranger: Cluster, address: str, open_: bool
 ) -> None:
     connect = f"import socket; socket.create_connection(({address}), timeout=5)"

@@ -1,20 +1,16 @@
 """What others have reported of the same programs (docs/reports.md), on the real node."""
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
 from threading import Event
-from typing import Any, cast
 
 import pytest
-from harness import read
 from page import ask
 from real_lab import Server
 from waiting import eventually
 
-from ops import doctor, doctor_server
-from ops.cluster import Cluster
+from ops import doctor
 
 pytestmark = pytest.mark.faults
 
@@ -93,19 +89,9 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
 
 def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metrics: Server) -> None:
     """helm-charts#5993: what a release under another name has left."""
-    cluster = metrics.cluster
-    client, nothing = cluster.client(), cast(Any, None)
+    client = metrics.cluster.client()
     prometheuses = client.resources.get(api_version="monitoring.coreos.com/v1", kind="Prometheus")
     (own,) = prometheuses.get(namespace="observability").items
-    checked = doctor_server.Server(
-        settings=read(metrics.config),
-        stack=nothing,
-        cluster=Cluster(cluster.context, cluster.kubeconfig),
-        session=nothing,
-    )
-
-    async def problems() -> list[str]:
-        return [problem async for problem in doctor.addons(checked)]
 
     def running() -> bool:
         pods = client.resources.get(api_version="v1", kind="Pod")
@@ -116,7 +102,7 @@ def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metric
         )
 
     line = "prometheuses default/old remains from a removed release"
-    assert line not in asyncio.run(problems())
+    assert line not in metrics.problems(doctor.addons)
     body = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "Prometheus",
@@ -126,8 +112,8 @@ def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metric
     prometheuses.create(body=body, namespace="default")
     try:
         assert eventually(running)
-        assert line in asyncio.run(problems())
+        assert line in metrics.problems(doctor.addons)
     finally:
         prometheuses.delete(name="old", namespace="default")
     assert eventually(lambda: not running())
-    assert line not in asyncio.run(problems())
+    assert line not in metrics.problems(doctor.addons)

@@ -9,7 +9,7 @@ from real_lab import Server
 from waiting import eventually
 
 from ops import status_metrics
-from ops.cluster import Cluster, UnreadableError
+from ops.cluster import UnreadableError
 from ops.status_cluster import Line
 
 pytestmark = pytest.mark.faults
@@ -18,8 +18,7 @@ MODEL = "llama3.2:3b"
 
 
 def test_what_prometheus_has_is_what_is_shown(metrics: Server) -> None:
-    cluster = Cluster(metrics.cluster.context, metrics.cluster.kubeconfig)
-    settings = read(metrics.config)
+    cluster, settings = metrics.live(), read(metrics.config)
 
     def facts(look: Any) -> dict[Any, dict[str, Any]]:
         """What a section knows of each model."""
