@@ -67,7 +67,10 @@ def write(
     Raises UnreadableError, ValueError, and EOFError at the end of the input.
     """
     file = stacks.PROJECT / f"Pulumi.{options.stack}.yaml"
-    before = file.read_text() if file.exists() else ""
+    try:
+        before = file.read_text() if file.exists() else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file.name}: cannot be read: {error}") from error
     old = project_keys(read_config(file)) if "\nconfig:" in f"\n{before}" else {}
     context = options.context or old.get("context") or current_context()
     cluster = Cluster(context)

@@ -37,14 +37,19 @@ RESERVED = requested(CHART_VALUES)
 
 
 def merge(text: str, keys: Mapping[str, Any]) -> str:
-    """Return the stack file `text` with these keys; its comments and other settings stay."""
+    """Return the stack file `text` with these keys; its comments and other settings stay.
+
+    Raises ValueError if it is no YAML object.
+    """
     parser = YAML()
     parser.width = 120
     parser.indent(mapping=2, sequence=4, offset=2)
-    document = parser.load(text)
-    if not (document or {}).get("config"):
+    document = parser.load(text) or {}
+    if not isinstance(document, dict):
+        raise ValueError("stack file: got no object, want one with the key config")
+    if not document.get("config"):
         # `pulumi stack init` before `make init` writes only the salt.
-        others = {key: value for key, value in (document or {}).items() if key != "config"}
+        others = {key: value for key, value in document.items() if key != "config"}
         document = parser.load(TEMPLATE)
         document.update(others)
     prefixed = {f"{PREFIX}{key}": value for key, value in keys.items()}

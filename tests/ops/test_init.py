@@ -551,3 +551,9 @@ def test_what_is_in_a_directory_is_given_to_its_owner_and_what_links_lead_to_is_
     prometheus = (tmp_path / "prometheus").stat()
     assert (prometheus.st_uid, prometheus.st_gid, prometheus.st_mode & 0o777) == (1000, 2000, 0o770)
     assert directories(tmp_path, "/", wanted[0]).stdout == "/models: 1000:1000 0750\n"
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a\n"])
+def test_a_stack_file_that_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^stack file: got no object, want one with the key conf"):
+        merge(text, {"context": "homelab"})
