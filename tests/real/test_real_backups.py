@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from waiting import eventually
 from config.versions import OPEN_WEBUI_IMAGE
 from ops import restore
 from sandbox.build import Tools
+from sandbox.processes import SandboxError
 from sandbox.real_cluster import Cluster
 
 pytestmark = pytest.mark.faults
@@ -157,6 +159,33 @@ def test_damaged_packs_are_repaired_and_told_once(backed_up: Server, chat: str) 
     how, logs = run_job(backed_up, "after-repair")
     assert how == "Complete", logs
 
+    ask("DELETE", f"{backed_up.page}/api/v1/chats/{chat}", token=backed_up.token())
+    restore.restore(page_of(backed_up.cluster), "latest", None)
+    assert eventually(lambda: backed_up.title(chat)) == "kept"
+
+
+def test_a_backup_after_power_cuts_in_the_middle_of_one_is_good(
+    backed_up: Server, chat: str
+) -> None:
+    kubectl = [*backed_up.cluster.kubectl, "-n", restore.NAMESPACE]
+
+    def hold() -> bool:
+        """Stop restic while it stores, which takes no more than a second here."""
+        with suppress(SandboxError):
+            backed_up.cluster.node.run("pkill", "-STOP", "-f", "restic .*backup --json")
+            return True
+        return False
+
+    for number in range(2):
+        create = ["create", "job", "--from=cronjob/open-webui-backup", f"cut-{number}"]
+        subprocess.run([*kubectl, *create], check=True, capture_output=True)
+        assert eventually(hold)
+        backed_up.cut()
+        backed_up.start()
+
+    assert backed_up.title(chat) == "kept"
+    how, logs = run_job(backed_up, "after-cuts")
+    assert how == "Complete", logs
     ask("DELETE", f"{backed_up.page}/api/v1/chats/{chat}", token=backed_up.token())
     restore.restore(page_of(backed_up.cluster), "latest", None)
     assert eventually(lambda: backed_up.title(chat)) == "kept"

@@ -14,7 +14,7 @@ from waiting import eventually
 MODEL = "gemma3:4b"
 
 
-def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server) -> None:
+def test_a_power_cut_takes_only_an_answer_and_opens_no_sign_up(server: Server) -> None:
     token, chat = server.token(), server.keep_chat()
     wanted = {"model": MODEL, "prompt": "x", "options": {"num_predict": 100_000}}
 
@@ -36,6 +36,9 @@ def test_a_power_cut_takes_only_the_answer_that_was_streaming(server: Server) ->
     assert server.title(chat) == "kept"
     assert eventually(server.answers)
     assert server.chat(MODEL, "Still there?", token)["text"]
+    # Open WebUI itself closes sign-up with the first account, and opens it at its next start.
+    stranger = {"name": "X", "email": "x@example.org", "password": "long enough 1"}
+    assert ask("POST", f"{server.page}/api/v1/auths/signup", stranger)[0] == 403
 
 
 @pytest.mark.faults
