@@ -17,6 +17,7 @@ from sandbox import images, requirements
 from sandbox import programs as real_programs
 from sandbox.build import Tools, build
 from sandbox.cluster import Cluster
+from sandbox.processes import SandboxError
 
 # The program looks at the pods of its cluster, which must not be one of the developer's.
 os.environ["KUBECONFIG"] = os.devnull
