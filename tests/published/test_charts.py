@@ -159,8 +159,5 @@ def differences(ours: Any, theirs: Any, at: str = "") -> Iterator[str]:
             # So that `WHOLE` applies to each port.
             path = f"{at}[{number}].ports" if at.endswith("ports") else f"{at}[{number}]"
             yield from differences(part, theirs[number], path)
-    elif at.endswith(".image"):
-        if theirs.rpartition(":")[0] != ours:
-            yield f"{at}: {ours}, is {theirs}"
     elif ours != theirs:
         yield f"{at}: {ours}, is {theirs}"

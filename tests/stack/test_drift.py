@@ -565,9 +565,8 @@ DENIED = [
 def test_the_reader_may_write_nothing_and_read_no_other_secrets(live_stack: LiveStack) -> None:
     whole = json.loads(live_stack.cluster.kubeconfig.read_text())
     cluster = whole["clusters"][0]["cluster"]
-    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
     bearer = {"Authorization": f"Bearer {token(live_stack, 'homelab-reader')}"}
-    pool = PoolManager(ca_cert_data=authority, retries=False)
+    pool = PoolManager(ca_certs=cluster["certificate-authority"], retries=False)
 
     def ask(method: str, path: str) -> tuple[int, str]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
