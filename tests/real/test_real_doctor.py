@@ -40,4 +40,5 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
     # on the tailnet.
     assert unwell.keys() == {"answer", "backups", "page"}
     assert "1, 2, 3, 4, 5, 6, 7, 8," in unwell["answer"]
-    assert unwell["page"].split("; to do")[0].endswith("http://100.102.114.95:8080: no answer:")
+    page = unwell["page"].split("; to do")[0]
+    assert page.endswith("http://100.102.114.95:8080: no answer: timeout")
