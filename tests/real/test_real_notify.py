@@ -89,7 +89,9 @@ def test_alerts_of_every_namespace_and_of_none_arrive_as_sentences(
         return {text.rpartition("#")[2]: text for text in arrived}
 
     assert eventually(lambda: texts().keys() >= {name.lower() for name in FIRING}), posted
-    titles, lines, todos = zip(*(text.split("\n") for text in texts().values()), strict=True)
+    # Another alert may fire as well, after the faults of other tests.
+    mine = [texts()[name.lower()].split("\n") for name in FIRING]
+    titles, lines, todos = zip(*mine, strict=True)
     assert set(titles) == TITLES
     assert all(line.endswith(".") and "{" not in line for line in lines)
     urls = {annotations["runbook_url"] for annotations in sentences.values()}
