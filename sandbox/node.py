@@ -152,6 +152,7 @@ class Node:
         (names,) = re.findall(r"bounding set: (.*)", own.stdout)
         capabilities = [f"CAP_{name.upper()}" for name in names.split(",")]
         config["process"]["args"].append(str(self._pause))
+        config["process"]["env"].append(f"PATH={PATH}")
         config["process"]["capabilities"] = dict.fromkeys(KINDS, capabilities)
         config["hostname"] = self.name
         config["linux"]["cgroupsPath"] = f"/{self._container}"
