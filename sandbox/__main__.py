@@ -5,8 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from pulumi.automation import CommandError
@@ -20,7 +19,7 @@ from sandbox.cluster import Cluster, Node
 from sandbox.engine import Engine
 from sandbox.processes import SandboxError, readable_errors
 from sandbox.programs import install_all, install_tools
-from sandbox.progress import Progress
+from sandbox.progress import progress, say
 from sandbox.real_cluster import step
 
 
@@ -77,8 +76,8 @@ def up(options: argparse.Namespace) -> None:
     with step("cluster"):
         cluster.start(nodes)
     engine = Engine(cluster, tools)
-    with Progress(cluster.context, cluster.kubeconfig) as progress:
-        changes = engine.up(partial(_say, show=progress.say))
+    with progress(cluster.context, cluster.kubeconfig):
+        changes = engine.up(say)
     _summarize(engine, changes, time.monotonic() - start)
 
 
@@ -88,7 +87,7 @@ def down(options: argparse.Namespace) -> None:
     cluster = Cluster(options.folder, tools)
     if cluster.running():
         try:
-            Engine(cluster, tools).destroy(_say)
+            Engine(cluster, tools).destroy(say)
         except (CommandError, SandboxError):
             print("  what pulumi could not delete is deleted with the cluster", flush=True)
     cluster.remove()
@@ -99,7 +98,7 @@ def run_demo(options: argparse.Namespace) -> None:
     """Run the stack on a cluster with a real node until Ctrl-C."""
     _settings()
     try:
-        demo.run(options.folder.absolute(), _say)
+        demo.run(options.folder.absolute())
     except KeyboardInterrupt:
         print("\ndemo: stopped; next: sudo make demo continues, with its data", file=sys.stderr)
 
@@ -136,25 +135,6 @@ def _settings() -> Settings:
         message = f"homelab:context: got {context!r}, want {Cluster.context} in the sandbox"
         raise SettingsError(message)
     return settings
-
-
-# Lines of the engine about work that goes on, a refresh or an unchanged resource.
-IDLE = re.compile(
-    r"@|.*ing \([0-4]s\)( |$)|.* refresh \([\d.]+m?s\)$|.*using pulumi-resource-"
-    r"|.*the wrong version may be on your path"
-    r"|[\s~+-]*pulumi:pulumi:Stack|\s+\S+:\S+:\S+ \S+\s*$|Diagnostics:"
-    r"|If you want to remove|The resources in|\s*$"
-)
-
-
-def _print(line: str) -> None:
-    print(f"  {line}", flush=True)
-
-
-def _say(line: str, show: Callable[[str], None] = _print) -> None:
-    """Show a line of the engine, unless it is IDLE."""
-    if not IDLE.match(line):
-        show(line)
 
 
 if __name__ == "__main__":

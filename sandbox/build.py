@@ -137,10 +137,8 @@ def copy_files(kind: str, folder: Path) -> None:
     """Link the files of TABLE at `kind`, or below it, in `folder`."""
     for place, home, module, pattern in TABLE["files"]:
         if place.partition("/")[0] == kind:
-            name, sources = (
-                Path(place).name,
-                [MODULES / home / file for file in ("go.mod", "go.sum")],
-            )
+            name = Path(place).name
+            sources = [MODULES / home / file for file in ("go.mod", "go.sum")]
             copy = partial(_copy, name, home, module, pattern, folder)
             link(artefact(name, copy, sources, module, pattern), folder / place)
 

@@ -1,6 +1,5 @@
 """The control plane: etcd, API server, controllers and scheduler, from the program `kube`."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -110,21 +109,9 @@ class ControlPlane:
 
         `server` is host and port of the API server.
         """
-        context = self._context
-        cluster = {"server": f"https://{server}", "certificate-authority": str(self.authority)}
-        files = {"client-certificate": f"{name}.crt", "client-key": f"{name}.key"}
-        user = {key: str(self._keys / file) for key, file in files.items()}
-        if account:
-            user["as"] = account
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": context,
-            "clusters": [{"name": context, "cluster": cluster}],
-            "users": [{"name": context, "user": user}],
-            "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
-        }
-        write_private(file, json.dumps(content, indent=1))
+        template = Template((MANIFESTS / "kubeconfig.yaml").read_text())
+        values = {"context": self._context, "keys": self._keys, "name": name, "account": account}
+        write_private(file, template.substitute(values, server=server))
 
     def _issue_certificates(self, address: str) -> None:
         """Issue all certificates once, because the tokens of pods are signed with their keys."""

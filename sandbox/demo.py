@@ -6,9 +6,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from config.stack_file import project_keys, read_config
@@ -18,7 +17,7 @@ from sandbox.cache import cache
 from sandbox.engine import PROJECT, Engine
 from sandbox.processes import SandboxError, locked
 from sandbox.programs import install_all
-from sandbox.progress import Progress
+from sandbox.progress import progress, say
 from sandbox.pull import published
 from sandbox.real_cluster import PAGE, Cluster, step
 
@@ -29,11 +28,10 @@ SESSION = "session"
 """Folder that is locked while a demo is built, runs or is deleted."""
 
 
-def run(folder: Path, say: Callable[..., None]) -> None:
+def run(folder: Path) -> None:
     """Start the stack, print its addresses, and wait for an interrupt.
 
-    `say` takes each line of the engine's progress, and the function `show` that prints it. Raises
-    KeyboardInterrupt, also after SIGTERM and SIGHUP.
+    Raises KeyboardInterrupt, also after SIGTERM and SIGHUP.
     """
     start = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -53,14 +51,14 @@ def run(folder: Path, say: Callable[..., None]) -> None:
         cluster = Cluster(folder, programs, tools.addons(), pulled)
         cluster.start()
         engine = Engine(cluster, tools, config=settings(cluster))
-        with step("pulumi up"), Progress(cluster.context, cluster.kubeconfig) as progress:
-            engine.up(partial(say, show=progress.say))
+        with step("pulumi up"), progress(cluster.context, cluster.kubeconfig):
+            engine.up(say)
         with step("chat page"):
             cluster.wait_for_page()
         if tools.chart:
             service = "kube-prom-stack-prometheus"
             cluster.forward_service("prometheus", "observability", service, 9090)
-        print(f"\n{report(cluster, engine, tools)}\n\ncreated in {time.monotonic() - start:.0f} s")
+        print(f"\n{report(cluster, engine, tools)}\ncreated in {time.monotonic() - start:.0f} s")
         print("next: open the chat page and sign in; Ctrl-C stops the demo", flush=True)
         give_back(folder)
         signal.pause()
@@ -105,31 +103,20 @@ def give_back(folder: Path) -> None:
 def report(cluster: Cluster, engine: Engine, tools: Tools) -> str:
     """Return addresses, passwords and limits, for the person at the terminal."""
     outputs = {name: value for name, (value, _) in engine.outputs().items()}
-    curl = " ".join(cluster.command("client", "curl", f"http://{PAGE}"))
-    kubectl = f"{FOLDER / 'bin' / 'kube'} kubectl"
-    metrics = [
-        f"Prometheus  http://127.0.0.1:{cluster.ports['prometheus']}",
-        f"Grafana     {outputs['grafana_url']}, on the home network",
+    images = [
+        f"  {image.name.partition('@')[0]:<70} {image.difference}"
+        for image in cluster.images()
+        if image.difference
     ]
-    if not tools.chart:
-        metrics = ["metrics     none: the published chart is not here (docs/develop.md#the-demo)"]
-    lines = [
-        "Images that are not the published ones:",
-        *(
-            f"  {image.name.partition('@')[0]:<70} {image.difference}"
-            for image in cluster.images()
-            if image.difference
-        ),
-        "",
-        f"chat page   http://127.0.0.1:{cluster.ports['page']}",
-        f"e-mail      {outputs['open_webui_email']}",
-        f"password    {outputs['open_webui_password']}",
-        *metrics,
-        "",
-        f"as client   sudo {curl}",
-        f"kubectl     KUBECONFIG={cluster.kubeconfig} {kubectl} get pods -A",
-        f"data        {cluster.folder}, until: sudo make demo-clean",
-        "",
-        "Models have random weights: answers are noise. More: docs/develop.md#the-demo",
-    ]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+    prometheus = f"http://127.0.0.1:{cluster.ports.get('prometheus')}"
+    none = "none: the published chart is not here (docs/develop.md#the-demo)"
+    text = Template(Path(__file__).with_name("demo.txt").read_text())
+    return text.substitute(
+        outputs,
+        images="\n".join(images),
+        page=f"http://127.0.0.1:{cluster.ports['page']}",
+        prometheus=prometheus if tools.chart else none,
+        client=" ".join(cluster.command("client", "curl", f"http://{PAGE}")),
+        kubectl=f"KUBECONFIG={cluster.kubeconfig} {FOLDER / 'bin' / 'kube'} kubectl",
+        folder=cluster.folder,
+    )

@@ -158,8 +158,11 @@ class Engine:
             lock.unlink()
         for state in (self._folder / "state").rglob(f"{self._stack}.json"):
             backup = state.with_name(f"{state.name}.bak")
-            if not _is_json(state) and _is_json(backup):
-                shutil.copyfile(backup, state)
+            try:
+                json.loads(state.read_text())
+            except ValueError:
+                if backup.exists():
+                    shutil.copyfile(backup, state)
 
     def _prepare(self) -> None:
         (self._folder / "state").mkdir(exist_ok=True)
@@ -240,14 +243,6 @@ class Engine:
                 recover.repair_cluster(live, left)
         except UnreadableError as error:
             raise SandboxError(str(error)) from error
-
-
-def _is_json(file: Path) -> bool:
-    try:
-        json.loads(file.read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _only(environment: dict[str, str]) -> contextlib.AbstractContextManager[object]:

@@ -7,40 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from sandbox.processes import SandboxError
 from sandbox.toolchain import run
 
-# Each package with a file of it that is used here.
-PACKAGES = {
-    "containernetworking-plugins": "/usr/lib/cni/ptp",
-    "containerd": "ctr",
-    "curl": "curl",
-    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "g++": "g++",
-    "iproute2": "ip",
-    "iptables": "iptables",
-    "mmdebstrap": "mmdebstrap",
-    "nftables": "nft",
-    "runc": "runc",
-    "skopeo": "skopeo",
-    "socat": "socat",
-    "util-linux": "nsenter",
-}
-SERVICES = {"containerd": "containerd.service", "nftables": "nftables.service"}
-"""Services that a package starts on the machine, by package."""
-KERNEL = {
-    "namespaces": "true",
-    "overlay and tmpfs": "mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b /mnt/c"
-    " && mount -t overlay -o lowerdir=/mnt/a,upperdir=/mnt/b,workdir=/mnt/c overlay /mnt/a",
-    "bridge": "ip link add br0 type bridge",
-    "veth": "ip link add veth0 type veth peer name veth1",
-    "nf_tables with NAT": "nft add table ip t && nft add chain ip t c"
-    " '{ type nat hook postrouting priority 100; }' && nft add rule ip t c masquerade",
-    "nft_compat with NFQUEUE": "iptables -t mangle -A INPUT -j NFQUEUE --queue-num 1",
-    "xt_owner": "iptables -t mangle -A POSTROUTING -m owner --uid-owner 0 -j ACCEPT",
-    "xt_conntrack": "iptables -t mangle -A INPUT -m conntrack --ctstate ESTABLISHED -j RETURN",
-}
-"""Features by name, each with commands that fail in new namespaces without it."""
+TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 ALONE = ("unshare", "--mount", "--net", "--pid", "--cgroup", "--fork", "sh", "-c")
 
 
@@ -51,7 +23,7 @@ def missing() -> list[str]:
     # shutil.which takes an absolute path as it is, but only of a program.
     return sorted(
         name
-        for name, file in PACKAGES.items()
+        for name, file in TABLE["packages"].items()
         if not (Path(file).exists() if file.startswith("/") else shutil.which(file))
     )
 
@@ -76,7 +48,7 @@ def install(folder: Path) -> None:
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     run("packages", ["sh", "-c", apt, "sh", *packages], log, folder, quiet)
     # Disabled, because the node starts a containerd of its own.
-    started = [service for name, service in SERVICES.items() if name in packages]
+    started = [service for name, service in TABLE["services"].items() if name in packages]
     if started and Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "disable", "--now", "--quiet", *started], check=True)
     if left := missing():
@@ -87,7 +59,7 @@ def check_kernel() -> None:
     """Raise SandboxError with all features that the kernel lacks."""
     results = {
         name: subprocess.run([*ALONE, trial], capture_output=True, check=False)
-        for name, trial in KERNEL.items()
+        for name, trial in TABLE["kernel"].items()
     }
     if lacking := [name for name, result in results.items() if result.returncode]:
         raise SandboxError(f"kernel {platform.release()}: lacks {', '.join(lacking)}")

@@ -11,43 +11,45 @@ from waiting import eventually
 from ops import waits
 from ops.cluster import UnreadableError
 from sandbox import progress
-from sandbox.progress import Progress
 
 PULL = 'ollama-stack/ollama-0: ollama: Pulling image "ollama/ollama:0.30.0"'
 MISSING = 'ollama-stack/open-webui-0: path "/mnt/evo4t/open-webui" does not exist'
 
 
-@pytest.fixture
-def wait(monkeypatch: pytest.MonkeyPatch) -> Progress:
-    """Progress of an `up` on a cluster that is not asked."""
-    monkeypatch.setattr(progress, "Cluster", Mock())
-    monkeypatch.setenv("COLUMNS", "60")
-    return Progress("context", Path("kubeconfig"))
-
-
 def test_on_a_terminal_slow_pods_are_below_the_engines_lines(
-    wait: Progress, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(wait, "_is_terminal", True)
+    look = Mock(
+        side_effect=[{PULL: 4.0}, UnreadableError("away"), *[{PULL: 7.0, MISSING: 0.0}] * 99]
+    )
+    monkeypatch.setattr(progress, "Cluster", Mock())
+    monkeypatch.setattr(progress, "waits", look)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "60")
 
-    wait.show({PULL: 4})
-    assert capsys.readouterr().out == ""
-    wait.show({PULL: 7, MISSING: 0})
-    assert capsys.readouterr().out == f"  7 s: {PULL}"[:59] + "\n"
-    wait.say("created")
-    up, clear = "\x1b[1A", "\x1b[J"
-    assert capsys.readouterr().out == f"{up}{clear}  created\n" + f"  7 s: {PULL}"[:59] + "\n"
-    wait.show({})
-    assert capsys.readouterr().out == f"{up}{clear}"
+    with progress.progress("context", Path("kubeconfig")):
+        assert eventually(lambda: look.call_count > 3)
+        progress.say("created")
+
+    shown = capsys.readouterr().out
+    assert "4 s: " not in shown
+    assert "0 s: " not in shown
+    before, after = shown.split("  created\n")
+    for part in (before, after):
+        assert f"  7 s: {PULL}"[:59] in part
+    assert before.endswith("\x1b[2K")
 
 
-def test_without_a_terminal_a_wait_is_one_line_within_a_minute(
-    wait: Progress, capsys: pytest.CaptureFixture[str]
+def test_without_a_terminal_only_the_engines_lines_are_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for age in range(60):
-        wait.show({PULL: min(age, 20), MISSING: age})
+    monkeypatch.setattr(progress, "Cluster", Mock())
+    monkeypatch.setattr(progress, "waits", lambda _: {PULL: 61.0})
 
-    assert capsys.readouterr().out == f"  waiting for 30 s: {MISSING}\n"
+    with progress.progress("context", Path("kubeconfig")):
+        progress.say("created")
+
+    assert capsys.readouterr().out == "  created\n"
 
 
 def test_while_an_up_goes_on_the_engine_shows_each_reason_once(

@@ -26,7 +26,7 @@ def test_missing_packages_are_listed_and_not_installed_without_consent(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     packages = {"runc": "runc", "iproute2": "ip", "nftables": "nft", "containerd": "ctr"}
-    monkeypatch.setattr(requirements, "PACKAGES", packages)
+    monkeypatch.setitem(requirements.TABLE, "packages", packages)
     with pytest.raises(SandboxError, match="YES=1"):
         requirements.install(tmp_path)
     assert "missing containerd nftables\n" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from sandbox import __main__ as commands
 from sandbox import demo
 from sandbox.engine import Engine, _interrupt_deferred
 from sandbox.processes import SandboxError, locked
+from sandbox.progress import say
 
 
 def stopped(code: int, stderr: str = "") -> CommandError:
@@ -93,7 +94,7 @@ def test_an_interrupted_down_throws_nothing_away(
 def test_a_change_is_a_line_and_a_wait_from_five_seconds_on(
     line: str, shown: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    commands._say(line)
+    say(line)
 
     assert bool(capfd.readouterr().out) is shown
 
