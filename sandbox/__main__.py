@@ -32,14 +32,14 @@ def main() -> int:
         ("up", up, "build the tools, start the cluster, run pulumi up"),
         ("down", down, "destroy the stack, end the processes, delete the state"),
         ("demo", run_demo, "run the stack on a real node until Ctrl-C; needs root"),
-        ("demo-clean", clean_demo, "end what is left of the demo, and delete its data"),
+        ("demo-clean", demo.clean, "end what is left of the demo, and delete its data"),
         ("build", build_all, "build all that tests and demo need, and start nothing"),
     ):
         commands.add_parser(name, help=text).set_defaults(run=run)
     options = parser.parse_args()
     try:
         with readable_errors(options.folder):
-            options.run(options)
+            options.run(options.folder.absolute())
             return 0
     except (SandboxError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,7 +53,7 @@ def main() -> int:
     return 1
 
 
-def build_all(_: argparse.Namespace) -> None:
+def build_all(_: Path) -> None:
     """Build missing programs and images."""
     build()
     install_all()
@@ -62,13 +62,13 @@ def build_all(_: argparse.Namespace) -> None:
         images.python()
 
 
-def up(options: argparse.Namespace) -> None:
+def up(folder: Path) -> None:
     """Start the cluster, apply the stack, and print the closing lines."""
     start = time.monotonic()
     # Read first, because a build takes minutes.
     settings = _settings()
     tools = build()
-    cluster = Cluster(options.folder, tools)
+    cluster = Cluster(folder, tools)
     nodes = [
         Node(name=name, cpus=node.cpus, memory=node.memory, address=node.address)
         for name, node in settings.nodes.items()
@@ -81,10 +81,10 @@ def up(options: argparse.Namespace) -> None:
     _summarize(engine, changes, time.monotonic() - start)
 
 
-def down(options: argparse.Namespace) -> None:
+def down(folder: Path) -> None:
     """Destroy the stack, end the cluster's processes, and delete the state."""
     tools = build()
-    cluster = Cluster(options.folder, tools)
+    cluster = Cluster(folder, tools)
     if cluster.running():
         try:
             Engine(cluster, tools).destroy(say)
@@ -94,19 +94,13 @@ def down(options: argparse.Namespace) -> None:
     print("sandbox: stopped and deleted")
 
 
-def run_demo(options: argparse.Namespace) -> None:
+def run_demo(folder: Path) -> None:
     """Run the stack on a cluster with a real node until Ctrl-C."""
     _settings()
     try:
-        demo.run(options.folder.absolute())
+        demo.run(folder)
     except KeyboardInterrupt:
         print("\ndemo: stopped; next: sudo make demo continues, with its data", file=sys.stderr)
-
-
-def clean_demo(options: argparse.Namespace) -> None:
-    """Delete the demo's state."""
-    demo.clean(options.folder.absolute())
-    print("demo: stopped and deleted")
 
 
 def _summarize(engine: Engine, changes: Mapping[str, int], seconds: float) -> None:

@@ -78,6 +78,7 @@ def clean(folder: Path) -> None:
     with locked(folder / SESSION, wait=False), locked(folder):
         node.end(folder)
         shutil.rmtree(folder)
+    print("demo: stopped and deleted")
 
 
 def settings(cluster: Cluster) -> dict[str, Any]:

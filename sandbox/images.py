@@ -7,12 +7,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from config.versions import GATEWAY_IMAGE, OLLAMA_IMAGE, OPEN_WEBUI_IMAGE, RESTIC_IMAGE
 from sandbox.build import FOLDER
 from sandbox.cache import artefact
 from sandbox.oci import Image
 from sandbox.toolchain import pinned, run
 
+TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
 LOGS = FOLDER / "logs"
 SUITE = "bookworm"
 # renovate: datasource=docker depName=registry.k8s.io/pause
@@ -25,8 +28,6 @@ COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 PATH = "PATH=/opt/open-webui/bin:/usr/local/bin:/usr/bin:/bin"
 # renovate: datasource=pypi depName=open-webui
 OPEN_WEBUI = "0.12.4"
-# Imports beyond its slim requirements that it needs to index documents as the image does.
-BEYOND_SLIM = ("azure-identity", "azure-storage-blob", "chromadb", "google-cloud-storage", "pydub")
 PACKAGES = "busybox-static,ca-certificates,python3,python3-venv"
 METALLB = pinned("metallb", "go.universe.tf/metallb")
 ADDONS = {
@@ -34,31 +35,15 @@ ADDONS = {
     f"quay.io/metallb/controller:{METALLB}": "metallb-controller",
     f"quay.io/metallb/speaker:{METALLB}": "metallb-speaker",
 }
-PROGRAMS = {
-    **ADDONS,
-    OLLAMA_IMAGE: "ollama",
-    RESTIC_IMAGE: "restic",
-    # Of the chart in the version of config/versions.py.
-    "quay.io/prometheus-operator/prometheus-operator:v0.93.1": "prometheus-operator",
-    "quay.io/prometheus-operator/prometheus-config-reloader:v0.93.1": "prometheus-config-reloader",
-    "quay.io/prometheus/prometheus:v3.14.0-distroless": "prometheus",
-    "quay.io/prometheus/alertmanager:v0.34.0": "alertmanager",
-    "quay.io/prometheus/node-exporter:v1.12.1-distroless": "node_exporter",
-    "registry.k8s.io/kube-state-metrics/kube-state-metrics:v2.20.0": "kube-state-metrics",
-}
+PROGRAMS = {**ADDONS, OLLAMA_IMAGE: "ollama", RESTIC_IMAGE: "restic", **TABLE["programs"]}
 """Images that are made of a program on Debian."""
 PAGES = {OPEN_WEBUI_IMAGE, GATEWAY_IMAGE}
-PLACEHOLDERS = {
-    "docker.io/grafana/grafana:13.2.0": ("Grafana", "3000"),
-    "quay.io/kiwigrid/k8s-sidecar:2.10.1": ("k8s-sidecar",),
-}
+PLACEHOLDERS = TABLE["placeholders"]
 PUBLISHED = (PAUSE, *PROGRAMS, *sorted(PAGES), *PLACEHOLDERS)
 NAMES = (DEBIAN, *PUBLISHED)
 """Names of all images; a pod of Debian is for looking around."""
 SYSTEM = (PAUSE, DEBIAN, *ADDONS)
 """Names of the images of the cluster's own pods."""
-STACK = {OLLAMA_IMAGE, RESTIC_IMAGE, *PAGES}
-"""Names of the images of the namespace `ollama-stack`."""
 
 
 def image(name: str, programs: Mapping[str, Path]) -> Image:
@@ -116,7 +101,7 @@ def base() -> Path:
 def open_webui() -> Path:
     """Return the layer with Open WebUI in /opt/open-webui, for the Python of the base."""
     script, below = Path(__file__).with_name("open-webui.sh"), base()
-    packages = [f"open-webui=={OPEN_WEBUI}", *BEYOND_SLIM]
+    packages = [f"open-webui=={OPEN_WEBUI}", *TABLE["beyond_slim"]]
     alone = ["unshare", "--mount", "--propagation", "private", str(script)]
 
     def make(layer: Path) -> None:

@@ -45,10 +45,8 @@ def readable_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (*FULL, *UNUSABLE):
             raise
-        advice = "free some space there" if error.errno in FULL else "make it writable"
-        path = error.filename or folder
-        message = f"{path}: {os.strerror(error.errno)}; {advice}, or name another folder"
-        raise SandboxError(message) from error
+        reason = f"{error.filename or folder}: {os.strerror(error.errno)}"
+        raise SandboxError(f"{reason}; want a writable folder with free space") from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
+from rich import get_console
 from rich.live import Live
 from rich.text import Text
 
@@ -40,7 +41,7 @@ def progress(context: str, kubeconfig: Path) -> Iterator[None]:
                 ]
                 live.update(Text("\n".join(slow), no_wrap=True, overflow="ellipsis"))
 
-    with Live(transient=True) as live:
+    with Live(transient=True, redirect_stdout=False) as live:
         Thread(target=watch, daemon=True).start()
         try:
             yield
@@ -49,6 +50,6 @@ def progress(context: str, kubeconfig: Path) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Print a line of the engine, unless it is IDLE."""
+    """Print a line of the engine, above those of the pods, unless it is IDLE."""
     if not IDLE.match(line):
-        print(f"  {line}", flush=True)
+        get_console().print(f"  {line}", soft_wrap=True, markup=False, highlight=False)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 
@@ -57,19 +58,12 @@ def run(
         elapsed = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
         print(f"  {name:<20} {state} {elapsed}", flush=True)
 
+    # A group of its own, because Go does not pass an interrupt on to its compilers.
+    alone: dict[str, Any] = {"cwd": cwd, "env": env, "process_group": 0}
     none, same = subprocess.DEVNULL, subprocess.STDOUT
     with (
         log.open("wb") as out,
-        subprocess.Popen(
-            # A group of its own, because Go does not pass an interrupt on to its compilers.
-            command,
-            stdout=out,
-            stderr=same,
-            stdin=none,
-            cwd=cwd,
-            env=env,
-            process_group=0,
-        ) as process,
+        subprocess.Popen(command, stdin=none, stdout=out, stderr=same, **alone) as process,
     ):
         try:
             for seconds in itertools.chain([1], itertools.repeat(30)):

@@ -92,6 +92,6 @@ def test_a_command_that_must_not_wait_names_the_process_to_end(tmp_path: Path) -
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "etcd.log")
-    message = r"^etcd\.log: No space left.*free some space"
+    message = r"^etcd\.log: No space left.*want a writable folder with free space"
     with pytest.raises(SandboxError, match=message), readable_errors(tmp_path):
         raise full

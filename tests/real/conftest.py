@@ -9,6 +9,7 @@ import pytest
 from real_lab import Person, Server
 from waiting import eventually
 
+from config.versions import OLLAMA_IMAGE, RESTIC_IMAGE
 from sandbox import images, oci, requirements
 from sandbox.build import Tools, build
 from sandbox.processes import SandboxError
@@ -60,9 +61,8 @@ def server(
     """The stack, up, whose page answers; its own images came while the first `up` ran."""
     folder = tmp_path_factory.mktemp("real")
     cluster = Hurried(folder, real_programs, real_tools.addons())
-    system = [
-        images.image(name, real_programs) for name in images.NAMES if name not in images.STACK
-    ]
+    late = {OLLAMA_IMAGE, RESTIC_IMAGE, *images.PAGES}
+    system = [images.image(name, real_programs) for name in images.NAMES if name not in late]
     try:
         cluster.start(system)
         with ThreadPoolExecutor(1) as pool:

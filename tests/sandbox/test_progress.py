@@ -25,7 +25,6 @@ def test_on_a_terminal_slow_pods_are_below_the_engines_lines(
     monkeypatch.setattr(progress, "Cluster", Mock())
     monkeypatch.setattr(progress, "waits", look)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setenv("COLUMNS", "60")
 
     with progress.progress("context", Path("kubeconfig")):
         assert eventually(lambda: look.call_count > 3)
@@ -36,7 +35,7 @@ def test_on_a_terminal_slow_pods_are_below_the_engines_lines(
     assert "0 s: " not in shown
     before, after = shown.split("  created\n")
     for part in (before, after):
-        assert f"  7 s: {PULL}"[:59] in part
+        assert f"  7 s: {PULL}" in part
     assert before.endswith("\x1b[2K")
 
 
