@@ -1,6 +1,8 @@
 """A user at the chat page, from the client's side of the home network."""
 
+import json
 import re
+from collections.abc import Iterator
 
 import pytest
 from page import ask
@@ -22,8 +24,24 @@ def test_an_answer_is_streamed_in_pieces(server: Server, person: Person) -> None
     assert max(answer["pieces"] for answer in answers) > 1, answers
 
 
-def test_who_is_not_let_in_yet_gets_nothing(server: Server) -> None:
-    token = server.person("pending").token
+@pytest.fixture
+def newcomer(server: Server) -> Iterator[str]:
+    """Token of somebody who has signed up while the admin had opened that on the page."""
+    path, token = f"{server.page}/api/v1/auths/admin/config", server.token()
+    closed = json.loads(ask("GET", path, token=token)[1])
+    assert ask("POST", path, {**closed, "ENABLE_SIGNUP": True}, token)[0] == 200
+    account = {"name": "N", "email": "new@example.org", "password": "a password of 8 or more"}
+    status, text = ask("POST", f"{server.page}/api/v1/auths/signup", account)
+    assert ask("POST", path, closed, token)[0] == 200
+    assert status == 200, text
+    person = json.loads(text)
+    yield person["token"]
+    ask("DELETE", f"{server.page}/api/v1/users/{person['id']}", token=token)
+
+
+def test_who_signs_up_gets_nothing_before_the_admin_lets_them_in(
+    server: Server, newcomer: str
+) -> None:
     message = {"role": "user", "content": "Hello?"}
     wanted = {"model": "llama3.2:3b", "messages": [message], "stream": True}
 
@@ -35,7 +53,8 @@ def test_who_is_not_let_in_yet_gets_nothing(server: Server) -> None:
         ("GET", "/api/v1/chats/"),
         ("GET", "/api/v1/files/"),
     ):
-        status, text = ask(method, server.page + path, wanted if method == "POST" else None, token)
+        body = wanted if method == "POST" else None
+        status, text = ask(method, server.page + path, body, newcomer)
         assert status == 401, f"{path}: {status} {text}"
 
 

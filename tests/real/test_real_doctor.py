@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import read
 from real_lab import Server, enter
+from waiting import eventually
 
-from ops import doctor
+from ops import doctor, doctor_server
 from ops.cluster import Cluster
 from ops.stacks import Stack
 from sandbox import network
@@ -32,6 +33,8 @@ def test_the_stack_is_checked_as_a_whole_from_the_home_network(
         live = Cluster(cluster.context, kubeconfig)
         return asyncio.run(doctor.report(read(metrics.config), stack, live))
 
+    # The first push comes late after a start.
+    eventually(lambda: not metrics.problems(doctor_server.metrics))
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(check).result() == 1
     *lines, _ = capsys.readouterr().out.splitlines()

@@ -81,9 +81,10 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
     services = server.cluster.client().resources.get(api_version="v1", kind="Service")
     services.delete(name="open-webui-service-local", namespace="ollama-stack")
     assert eventually(lambda: len(held()) == len(before) - 1)
-    server.up()
+    server.engine.up(lambda _: None)
 
     assert eventually(lambda: held() == before)
+    server.cluster.wait_for_page()
     assert ask("GET", f"{server.page}/health")[0] == 200
 
 

@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from threading import Timer
 
+import psutil
 import pytest
 from pulumi.automation import CommandError
 from real_lab import Server
@@ -54,7 +55,9 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
         assert killed.stdout
         lines = iter(killed.stdout)
         assert any("ollama-deployment updating" in line for line in lines)
-        killed.kill()
+        # The CLI and its plugins would go on.
+        for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+            process.kill()
 
     server.up()
 
