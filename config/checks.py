@@ -178,6 +178,9 @@ def memory(settings: Settings, reserved: Request) -> Iterator[Problem]:
             yield Problem(("nodes", name, "memory"), node.memory, want)
         if requested.cpu > node.cpus:
             want = f"{requested.cpu:g} or more for all requests and {reserve.cpu:g} for the system"
+            servers = settings.model_servers.items()
+            keys = [f"{key}.cpu" for key, it in servers if settings.node_of(it) == name]
+            want += f", or a smaller {' or '.join(keys)}" if keys else ""
             yield Problem(("nodes", name, "cpus"), node.cpus, want)
 
 

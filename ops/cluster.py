@@ -65,10 +65,18 @@ def expiring(configuration: Configuration) -> list[tuple[str, str, str]]:
     ]
 
 
+def trust(authority: str | None) -> ssl.SSLContext:
+    """Return a TLS context that trusts the authority in this file."""
+    context = ssl.create_default_context(cafile=authority)
+    # Strict, as by default since Python 3.13, it rejects the authority of each MicroK8s installed
+    # before June 2026, which has no key usage (microk8s#4864).
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 def certificate_days(configuration: Configuration) -> float:
     """Return the days until the API server's certificate expires; raises UnreadableError."""
-    url = urlsplit(configuration.host)
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    url, context = urlsplit(configuration.host), trust(configuration.ssl_ca_cert)
     name = configuration.tls_server_name or url.hostname
     try:
         return _days((url.hostname, url.port or 443), context, name)
@@ -83,7 +91,7 @@ def kubelet_days(configuration: Configuration, port: int = 10250) -> float | Non
     None if there is no answer, or another authority than the cluster's has signed it: the API
     server would not verify it either.
     """
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    context = trust(configuration.ssl_ca_cert)
     context.check_hostname = False  # it has the node's name
     try:
         return _days((urlsplit(configuration.host).hostname, port), context, None)
@@ -165,6 +173,9 @@ class Cluster:
         self.configuration = configuration
         self.api: Any = Client(configuration)
         """For the client's own classes, such as `CoreV1Api`."""
+        if configuration.verify_ssl:
+            pool = self.api.rest_client.pool_manager.connection_pool_kw
+            pool["ssl_context"] = trust(configuration.ssl_ca_cert)
 
     def ask(self, path: str, accept: str = JSON, **query: str) -> Any:
         """Return the object at `path`, or None; raises UnreadableError."""

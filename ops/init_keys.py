@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -42,6 +43,13 @@ def draft(
     for machine in nodes:
         node_keys[machine.name] = _node(machine, _object(old, "nodes", machine.name), prompt)
     webui, observability = _object(old, "webui"), _object(old, "observability")
+
+    def node(workload: str) -> str:
+        name = _object(old, workload).get("node")
+        return name if name in node_keys else first.name
+
+    # Of a node that is only in the file, no address is known.
+    host = next((it for it in nodes if it.name == node("webui")), replace(first, tailnet=None))
     network = _network(first, _object(old, "network"), prompt)
     network.setdefault("metallb", "addon" if addon else "helm")
     page, grafana = {}, {}
@@ -55,10 +63,6 @@ def draft(
         webui.get("admin_email"),
     )
 
-    def node(workload: str) -> str:
-        name = _object(old, workload).get("node")
-        return name if name in node_keys else first.name
-
     def volume(workload: str) -> dict[str, str]:
         disk = node_keys[node(workload)]["disk"]
         top = f"{disk['path'].rstrip('/')}/"
@@ -67,8 +71,8 @@ def draft(
         return {**new, **volume} if volume.get("path", "").startswith(top) else new
 
     # Who has removed it uses `tailscale serve` (docs/install.md#https-and-phones).
-    if first.tailnet and (not webui or "tailnet_address" in webui):
-        page["tailnet_address"] = first.tailnet
+    if host.tailnet and (not webui or "tailnet_address" in webui):
+        page["tailnet_address"] = host.tailnet
     keys: dict[str, Any] = {
         "context": context,
         "nodes": node_keys,
@@ -84,12 +88,15 @@ def draft(
         },
         "observability": {**observability, **grafana, "volume": volume("observability")},
     }
+    # With the default, 8, all requests need 10 (config/checks.py).
+    if not old.get("ollama") and (cpus := node_keys[node("ollama")]["cpus"]) < 10:
+        keys["ollama"]["cpu"] = max(1, cpus - 2)
     for section in FOLDERS:
         if len(node_keys) > 1 or "node" in keys[section]:
             keys[section]["node"] = node(section)
-    data = node_keys[first.name]["disk"]["path"]
+    data = node_keys[node("webui")]["disk"]["path"]
     for section, key, value in (
-        ("webui", "backup", _backup(first, data, webui, prompt)),
+        ("webui", "backup", _backup(host, data, webui, prompt)),
         ("observability", "notify", _notify(observability, prompt)),
     ):
         keys[section].pop(key, None)
@@ -165,7 +172,7 @@ def _notify(observability: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
 def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
     """Return the keys of a node."""
     name, disk = machine.name, _object(old, "disk")
-    paths = [other.path for other in machine.disks]
+    paths = [other.path for other in machine.disks if other.path != "/"]
     question = f"{name}: the data disk, by its mount point?"
     path = prompt("disk", question, next(iter(paths), ""), old=disk.get("path"))
     known = disk.get("size") if path == disk.get("path") else None

@@ -198,6 +198,24 @@ def test_a_small_machine_is_offered_what_fits(capsys: pytest.CaptureFixture[str]
     check(merge(TEMPLATE, keys))
 
 
+@pytest.mark.parametrize(("cpus", "cpu"), [(4, 2), (9, 7), (10, None)])
+def test_on_few_cpus_ollama_requests_what_the_others_leave(
+    cpus: int, cpu: int | None, machine: Machine
+) -> None:
+    keys = draft("microk8s", [replace(machine, cpus=cpus)], True, {}, Prompt({}, yes=True))
+
+    check(merge(TEMPLATE, keys))
+    assert keys["ollama"].get("cpu") == cpu
+
+
+def test_the_system_disk_is_not_the_default_of_the_data_disk(machine: Machine) -> None:
+    """Its mount point is no valid path: all answers would be lost."""
+    only = replace(machine, disks=machine.disks[-1:])
+
+    with pytest.raises(ValueError, match=r"^--disk: missing; evo4t: the data disk"):
+        draft("microk8s", [only], True, {}, Prompt({}, yes=True))
+
+
 def rerun(text: str, nodes: list[Machine], folder: Path, **flags: str) -> str:
     """Return the stack file that another run with `--yes` makes of this one."""
     (file := folder / "Pulumi.home.yaml").write_text(text)
@@ -309,6 +327,29 @@ def test_a_new_node_of_more_memory_gets_no_volume(machine: Machine, tmp_path: Pa
     added = ["large:", "address: 192.168.1.8", "cpus: 24", "memory: 200Gi", "disk:"]
     added += ["path: /mnt/evo4t", "size: 931Gi"]
     assert changed(text, new) == [f"+ {line}" for line in [*added, *["node: evo4t"] * 3]]
+
+
+def test_the_pages_tailnet_address_and_backups_are_those_of_its_node(
+    machine: Machine, tmp_path: Path
+) -> None:
+    text = (ROOT / "Pulumi.example-two-nodes.yaml").read_text().replace("93Gi", "92Gi")
+    text = text.replace("homelab-sandbox", "homelab")
+    data, backup = Disk(path="/mnt/data", size=250 * GIB), Disk(path="/mnt/usb", size=99 * GIB)
+    models = Disk(path="/mnt/models", size=931 * GIB)
+    large = replace(machine, name="large", disks=(models, replace(backup, path="/mnt/other")))
+    small = replace(machine, name="small", address="192.168.1.99", cpus=4, memory=16 * GIB)
+    small = replace(small, disks=(data, backup), tailnet="100.102.114.96")
+
+    assert rerun(text, [large, small], tmp_path) == text
+    small = replace(small, tailnet="100.102.114.97")
+    new = rerun(text, [large, small], tmp_path, backup_disk="/mnt/usb")
+    assert changed(text, new)[1:] == [
+        "+ tailnet_address: 100.102.114.97",
+        "+ backup:",
+        "+ volume:",
+        "+ path: /mnt/usb/homelab",
+        "+ size: 99Gi",
+    ]
 
 
 def test_who_uses_tailscale_serve_is_offered_no_port_on_the_tailnet(

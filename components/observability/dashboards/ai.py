@@ -203,17 +203,6 @@ GATEWAY = (
             f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
         },
     ),
-    Panel(
-        "Options dropped",
-        "suffix: keys/min",
-        "Options of requests that the gateway dropped, because with them Ollama would exceed the "
-        "memory plan. Open WebUI and editors send some by default; no action is needed.",
-        "OutOfMemoryKill",
-        {
-            "{{ollama_key}}": "60 * sum by (ollama_key) (rate(ollama_keys_dropped_total"
-            f"{{{SERVER}}}[$__rate_interval])) or on () vector(0)"
-        },
-    ),
 )
 BOARD = Board(
     "ai",
