@@ -1,32 +1,29 @@
 """Distributes tests over the workers, and has the fixtures of several folders."""
 
+import gc
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
-from kubernetes import config as kubeconfig
-from kubernetes.dynamic import DynamicClient
 from xdist.scheduler import LoadScopeScheduling
 
 from config.versions import KUBE_PROMETHEUS_STACK, METALLB
 from sandbox import images, requirements
 from sandbox import programs as real_programs
 from sandbox.build import Tools, build
-from sandbox.cluster import Cluster
 from sandbox.processes import SandboxError
 
+# Most of what imports create lives as long as the process: to traverse it takes a second.
+gc.disable()
 # The program looks at the pods of its cluster, which must not be one of the developer's.
 os.environ["KUBECONFIG"] = os.devnull
 
 # Examples take longer on a busy machine, which is no failure.
 settings.register_profile("homelab", deadline=None)
 settings.load_profile("homelab")
-
-Connect = Callable[[Cluster], DynamicClient]
 
 CHARTS = {"kube-prometheus-stack": KUBE_PROMETHEUS_STACK, "metallb": METALLB}
 PUBLISHED = "tests/published"
@@ -96,6 +93,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return min(matches, default=len(LONGEST))
 
     items.sort(key=order)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, among what the tests create."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -176,17 +179,3 @@ def promtool() -> Path:
 def alertmanager() -> Path:
     """Alertmanager, built without its web UI."""
     return real_programs.alertmanager()
-
-
-@pytest.fixture(scope="session")
-def connect() -> Connect:
-    """Returns the dynamic client of a cluster, from its kubeconfig alone."""
-
-    def make(cluster: Cluster) -> DynamicClient:
-        api = kubeconfig.new_client_from_config(  # type: ignore[no-untyped-call]
-            str(cluster.kubeconfig), cluster.context
-        )
-        cache = str(cluster.folder / "discovery.json")
-        return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
-
-    return make

@@ -48,14 +48,22 @@ async def problems(check: Any, fields: dict[str, Any], *, state: bool = False) -
         return [problem async for problem in check(server)]
 
 
+def connect(cluster: Cluster) -> DynamicClient:
+    """Return the dynamic client of a cluster, from its kubeconfig alone."""
+    api = kubeconfig.new_client_from_config(  # type: ignore[no-untyped-call]
+        str(cluster.kubeconfig), cluster.context
+    )
+    cache = str(cluster.folder / "discovery.json")
+    return DynamicClient(api, cache_file=cache)  # type: ignore[no-untyped-call]
+
+
 class Place:
     """A cluster with a stack, in which a test may create objects."""
 
     def __init__(self, cluster: Cluster, engine: Engine) -> None:
         self.cluster = cluster
         self.stack = Stack(name=STACK, cli=engine.cli, kubeconfig=cluster.kubeconfig)
-        api = kubeconfig.new_client_from_config(str(cluster.kubeconfig))  # type: ignore[no-untyped-call]
-        self.kube = DynamicClient(api)  # type: ignore[no-untyped-call]
+        self.kube = connect(cluster)
 
     def problems(
         self,

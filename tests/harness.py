@@ -182,8 +182,12 @@ def read(raw: Mapping[str, Any]) -> config.Settings:
 
 @functools.cache
 def deployed(stack: str = "home") -> Deployment:
-    """Return the deployment of a stack file; it is shared, so do not change it."""
-    return deploy_program(stack)
+    """Return the deployment of a stack file, or of `home` with a `gpu` or with `backups`.
+
+    It is shared, so do not change it.
+    """
+    variant = {"gpu": gpu_config, "backups": backup_config}.get(stack)
+    return deploy_program("home", variant()) if variant else deploy_program(stack)
 
 
 def environment(container: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""HTTP requests to Open WebUI and other servers, and JSON answers."""
+"""HTTP requests to Open WebUI and other servers."""
 
 import json
 from contextlib import closing
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 
@@ -20,16 +19,6 @@ def ask(
         connection.request(method, f"{parts.path}?{parts.query}".rstrip("?"), text, headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
-
-
-def send_json(to: BaseHTTPRequestHandler, body: object) -> None:
-    """Answer a request with JSON."""
-    raw = json.dumps(body).encode()
-    to.send_response(200)
-    to.send_header("Content-Type", "application/json")
-    to.send_header("Content-Length", str(len(raw)))
-    to.end_headers()
-    to.wfile.write(raw)
 
 
 def upload(page: str, token: str, name: str, text: bytes, query: str = "") -> str:

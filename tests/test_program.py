@@ -3,7 +3,7 @@
 import pytest
 from harness import Deployment, Registration, deploy_program, deployed, stack_config
 
-STACKS = {stack: deployed(stack) for stack in ("home", "sandbox", "example-two-nodes")}
+STACKS = ("home", "sandbox", "example-two-nodes")
 SPARE_NODE = {
     "address": "192.168.1.98",
     "cpus": 8,
@@ -12,7 +12,11 @@ SPARE_NODE = {
 }
 COMPONENTS = {"LocalStorage", "MetalLBPool", "OllamaStack", "OpenWebUI", "ObservabilityStack"}
 
-every_stack = pytest.mark.parametrize("deployment", STACKS.values(), ids=STACKS.keys())
+
+@pytest.fixture(params=STACKS)
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """The deployment of each stack file."""
+    return deployed(request.param)
 
 
 def kind_and_name(resource: Registration) -> tuple[str, str, str]:
@@ -22,10 +26,9 @@ def kind_and_name(resource: Registration) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_second_run_registers_the_same_resources(stack: str) -> None:
-    assert deploy_program(stack).resources == STACKS[stack].resources
+    assert deploy_program(stack).resources == deployed(stack).resources
 
 
-@every_stack
 def test_every_resource_belongs_to_one_of_five_components(deployment: Deployment) -> None:
     components = {
         r.type.rpartition(":")[2]: r.name
@@ -42,7 +45,6 @@ def test_every_resource_belongs_to_one_of_five_components(deployment: Deployment
     assert orphans == []
 
 
-@every_stack
 def test_every_kubernetes_resource_uses_the_explicit_provider(deployment: Deployment) -> None:
     strays = [
         key
@@ -53,33 +55,29 @@ def test_every_kubernetes_resource_uses_the_explicit_provider(deployment: Deploy
     assert strays == []
 
 
-@every_stack
 def test_the_provider_does_not_depend_on_the_machine(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = "pulumi:providers:kubernetes::cluster"
     monkeypatch.setenv("KUBECONFIG", "/somewhere/else")
 
-    assert deploy_program("home")[provider].inputs == STACKS["home"][provider].inputs
+    assert deploy_program("home")[provider].inputs == deployed()[provider].inputs
     assert deployment[provider].inputs["kubeconfig"] == ""
     assert deployment[provider].inputs["clusterIdentifier"]
 
 
-@every_stack
 def test_no_two_objects_have_the_same_name(deployment: Deployment) -> None:
     objects = [kind_and_name(resource) for resource in deployment.objects()]
 
     assert len(objects) == len(set(objects))
 
 
-@every_stack
 def test_every_release_is_named_and_pinned(deployment: Deployment) -> None:
     for release in deployment.of_kind("Release"):
         assert release.inputs["name"]
         assert release.inputs["version"].count(".") == 2
 
 
-@every_stack
 def test_outputs_with_a_password_are_secret(deployment: Deployment) -> None:
     assert {name for name in deployment.outputs if "password" in name} == deployment.secret_outputs
 
@@ -87,7 +85,7 @@ def test_outputs_with_a_password_are_secret(deployment: Deployment) -> None:
 def test_the_sandbox_has_the_same_objects_as_home_except_the_reader_of_the_metallb_release() -> (
     None
 ):
-    home, sandbox = STACKS["home"].resources, STACKS["sandbox"].resources
+    home, sandbox = deployed().resources, deployed("sandbox").resources
     # In home, the program installs MetalLB as a release, which `make drift` reads.
     only_home = [home[key] for key in home if key not in sandbox]
 
@@ -101,7 +99,7 @@ def test_the_sandbox_has_the_same_objects_as_home_except_the_reader_of_the_metal
 def test_a_new_node_changes_no_volume() -> None:
     config = stack_config("example-two-nodes")
     config["nodes"]["spare"] = SPARE_NODE
-    before = STACKS["example-two-nodes"].resources
+    before = deployed("example-two-nodes").resources
     after = deploy_program("example-two-nodes", config).resources
 
     assert {key.partition("::")[2] for key in after if after[key] != before.get(key)} == {
@@ -117,6 +115,6 @@ def test_until_the_owner_confirms_it_up_says_what_to_copy() -> None:
     kept = deploy_program("home", stack_config("home") | {"copies_kept": True})
 
     for name in ("state", "passphrase", "backup_password"):
-        assert name in deployed("home").outputs["copies"]
+        assert name in deployed().outputs["copies"]
     assert "copies" not in kept.outputs
     assert "copies" not in deployed("sandbox").outputs

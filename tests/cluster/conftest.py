@@ -1,18 +1,15 @@
 """One simulated cluster for all tests of this folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from kubernetes.dynamic import DynamicClient
 
 from sandbox.build import FOLDER, Tools
 from sandbox.cache import link
 from sandbox.cluster import Cluster, Node
 from sandbox.toolchain import find_go
-
-Connect = Callable[[Cluster], DynamicClient]
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +27,6 @@ def cluster(
     cluster.start([home])
     yield cluster
     cluster.stop()
-
-
-@pytest.fixture
-def kube(cluster: Cluster, connect: Connect) -> DynamicClient:
-    """The dynamic client of the running cluster."""
-    return connect(cluster)
 
 
 @pytest.fixture

@@ -5,19 +5,17 @@ import os
 import shutil
 import signal
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from kubernetes.dynamic import DynamicClient
+from doctor_lab import connect
 from waiting import eventually
 
 from sandbox.build import Tools
 from sandbox.cluster import NAMES, Cluster, Node
 from sandbox.processes import SandboxError
-
-Connect = Callable[[Cluster], DynamicClient]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +26,7 @@ def second(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     cluster.remove()
 
 
-def test_kubeconfig_and_key_are_private_and_the_certificate_is_verified(
-    cluster: Cluster, connect: Connect
-) -> None:
+def test_kubeconfig_and_key_are_private_and_the_certificate_is_verified(cluster: Cluster) -> None:
     secrets = [cluster.kubeconfig, cluster.folder / "certificates" / "admin.key"]
     assert [oct(path.stat().st_mode & 0o777) for path in secrets] == ["0o600", "0o600"]
 
@@ -88,7 +84,7 @@ def test_a_start_that_fails_names_process_and_log(tmp_path: Path, tools: Tools, 
 
 
 def test_two_clusters_run_at_once_and_nodes_are_added_and_removed(
-    cluster: Cluster, second: Cluster, connect: Connect, home: Node
+    cluster: Cluster, second: Cluster, home: Node
 ) -> None:
     nodes = [home, Node(name="spare", cpus=4, memory="8Gi", address="192.168.1.99")]
     second.start(nodes)
@@ -118,9 +114,7 @@ def test_two_clusters_run_at_once_and_nodes_are_added_and_removed(
     assert {name for name in NAMES if after[name] != before[name]} == {"metallb"}
 
 
-def test_a_start_after_a_killed_process_keeps_all_objects(
-    second: Cluster, connect: Connect, home: Node
-) -> None:
+def test_a_start_after_a_killed_process_keeps_all_objects(second: Cluster, home: Node) -> None:
     second.start([home])
     name, kind = "before", {"api_version": "v1", "kind": "ConfigMap"}
     body = {"metadata": {"name": name}, "data": {"still": "here"}}

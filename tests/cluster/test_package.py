@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.dynamic import DynamicClient
+from doctor_lab import connect
 
 from sandbox.build import Tools
 from sandbox.cluster import Cluster
@@ -40,7 +40,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_another_program_creates_an_address_pool_with_the_plugin(
-    plugin: Path, cluster: Cluster, kube: DynamicClient, tools: Tools, tmp_path: Path
+    plugin: Path, cluster: Cluster, tools: Tools, tmp_path: Path
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
@@ -51,7 +51,7 @@ def test_another_program_creates_an_address_pool_with_the_plugin(
     engine.up(lambda _: None)
 
     def read(kind: str) -> Any:
-        resource = kube.resources.get(api_version="metallb.io/v1beta1", kind=kind)
+        resource = connect(cluster).resources.get(api_version="metallb.io/v1beta1", kind=kind)
         return resource.get(name="guests", namespace="metallb-system")
 
     assert read("IPAddressPool").spec.addresses == ["192.168.1.120-192.168.1.121"]

@@ -8,8 +8,6 @@ from harness import Deployment, deploy_program, deployed, environment, stack_con
 
 from config.ide import API_PATHS, completion_model
 
-HOME = deployed()
-
 
 def with_models(*models: str, **webui: Any) -> Deployment:
     config = stack_config("home")
@@ -25,12 +23,13 @@ def variables(deployment: Deployment) -> dict[str, Any]:
 
 
 def test_the_editors_configuration_has_the_pages_url_and_ollamas_context_length() -> None:
-    text = HOME.outputs["ide_config"]
+    home = deployed()
+    text = home.outputs["ide_config"]
     (model,) = yaml.safe_load(text)["models"]
-    ollama = HOME["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
+    ollama = home["kubernetes:apps/v1:Deployment::ollama-deployment"].inputs
     (server,) = ollama["spec"]["template"]["spec"]["initContainers"]
 
-    assert model["apiBase"] == f"{HOME.outputs['open_webui_urls'][0]}/ollama"
+    assert model["apiBase"] == f"{home.outputs['open_webui_urls'][0]}/ollama"
     assert model["model"] == "codellama:7b"
     assert model["roles"] == ["autocomplete"]
     context = model["defaultCompletionOptions"]["contextLength"]
@@ -41,7 +40,7 @@ def test_the_editors_configuration_has_the_pages_url_and_ollamas_context_length(
 
 
 def test_an_api_key_allows_only_completions() -> None:
-    settings = variables(HOME)
+    settings = variables(deployed())
 
     assert settings["ENABLE_API_KEYS"] == "true"
     assert settings["ENABLE_API_KEYS_ENDPOINT_RESTRICTIONS"] == "true"

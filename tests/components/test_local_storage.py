@@ -5,8 +5,6 @@ from harness import Deployment, deploy, deployed
 from components import LocalStorage
 from components.local_storage import LocalStorageArgs, LocalVolume
 
-HOME = deployed()
-
 
 def side_by_side() -> None:
     for owner in ("one", "two"):
@@ -29,10 +27,12 @@ def names(lab: Deployment, kind: str) -> list[str]:
 
 
 def test_nothing_deletes_a_directory() -> None:
+    home = deployed()
+
     assert {
-        v.inputs["spec"]["persistentVolumeReclaimPolicy"] for v in HOME.of_kind("PersistentVolume")
+        v.inputs["spec"]["persistentVolumeReclaimPolicy"] for v in home.of_kind("PersistentVolume")
     } == {"Retain"}
-    assert {c.inputs["provisioner"] for c in HOME.of_kind("StorageClass")} == {
+    assert {c.inputs["provisioner"] for c in home.of_kind("StorageClass")} == {
         "kubernetes.io/no-provisioner"
     }
 
@@ -46,17 +46,17 @@ def test_two_stacks_share_no_name() -> None:
 
 def test_what_holds_data_is_protected_where_the_stack_says_so() -> None:
     holding = ("PersistentVolume", "PersistentVolumeClaim", "StorageClass")
-    open_ones = deployed("sandbox")
+    home, open_ones = deployed(), deployed("sandbox")
     # Made once, and known to the database for ever.
-    secrets = [r for r in HOME.of_kind("RandomPassword") if r.parent == "open-webui"]
+    secrets = [r for r in home.of_kind("RandomPassword") if r.parent == "open-webui"]
 
     assert [resource.name for resource in secrets if not resource.protect] == []
     assert len(secrets) == 2
 
     assert [
-        resource.name for kind in holding for resource in HOME.of_kind(kind) if not resource.protect
+        resource.name for kind in holding for resource in home.of_kind(kind) if not resource.protect
     ] == []
     assert [
-        n.name for n in HOME.of_kind("Namespace") if n.parent == "storage" and not n.protect
+        n.name for n in home.of_kind("Namespace") if n.parent == "storage" and not n.protect
     ] == []
     assert [key for key, resource in open_ones.resources.items() if resource.protect] == []

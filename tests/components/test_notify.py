@@ -2,10 +2,8 @@
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -14,6 +12,7 @@ import pytest
 import yaml
 from alertmanager_lab import MAIL, WAYS, running
 from harness import deploy_program, read, stack_config
+from scripted import ScriptedServer, whole
 from waiting import eventually
 
 from components.observability.notify import configuration
@@ -114,31 +113,12 @@ def test_without_a_way_up_says_that_alerts_reach_nobody() -> None:
     assert yaml.safe_load(resource["alertmanager.yaml"])["route"]["routes"] == []
 
 
-class Listener(BaseHTTPRequestHandler):
-    """Keeps what is posted to it."""
-
-    posted: list[tuple[str, Any]]
-
-    def do_POST(self) -> None:
-        """Keep it."""
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.posted.append((self.path, json.loads(body)))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
-def listener() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """A server's URL, and what it gets."""
-    kind = type("Kept", (Listener,), {"posted": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever).start()
-    yield f"http://127.0.0.1:{server.server_port}", kind.posted  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
+def listener() -> Iterator[ScriptedServer]:
+    """A server that accepts what is posted to it."""
+    server = ScriptedServer(dict.fromkeys(("/", "/hook", "/heartbeat"), whole({})))
+    yield server
+    server.close()
 
 
 def post(base: str, alerts: list[dict[str, Any]]) -> None:
@@ -162,9 +142,9 @@ def alert(name: str, severity: str, **labels: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["ntfy", "webhook"])
 def test_what_arrives_is_a_sentence_with_the_runbooks_anchor(
-    alertmanager: Path, tmp_path: Path, listener: tuple[str, list[tuple[str, Any]]], way: str
+    alertmanager: Path, tmp_path: Path, listener: ScriptedServer, way: str
 ) -> None:
-    url, posted = listener
+    url = f"http://127.0.0.1:{listener.port}"
     args: Any = {
         "timezone": "UTC",
         "heartbeat": f"{url}/heartbeat",
@@ -183,11 +163,11 @@ def test_what_arrives_is_a_sentence_with_the_runbooks_anchor(
 
     with running(alertmanager, tmp_path, config) as base:
         post(base, alerts)
-        assert eventually(lambda: len(posted) >= 4), (tmp_path / "log").read_text()
+        assert eventually(lambda: len(listener.seen) >= 4), (tmp_path / "log").read_text()
 
     expected = "/" if way == "ntfy" else "/hook"
-    assert sorted(path for path, _ in posted) == sorted(["/heartbeat", *[expected] * 3])
-    bodies = [body for path, body in posted if path == expected]
+    assert sorted(post.path for post in listener.seen) == sorted(["/heartbeat", *[expected] * 3])
+    bodies = [json.loads(post.body) for post in listener.got(expected)]
     for name in ("OllamaDown", "KubeAPIDown", "NodeDown"):
         title = f"{name} has happened"
         text = f'It is <50 % & "bad". Look at it.\nWhat to do: docs/runbook.md#{name.lower()}'
@@ -205,11 +185,11 @@ def zone_where_it_is(hour: int) -> str:
 def test_a_warning_waits_for_the_day_and_a_critical_alert_does_not(
     alertmanager: Path,
     tmp_path: Path,
-    listener: tuple[str, list[tuple[str, Any]]],
+    listener: ScriptedServer,
     hour: int,
     comes: bool,
 ) -> None:
-    url, posted = listener
+    url = f"http://127.0.0.1:{listener.port}"
     args: Any = {"timezone": zone_where_it_is(hour), "webhook": "text"}
     config = configuration(args, f"{url}/hook")
     for route in config["route"]["routes"]:
@@ -223,8 +203,8 @@ def test_a_warning_waits_for_the_day_and_a_critical_alert_does_not(
                 text = answer.read().decode()
             return bool(re.search(r"suppressed_total{reason=\"active_time_interval\"} [1-9]", text))
 
-        assert eventually(lambda: len(posted) == 1 + comes and (comes or muted())), posted
+        assert eventually(lambda: len(listener.got("/hook")) == 1 + comes and (comes or muted()))
 
-    texts = "".join(body["text"] for _, body in posted)
+    texts = "".join(json.loads(post.body)["text"] for post in listener.got("/hook"))
     assert ("FirstTokenSlow has" in texts) == comes
     assert "OllamaDown has" in texts

@@ -6,17 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from harness import (
-    RESERVED,
-    Deployment,
-    Registration,
-    backup_config,
-    deploy_program,
-    deployed,
-    gpu_config,
-    read,
-    stack_config,
-)
+from harness import RESERVED, Deployment, Registration, deployed, read, stack_config
 
 import config
 from config.capacity import SYSTEM_RESERVE
@@ -24,13 +14,14 @@ from config.quantities import size
 
 KUBERNETES = "1.36"
 CUSTOM = ("metallb.io/", "monitoring.coreos.com/")
-STACKS = {stack: deployed(stack) for stack in ("home", "sandbox")}
-STACKS["gpu"] = deploy_program("home", gpu_config())
-STACKS["with backups"] = deploy_program("home", backup_config())
 DEVICE = "amd.com/gpu"
 WRITTEN = ("DATA_DIR", "HOME", "LEDGER_FOLDER", "OLLAMA_MODELS", "STATIC_DIR")
 
-every_stack = pytest.mark.parametrize("deployment", STACKS.values(), ids=STACKS.keys())
+
+@pytest.fixture(params=["home", "sandbox", "gpu", "backups"])
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    """The deployment of each of these stacks."""
+    return deployed(request.param)
 
 
 def pods(deployment: Deployment) -> Iterator[tuple[Registration, dict[str, Any]]]:
@@ -47,7 +38,6 @@ def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
     return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
-@every_stack
 def test_every_builtin_object_fits_the_api_schema(deployment: Deployment) -> None:
     builtin = [
         resource
@@ -60,7 +50,6 @@ def test_every_builtin_object_fits_the_api_schema(deployment: Deployment) -> Non
         kubernetes_validate.validate(resource.inputs, KUBERNETES, strict=True)
 
 
-@every_stack
 def test_every_object_has_name_and_labels_and_every_namespaced_one_its_namespace(
     deployment: Deployment,
 ) -> None:
@@ -82,7 +71,6 @@ def test_every_object_has_name_and_labels_and_every_namespaced_one_its_namespace
     assert bare == []
 
 
-@every_stack
 def test_a_selector_matches_exactly_one_pod_template(deployment: Deployment) -> None:
     templates = [
         (resource.inputs["metadata"]["namespace"], template["metadata"]["labels"])
@@ -104,7 +92,6 @@ def test_a_selector_matches_exactly_one_pod_template(deployment: Deployment) -> 
         assert selector <= resource.inputs["spec"]["template"]["metadata"]["labels"].items()
 
 
-@every_stack
 def test_a_service_targets_a_port_that_its_pod_has(deployment: Deployment) -> None:
     for service in deployment.of_kind("Service"):
         selector = service.inputs["spec"]["selector"].items()
@@ -114,7 +101,6 @@ def test_a_service_targets_a_port_that_its_pod_has(deployment: Deployment) -> No
                 assert {p["targetPort"] for p in service.inputs["spec"]["ports"]} <= set(names)
 
 
-@every_stack
 def test_only_the_two_addresses_are_open_to_the_home_network(deployment: Deployment) -> None:
     outside = {
         service.inputs["metadata"]["name"]: service.inputs["spec"]
@@ -132,11 +118,10 @@ def test_only_the_two_addresses_are_open_to_the_home_network(deployment: Deploym
     ]
 
 
-@every_stack
 def test_every_pod_is_restricted_and_bounded(deployment: Deployment) -> None:
     templates = list(pods(deployment))
 
-    assert len(templates) == (6 if deployment is STACKS["with backups"] else 3)
+    assert len(templates) == (6 if deployment is deployed("backups") else 3)
     for resource, template in templates:
         spec = template["spec"]
         assert spec["automountServiceAccountToken"] is False, resource.name
@@ -152,7 +137,6 @@ def test_every_pod_is_restricted_and_bounded(deployment: Deployment) -> None:
             assert "memory" in container["resources"]["limits"]
 
 
-@every_stack
 def test_every_directory_that_a_container_writes_to_is_a_mount(deployment: Deployment) -> None:
     for resource, template in pods(deployment):
         for container in containers(template):
@@ -163,14 +147,12 @@ def test_every_directory_that_a_container_writes_to_is_a_mount(deployment: Deplo
                     assert under, f"{resource.name}: {variable['name']}"
 
 
-@every_stack
 def test_every_image_tag_is_a_full_version(deployment: Deployment) -> None:
     for _, template in pods(deployment):
         for container in containers(template):
             assert re.search(r":v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?$", container["image"])
 
 
-@every_stack
 def test_every_deployment_recreates_because_of_host_port_and_volumes(
     deployment: Deployment,
 ) -> None:
@@ -178,7 +160,6 @@ def test_every_deployment_recreates_because_of_host_port_and_volumes(
         assert resource.inputs["spec"]["strategy"]["type"] == "Recreate"
 
 
-@every_stack
 def test_pods_mount_exactly_the_declared_claims(deployment: Deployment) -> None:
     claims = {
         claim.inputs["metadata"]["name"] for claim in deployment.of_kind("PersistentVolumeClaim")
@@ -193,7 +174,6 @@ def test_pods_mount_exactly_the_declared_claims(deployment: Deployment) -> None:
     assert mounted == claims
 
 
-@every_stack
 def test_a_custom_resource_has_no_empty_field(deployment: Deployment) -> None:
     def empty(value: Any, path: str) -> list[str]:
         if value in (None, {}, []):
@@ -210,7 +190,7 @@ def test_the_plan_counts_the_requests_of_the_containers() -> None:
     planned = config.plan(read(stack_config("home")), RESERVED)
     chart = RESERVED.memory
     requested = 0
-    for _, template in pods(STACKS["home"]):
+    for _, template in pods(deployed()):
         for container in containers(template):
             requested += size(container["resources"]["requests"]["memory"])
     counted = planned.requests["evo4t"].memory - SYSTEM_RESERVE.memory - chart
@@ -219,7 +199,6 @@ def test_the_plan_counts_the_requests_of_the_containers() -> None:
     assert 0 <= requested - counted < SYSTEM_RESERVE.memory / 8
 
 
-@every_stack
 def test_up_waits_two_hours_for_pods_and_for_nothing_else_that_needs_an_image(
     deployment: Deployment,
 ) -> None:

@@ -3,16 +3,12 @@
 from typing import Any
 
 import pytest
-from harness import deploy, deploy_program, deployed, stack_config
+from harness import Deployment, deploy, deploy_program, deployed, environment, stack_config
 
 from components import OpenWebUI
 from components._kubernetes import SLOW_PULL
 from components.open_webui.page import OpenWebUIArgs
-
-HOME = deployed()
-PAGE = HOME["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
-POD = PAGE["spec"]["template"]["spec"]
-(CONTAINER,) = POD["containers"]
+from config import prefixes
 
 ALONE: OpenWebUIArgs = {
     "namespace": "chat",
@@ -30,6 +26,13 @@ ALONE: OpenWebUIArgs = {
 }
 
 
+def container(deployment: Deployment, name: str = "open-webui") -> dict[str, Any]:
+    """Return the page's container."""
+    page = deployment[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs
+    (only,) = page["spec"]["template"]["spec"]["containers"]
+    return dict(only)
+
+
 def behind(**access: str) -> None:
     """A page whose users a proxy names."""
     args: Any = {**ALONE, "access": {"client_cidrs": [], "trusted_email_header": "X-Email"}}
@@ -38,20 +41,21 @@ def behind(**access: str) -> None:
 
 
 def test_the_secrets_are_generated_and_only_referred_to() -> None:
-    secret = HOME["kubernetes:core/v1:Secret::open-webui-secret"]
+    home = deployed()
+    secret = home["kubernetes:core/v1:Secret::open-webui-secret"]
     referred = {
         entry["valueFrom"]["secretKeyRef"]["key"]: entry["valueFrom"]["secretKeyRef"]["name"]
-        for entry in CONTAINER["env"]
+        for entry in container(home)["env"]
         if "valueFrom" in entry
     }
 
     assert referred == dict.fromkeys(secret.inputs["stringData"], secret.inputs["metadata"]["name"])
     assert secret.secrets
-    assert {"open_webui_password", "grafana_password"} == HOME.secret_outputs
+    assert {"open_webui_password", "grafana_password"} == home.secret_outputs
 
 
 def test_a_migration_is_not_cut_off_by_a_probe_while_up_waits_for_it() -> None:
-    probe = CONTAINER["startupProbe"]
+    probe = container(deployed())["startupProbe"]
 
     assert SLOW_PULL == "2h"
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * 3600
@@ -69,19 +73,20 @@ def test_without_a_tailnet_address_the_namespace_is_restricted() -> None:
             for mode in ("enforce", "warn", "audit")
         ]
 
-    assert levels(HOME) == ["privileged", "restricted", "restricted"]
+    assert levels(deployed()) == ["privileged", "restricted", "restricted"]
     assert levels(lab) == ["restricted"] * 3
 
 
 def test_the_page_is_reached_where_the_outputs_say() -> None:
-    service = HOME["kubernetes:core/v1:Service::open-webui-service"].inputs
+    home = deployed()
+    service = home["kubernetes:core/v1:Service::open-webui-service"].inputs
     (port,) = service["spec"]["ports"]
     address = service["metadata"]["annotations"]["metallb.io/loadBalancerIPs"]
 
     assert service["metadata"]["name"] == "open-webui-service-local"
-    assert HOME.outputs["open_webui_urls"] == [
+    assert home.outputs["open_webui_urls"] == [
         f"http://{address}:{port['port']}",
-        f"http://{CONTAINER['ports'][0]['hostIP']}:8080",
+        f"http://{container(home)['ports'][0]['hostIP']}:8080",
     ]
 
 
@@ -90,9 +95,7 @@ def test_a_browser_may_open_the_page_by_any_of_its_names() -> None:
     raw = stack_config("home")
     raw["webui"]["origins"] = further
     lab = deploy_program("home", raw)
-    resource = lab["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
-    (container,) = resource["spec"]["template"]["spec"]["containers"]
-    (allowed,) = [it["value"] for it in container["env"] if it["name"] == "CORS_ALLOW_ORIGIN"]
+    allowed = environment(container(lab))["CORS_ALLOW_ORIGIN"]
 
     assert allowed.split(";") == [
         "http://192.168.1.101:8080",
@@ -123,19 +126,20 @@ def test_behind_a_proxy_the_page_has_no_address_of_its_own() -> None:
         ("nomic-embed-text:v1.5", "search_document: ", "search_query: "),
         ("library/Nomic-Embed-Text:v1.5", "search_document: ", "search_query: "),
         ("embeddinggemma:300m", "title: none | text: ", "task: search result | query: "),
-        ("bge-m3:567m", None, None),
-        ("someone/nomic-embed-text:137m", None, None),
-        ("some:300m", None, None),
+        ("bge-m3:567m", "", ""),
+        ("someone/nomic-embed-text:137m", "", ""),
+        ("some:300m", "", ""),
     ],
 )
 def test_texts_begin_as_the_model_that_reads_them_was_trained(
-    model: str, document: str | None, query: str | None
+    model: str, document: str, query: str
 ) -> None:
-    raw = stack_config("home")
-    raw["webui"]["embedding_model"] = model
-    resource = deploy_program("home", raw)["kubernetes:apps/v1:Deployment::open-webui-deployment"]
-    (container,) = resource.inputs["spec"]["template"]["spec"]["containers"]
-    env = {it["name"]: it.get("value") for it in container["env"]}
+    assert prefixes(model) == (document, query)
 
-    assert env.get("RAG_EMBEDDING_CONTENT_PREFIX") == document
-    assert env.get("RAG_EMBEDDING_QUERY_PREFIX") == query
+
+def test_the_page_begins_texts_as_its_embedding_model_was_trained() -> None:
+    home, alone = environment(container(deployed())), environment(container(deploy(behind), "chat"))
+
+    begins = home["RAG_EMBEDDING_CONTENT_PREFIX"], home["RAG_EMBEDDING_QUERY_PREFIX"]
+    assert begins == prefixes("nomic-embed-text:v1.5")
+    assert not {"RAG_EMBEDDING_CONTENT_PREFIX", "RAG_EMBEDDING_QUERY_PREFIX"} & alone.keys()

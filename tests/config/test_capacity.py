@@ -79,18 +79,11 @@ def refused(settings: Settings) -> str:
     return ""
 
 
-def test_a_planned_size_is_within_15_percent_of_the_recorded_one(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_planned_size_is_within_15_percent_of_the_recorded_one() -> None:
     errors = {
         name: line(name, context_length=8192).device_memory / (loaded * 1e9) - 1
         for name, loaded in LOADED.items()
     }
-    with capsys.disabled():
-        print(f"\n{'model':<16}{'recorded':>10}{'planned':>10}{'error':>8}")
-        for name, error in errors.items():
-            gb = LOADED[name]
-            print(f"{name:<16}{gb:>7.1f} GB{gb * (1 + error):>7.1f} GB{error:>+8.1%}")
 
     assert {name: error for name, error in errors.items() if abs(error) > 0.15} == {}
     assert capacity.ESTIMATE_ERROR == 0.15

@@ -19,8 +19,6 @@ from harness import (
 from config import SettingsError, plan
 from config.hosts import PROFILES
 
-CPU = deployed()
-GPU = deploy_program("home", gpu_config())
 DEPLOYMENT = "kubernetes:apps/v1:Deployment::ollama-deployment"
 RULE = "kubernetes:monitoring.coreos.com/v1:PrometheusRule::monitoring-gpu-alerts"
 
@@ -38,27 +36,29 @@ def parts(deployment: Deployment) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_ollama_gets_the_gpu_by_device_plugin_and_groups_without_privileges() -> None:
-    ollama, gateway = parts(GPU)
+    gpu = deployed("gpu")
+    ollama, gateway = parts(gpu)
     resources = ollama["resources"]
 
     # The API server requires request and limit of an extended resource to be equal.
     assert resources["requests"]["amd.com/gpu"] == resources["limits"]["amd.com/gpu"] == "1"
     assert "amd.com/gpu" not in json.dumps(gateway["resources"])
-    assert pod(GPU)["securityContext"]["supplementalGroups"] == [44, 993]
-    assert not [volume for volume in pod(GPU)["volumes"] if "hostPath" in volume]
-    assert "privileged" not in json.dumps(pod(GPU))
+    assert pod(gpu)["securityContext"]["supplementalGroups"] == [44, 993]
+    assert not [volume for volume in pod(gpu)["volumes"] if "hostPath" in volume]
+    assert "privileged" not in json.dumps(pod(gpu))
 
 
 def test_a_profile_changes_only_ollamas_environment_and_adds_the_gpu_alerts() -> None:
+    cpu, gpu = deployed(), deployed("gpu")
     changed = {
         key
-        for key in CPU.resources.keys() | GPU.resources.keys()
-        if key not in CPU.resources
-        or CPU[key].inputs != getattr(GPU.resources.get(key), "inputs", 0)
+        for key in cpu.resources.keys() | gpu.resources.keys()
+        if key not in cpu.resources
+        or cpu[key].inputs != getattr(gpu.resources.get(key), "inputs", 0)
     }
 
     assert changed == {DEPLOYMENT, RULE}
-    before, after = (environment(parts(deployment)[0]) for deployment in (CPU, GPU))
+    before, after = (environment(parts(deployment)[0]) for deployment in (cpu, gpu))
     changed_names = {name for name in after if before.get(name) != after[name]}
     assert changed_names == set(PROFILES["hx370"].environment)
 
@@ -100,7 +100,7 @@ def test_the_profile_cpu_deploys_the_same_as_without_a_gpu() -> None:
     cpu = deploy_program("home", raw)
 
     assert {key: resource.inputs for key, resource in cpu.resources.items()} == {
-        key: resource.inputs for key, resource in CPU.resources.items()
+        key: resource.inputs for key, resource in deployed().resources.items()
     }
 
 

@@ -138,7 +138,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command, and answers its question."""
 
-    def command(answer: str | None = "y", stack: str = "home") -> tuple[int, str, str]:
+    def command(answer: str | None = "y") -> tuple[int, str, str]:
         server.commands.clear()
 
         def confirm(_: str) -> str:
@@ -147,7 +147,7 @@ def run(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             return answer
 
         monkeypatch.setattr("builtins.input", confirm)
-        return (main(["recover", "--stack", stack]), *capsys.readouterr())
+        return (main(["recover", "--stack", "home"]), *capsys.readouterr())
 
     return command
 
@@ -350,14 +350,6 @@ def test_a_state_that_changed_during_the_question_is_left_alone(
 
 
 # Bad input
-
-
-def test_a_stack_file_that_is_missing_is_one_line(run: Run) -> None:
-    code, out, err = run(stack="nowhere")
-
-    assert (code, out) == (1, "")
-    assert err.startswith("error: STACK: got 'nowhere', want one of ")
-    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["stack export", "whoami --json"])

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from harness import backup_config, deploy_program, environment
+from harness import deployed, environment
 from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api
 from urllib3.exceptions import HTTPError
 
@@ -18,8 +18,6 @@ from ops.__main__ import main
 from ops.restore import ChatPage, RestoreError, restore
 
 CRON_JOB = "kubernetes:batch/v1:CronJob::open-webui-backup-restore"
-MADE = deploy_program("home", backup_config())[CRON_JOB].inputs
-MADE["metadata"]["uid"] = "of the template"
 STOPPED, STARTED = ["NoSchedule", 0], [1, "untaint"]
 
 
@@ -46,8 +44,9 @@ class _Cluster:
     def read_namespaced_cron_job(self, name: str, _: str) -> Any:
         if not self.backups:
             raise ApiException(404)
-        assert name == MADE["metadata"]["name"]
-        return MADE
+        cron_job = deployed("backups")[CRON_JOB].inputs
+        assert name == cron_job["metadata"]["name"]
+        return cron_job | {"metadata": cron_job["metadata"] | {"uid": "of the template"}}
 
     def list_namespaced_job(self, _: str) -> Any:
         metadata = SimpleNamespace(name=self.running)

@@ -662,11 +662,6 @@ def test_a_cluster_that_is_away_is_one_line(
     )
 
 
-def test_a_stack_that_has_no_file_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status.run(argparse.Namespace(stack="nowhere", json=False)) == 1
-    assert re.fullmatch(r"error: STACK: got 'nowhere', [^\n]+\n", capsys.readouterr().err)
-
-
 def test_nothing_but_the_kubeconfig_is_needed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ import copy
 import json
 from typing import Any
 
-from kubernetes.dynamic import DynamicClient
+from doctor_lab import connect
 from live_stack import LiveStack
 
 EDITS: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def state_of(live: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_up_undoes_an_edit_of_every_declared_object(live_stack: LiveStack) -> None:
-    kube = DynamicClient(live_stack.core.api_client)  # type: ignore[no-untyped-call]
+    kube = connect(live_stack.cluster)
 
     def resource(version: str, kind: str) -> Any:
         return kube.resources.get(api_version=version, kind=kind)

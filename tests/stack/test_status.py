@@ -78,25 +78,6 @@ def test_the_reader_sees_pods_addresses_and_the_last_up(look: Any) -> None:
     assert len(report["last_up"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("verb", "name", "allowed"),
-    [
-        ("get", reader.PROMETHEUS, True),
-        ("create", reader.PROMETHEUS, False),
-        ("get", "http:kube-prom-stack-grafana:80", False),
-        ("get", "kube-prom-stack-prometheus", False),
-    ],
-)
-def test_through_the_api_server_it_may_only_get_from_prometheus(
-    account: Path, verb: str, name: str, *, allowed: bool
-) -> None:
-    asked = {"verb": verb, "resource": "services", "subresource": "proxy", "name": name}
-    spec = {"resourceAttributes": {**asked, "namespace": "observability"}}
-
-    cluster = Cluster("homelab-sandbox", account)
-    assert cluster.review("selfsubjectaccessreviews", spec) is allowed
-
-
 def test_what_is_not_ready_says_what_it_waits_for(live_stack: LiveStack, look: Any) -> None:
     where = "ollama-stack"
     main = {"name": "main", "image": "example.invalid/x:1"}

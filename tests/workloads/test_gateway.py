@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -22,18 +21,11 @@ from gateway_lab import (
     MANAGES,
     SIZE,
     TOKEN,
-    Connection,
     Lab,
-    Reply,
-    Upstream,
     ask,
-    chunk,
-    head,
     lab,
-    lines,
     program,
-    stream,
-    whole,
+    scripted_ollama,
 )
 from gateway_poller import STALE, seconds_until
 from gateway_settings import Settings
@@ -43,9 +35,20 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
+from scripted import (
+    Connection,
+    Reply,
+    ScriptedServer,
+    chunk,
+    head,
+    lines,
+    stream,
+    whole,
+)
 from waiting import eventually
 
 MODEL = "llama3.2:3b"
+PUSH = "/api/v1/otlp/v1/metrics"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -673,7 +676,7 @@ def accepts(port: int) -> bool:
 
 @pytest.mark.parametrize("grace", ["60", "0.3"])
 def test_sigterm_lets_answers_finish_within_the_grace(grace: str) -> None:
-    upstream, body = Upstream(), json.dumps(CHAT).encode()
+    upstream, body = scripted_ollama(), json.dumps(CHAT).encode()
     upstream.replies["/api/chat"] = stream(*map(lines, RECORDED), pause=0.4)
     with program(upstream, GATEWAY_GRACE_SECONDS=grace) as (process, port):
         with (
@@ -697,73 +700,52 @@ def test_sigterm_lets_answers_finish_within_the_grace(grace: str) -> None:
     upstream.close()
 
 
-class Receiver(ThreadingHTTPServer):
-    """What stands for Prometheus' OTLP receiver."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.pushed: list[ExportMetricsServiceRequest] = []
-        super().__init__(("127.0.0.1", 0), Push)
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def points(self, name: str) -> list[Any]:
-        """Give what the last push holds of an instrument."""
-        resources = self.pushed[-1].resource_metrics if self.pushed else []
-        return [
-            point
-            for resource in resources
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == name
-            for point in (*metric.sum.data_points, *metric.gauge.data_points)
-        ]
-
-    def gauge(self, name: str) -> list[bytes]:
-        """Give what the last push holds of a gauge, as it is written."""
-        return [struct.pack("<d", point.as_double) for point in self.points(name)]
+def pushed(upstream: ScriptedServer) -> list[Any]:
+    """Return the metrics of each push, with their resource."""
+    return [
+        ExportMetricsServiceRequest.FromString(push.body).resource_metrics[0]
+        for push in upstream.got(PUSH)
+    ]
 
 
-class Push(BaseHTTPRequestHandler):
-    """One push."""
-
-    server: Receiver
-
-    def log_message(self, *_args: object) -> None:
-        """Keep the test's output clean."""
-
-    def do_POST(self) -> None:
-        """Keep it if it came to the right place."""
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/api/v1/otlp/v1/metrics":
-            self.server.pushed.append(ExportMetricsServiceRequest.FromString(raw))
-        self.send_response(200)
-        self.end_headers()
+def points(push: Any, name: str) -> list[Any]:
+    """Return the points of an instrument in a push."""
+    return [
+        point
+        for scope in push.scope_metrics
+        for metric in scope.metrics
+        if metric.name == name
+        for point in (*metric.sum.data_points, *metric.gauge.data_points)
+    ]
 
 
 def test_the_last_push_is_complete_and_marks_the_gauges_as_stale() -> None:
-    upstream, receiver = Upstream(), Receiver()
-    upstream.replies["/api/chat"] = stream(lines(*RECORDED))
-    url = f"http://127.0.0.1:{receiver.server_port}/api/v1/otlp/v1/metrics"
+    upstream, stale = scripted_ollama(), struct.pack("<d", STALE)
+    upstream.replies |= {"/api/chat": stream(lines(*RECORDED)), PUSH: whole({})}
+    url = f"http://127.0.0.1:{upstream.port}{PUSH}"
+
+    def sizes(push: Any) -> list[bytes]:
+        """Return a gauge as it is written: a NaN differs from itself."""
+        loaded = points(push, "ollama.model.loaded.size")
+        return [struct.pack("<d", point.as_double) for point in loaded]
+
     with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.2") as (process, port):
-        assert eventually(lambda: receiver.gauge("ollama.model.loaded.size") != [])
-        assert struct.pack("<d", STALE) not in receiver.gauge("ollama.model.loaded.size")
+        assert eventually(lambda: any(map(sizes, pushed(upstream))))
+        assert stale not in [size for push in pushed(upstream) for size in sizes(push)]
         ask(port, "/api/chat", CHAT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-    assert receiver.gauge("ollama.model.loaded.size") == [struct.pack("<d", STALE)]
-    assert [point.as_int for point in receiver.points("ollama.requests")] == [1]
-    attributes = receiver.pushed[-1].resource_metrics[0].resource.attributes
-    named = {it.key: it.value.string_value for it in attributes}
+    last = pushed(upstream)[-1]
+    assert sizes(last) == [stale]
+    assert [point.as_int for point in points(last, "ollama.requests")] == [1]
+    named = {it.key: it.value.string_value for it in last.resource.attributes}
     assert named["service.name"] == "ollama-gateway"
     assert named["service.instance.id"] == "ollama"
-    receiver.shutdown()
-    receiver.server_close()
     upstream.close()
 
 
 def test_a_receiver_that_hangs_or_is_down_delays_no_request() -> None:
-    upstream = Upstream()
+    upstream = scripted_ollama()
     upstream.replies["/api/chat"] = stream(lines(*RECORDED))
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, never answers
         for port_of_receiver in (hanging.getsockname()[1], 1):

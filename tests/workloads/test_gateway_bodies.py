@@ -15,23 +15,26 @@ from gateway_lab import (
     MANAGES,
     MODELS,
     Answer,
-    Connection,
     Lab,
-    Upstream,
     ask,
-    chunk,
-    head,
     lab,
     limits,
-    lines,
     picture,
     program,
-    whole,
+    scripted_ollama,
 )
 from gateway_pictures import MOST_PICTURES
 from gateway_routes import ROUTES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import (
+    Connection,
+    ScriptedServer,
+    chunk,
+    head,
+    lines,
+    whole,
+)
 from waiting import eventually
 
 MODEL = str(MODELS[0]["name"])
@@ -87,7 +90,7 @@ def body(kind: str, megabytes: int) -> bytes:
 class Watched:
     """A gateway in a process, whose memory and CPU time are read from /proc."""
 
-    def __init__(self, upstream: Upstream, pid: int, port: int) -> None:
+    def __init__(self, upstream: ScriptedServer, pid: int, port: int) -> None:
         self.upstream, self.port, self.about = upstream, port, Path(f"/proc/{pid}")
         upstream.replies["/api/chat"] = whole({"done": True})
 
@@ -110,7 +113,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Watched]:
-    upstream = Upstream()
+    upstream = scripted_ollama()
     with program(upstream) as (process, port):
         yield Watched(upstream, process.pid, port)
     upstream.close()

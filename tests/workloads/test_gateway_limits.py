@@ -13,16 +13,18 @@ import pytest
 from gateway_bodies import SMALL_BODY
 from gateway_lab import (
     TOKEN,
-    Connection,
     Lab,
-    Upstream,
-    chunk,
-    head,
     lab,
     limits,
-    lines,
     picture,
     program,
+    scripted_ollama,
+)
+from scripted import (
+    Connection,
+    chunk,
+    head,
+    lines,
     whole,
 )
 from waiting import eventually
@@ -283,7 +285,7 @@ def test_refusals_are_logged_once_a_second(home: Lab, capsys: pytest.CaptureFixt
 
 
 def test_an_incomplete_body_does_not_delay_the_shutdown() -> None:
-    upstream = Upstream()
+    upstream = scripted_ollama()
     with (
         program(upstream, GATEWAY_GRACE_SECONDS="600", GATEWAY_CLIENT_SECONDS="600") as (own, port),
         socket.create_connection(("127.0.0.1", port), 5) as body,

@@ -4,14 +4,26 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from gateway_lab import LOADED, MODELS, Connection, Lab, Reply, Upstream, head, lab, program, whole
+from gateway_lab import (
+    LOADED,
+    MODELS,
+    Lab,
+    lab,
+    program,
+    scripted_ollama,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted import (
+    Connection,
+    Reply,
+    head,
+    whole,
+)
 from waiting import eventually
 
 HUGE = 10**400
@@ -94,33 +106,6 @@ def test_the_poller_survives_any_json(home: Lab, value: Any) -> None:
 # The push
 
 
-class Receiver(ThreadingHTTPServer):
-    """An OTLP receiver that responds to pushes with these bytes in turn, and then with success."""
-
-    daemon_threads = True
-
-    def __init__(self, *odd: bytes) -> None:
-        self.odd, self.pushes = list(odd), list[bytes]()
-        super().__init__(("127.0.0.1", 0), Push)
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-
-class Push(BaseHTTPRequestHandler):
-    """Handle a push."""
-
-    server: Receiver
-
-    def log_message(self, *_args: object) -> None:
-        """Log nothing."""
-
-    def do_POST(self) -> None:
-        """Send the next response."""
-        self.server.pushes.append(self.rfile.read(int(self.headers["Content-Length"])))
-        odd = self.server.odd.pop(0) if self.server.odd else b"HTTP/1.1 200 OK\r\n\r\n"
-        with suppress(OSError):
-            self.wfile.write(odd)
-
-
 ANSWERS = {
     "500": b"HTTP/1.1 500 Oh\r\n\r\n",
     "503 with a time": b"HTTP/1.1 503 Oh\r\nRetry-After: 100000\r\n\r\n",
@@ -134,11 +119,12 @@ ANSWERS = {
 
 
 def test_no_response_stops_the_push_and_each_result_is_logged_once() -> None:
-    upstream = Upstream()
-    receiver = Receiver(*(answer for answer in ANSWERS.values() for _ in range(3)))
-    url = f"http://127.0.0.1:{receiver.server_port}/"
+    upstream = scripted_ollama()
+    answers = iter([answer for answer in ANSWERS.values() for _ in range(3)])
+    upstream.replies["/push"] = lambda to: to.send(next(answers, b"HTTP/1.1 200 OK\r\n\r\n"))
+    url = f"http://127.0.0.1:{upstream.port}/push"
     with program(upstream, GATEWAY_OTLP_URL=url, GATEWAY_PUSH_SECONDS="0.05") as (process, _):
-        assert eventually(lambda: len(receiver.pushes) > 3 * len(ANSWERS) + 3)
+        assert eventually(lambda: len(upstream.got("/push")) > 3 * len(ANSWERS) + 3)
         process.terminate()
         assert process.stdout
         logged = [line for line in process.stdout if line.startswith("push of metrics: ")]
@@ -146,14 +132,12 @@ def test_no_response_stops_the_push_and_each_result_is_logged_once() -> None:
     assert logged[-1] == "push of metrics: success\n"
     assert len(logged) <= 2 * len(ANSWERS)
     assert [a for a, b in pairwise(logged) if a == b] == []
-    receiver.shutdown()
-    receiver.server_close()
     upstream.close()
 
 
 def test_a_push_to_a_receiver_that_sends_byte_by_byte_times_out() -> None:
     """Each byte is in time, the response is not."""
-    upstream, stop = Upstream(), threading.Event()
+    upstream, stop = scripted_ollama(), threading.Event()
 
     def drip(to: Connection) -> None:
         to.send(b"HTTP/1.1 200 OK\r\nX: ")

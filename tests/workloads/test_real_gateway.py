@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from gateway_lab import MANAGES, TOKEN, Answer, Lab, Upstream, ask, lab, program
+from gateway_lab import (
+    MANAGES,
+    TOKEN,
+    Answer,
+    Lab,
+    ask,
+    lab,
+    program,
+    scripted_ollama,
+)
 from gateway_schema import PATTERN
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -68,7 +77,7 @@ def server(
         try:
             ollama.by_hand("pull", MODEL)
             ollama.by_hand("pull", "b:1b")
-            upstream = Upstream()
+            upstream = scripted_ollama()
             upstream.close()
             upstream.port = int(ollama.host.rpartition(":")[2])
             with program(upstream, GATEWAY_MANAGE_TOKEN=TOKEN) as (_, port):

@@ -2,68 +2,36 @@
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import pytest
 from backup_box import PASSWORDS, Box
-from page import ask, send_json, upload
+from page import ask, upload
+from scripted import Connection, ScriptedServer, whole
 from waiting import eventually
 
 ADMIN = ("admin@homelab.home.arpa", PASSWORDS["WEBUI_ADMIN_PASSWORD"])
 TEXT = b"The cellar key hangs behind the clock.\n"
 
 
-class Models(ThreadingHTTPServer):
-    """A scripted gateway: its vectors have the length of the model's tag; it may hang."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.hangs, self.over = False, Event()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            server: Models
-
-            def do_GET(self) -> None:
-                self.answer({"models": [], "version": "0.24.0"})
-
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                size = int(request["model"].rpartition(":")[2])
-                texts = (
-                    request["input"] if isinstance(request["input"], list) else [request["input"]]
-                )
-                self.answer({"embeddings": [[0.5] * size for _ in texts]})
-
-            def answer(self, body: object) -> None:
-                if self.server.hangs:
-                    self.server.over.wait()
-                    return
-                send_json(self, body)
-
-            def log_message(self, *_: object) -> None:
-                """Log nothing."""
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> dict[str, str]:
-        """Open WebUI's variables with this server's URL."""
-        url = f"http://127.0.0.1:{self.server_port}"
-        return {"OLLAMA_BASE_URL": url, "RAG_OLLAMA_BASE_URL": url}
+def embed(to: Connection) -> None:
+    """Reply with vectors that have the length of the model's tag."""
+    request = json.loads(to.body)
+    texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
+    vector = [0.5] * int(request["model"].rpartition(":")[2])
+    whole({"embeddings": [vector] * len(texts)})(to)
 
 
 @pytest.fixture(scope="module")
-def models() -> Iterator[Models]:
-    with Models() as models:
-        yield models
-        models.over.set()
-        models.shutdown()
+def models() -> Iterator[ScriptedServer]:
+    """A scripted gateway without a chat model."""
+    answer = whole({"models": [], "version": "0.24.0"})
+    paths = ("/", "/api/tags", "/api/ps", "/api/version")
+    server = ScriptedServer({**dict.fromkeys(paths, answer), "/api/embed": embed})
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +44,12 @@ def box(
     box.stop_page()
 
 
-def start(box: Box, models: Models, embedding: str) -> str:
+def start(box: Box, models: ScriptedServer, embedding: str) -> str:
     """Restart Open WebUI with this embedding model, and sign in."""
     box.stop_page()
-    box.start_page(**models.url, RAG_EMBEDDING_MODEL=embedding, USE_SLIM_DOCKER="false")
+    url = f"http://127.0.0.1:{models.port}"
+    urls = {"OLLAMA_BASE_URL": url, "RAG_OLLAMA_BASE_URL": url}
+    box.start_page(**urls, RAG_EMBEDDING_MODEL=embedding, USE_SLIM_DOCKER="false")
     box.wait_for_page()
     return box.sign_in(*ADMIN)
 
@@ -92,7 +62,7 @@ def is_found(box: Box, token: str, collection: str) -> bool:
 
 
 def test_with_another_embedding_model_a_knowledge_base_is_found_after_a_reindex(
-    box: Box, models: Models
+    box: Box, models: ScriptedServer
 ) -> None:
     token = start(box, models, "short:8")
     knowledge = {"name": "House", "description": "Where things are"}
@@ -112,13 +82,14 @@ def test_with_another_embedding_model_a_knowledge_base_is_found_after_a_reindex(
     assert is_found(box, token, base)
 
 
-def test_models_that_hang_do_not_block_the_page(box: Box, models: Models) -> None:
+def test_models_that_hang_do_not_block_the_page(box: Box, models: ScriptedServer) -> None:
     # It runs since the test before.
     token = box.sign_in(*ADMIN) if box.page else start(box, models, "short:8")
-    models.hangs = True
+    over = Event()
+    models.replies = dict.fromkeys(models.replies, lambda _: over.wait())
     try:
         for path in ("/api/config", "/api/models", "/ollama/api/tags", "/api/v1/chats/?page=1"):
             status, text = ask("GET", f"{box.page}{path}", token=token, timeout=30)
             assert status == 200, (path, text)
     finally:
-        models.hangs = False
+        over.set()
