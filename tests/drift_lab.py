@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from live_stack import LiveStack
 
 from ops import drift, releases, stacks
@@ -98,7 +99,7 @@ def token(live_stack: LiveStack, name: str, namespace: str = "observability") ->
 
 def kubeconfig_of(live_stack: LiveStack, name: str) -> str:
     """Return a kubeconfig of the cluster for another ServiceAccount."""
-    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
+    whole = yaml.safe_load(live_stack.cluster.kubeconfig.read_text())
     whole["users"][0]["user"] = {"token": token(live_stack, name)}
     return json.dumps(whole)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from doctor_lab import STACK, Place, manifest
 from harness import gpu_config, stack_config
 
@@ -56,7 +57,7 @@ def test_an_account_that_is_no_admin_fails(place: Place, tmp_path: Path) -> None
     )
 
     def account(token: str) -> Path:
-        kubeconfig = json.loads(place.cluster.kubeconfig.read_text())
+        kubeconfig = yaml.safe_load(place.cluster.kubeconfig.read_text())
         kubeconfig["users"][0]["user"] = {"token": token}
         (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
         return tmp_path / "kubeconfig"

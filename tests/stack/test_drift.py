@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from drift_lab import (
     Kubectl,
     commands,
@@ -563,7 +564,7 @@ DENIED = [
 
 
 def test_the_reader_may_write_nothing_and_read_no_other_secrets(live_stack: LiveStack) -> None:
-    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
+    whole = yaml.safe_load(live_stack.cluster.kubeconfig.read_text())
     cluster = whole["clusters"][0]["cluster"]
     bearer = {"Authorization": f"Bearer {token(live_stack, 'homelab-reader')}"}
     pool = PoolManager(ca_certs=cluster["certificate-authority"], retries=False)

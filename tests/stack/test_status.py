@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from doctor_lab import Place, manifest
 from live_stack import LiveStack
 from waiting import eventually
@@ -22,7 +23,7 @@ def account(live_stack: LiveStack, tmp_path: Path) -> Path:
     response = live_stack.core.create_namespaced_service_account_token(
         reader.ACCOUNT, "observability", asked
     )
-    whole = json.loads(live_stack.cluster.kubeconfig.read_text())
+    whole = yaml.safe_load(live_stack.cluster.kubeconfig.read_text())
     whole["users"][0]["user"] = {"token": response.status.token}
     (tmp_path / "reader").write_text(json.dumps(whole))
     return tmp_path / "reader"
