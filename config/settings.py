@@ -569,8 +569,11 @@ class Settings(Section):
 
     @property
     def model_servers(self) -> dict[str, Ollama]:
-        """All model servers by key: `ollama`, and `servers.<name>`."""
-        servers = {f"servers.{name}": server for name, server in self.servers.items()}
+        """All model servers by key: `ollama`, and `servers.<name>` by name.
+
+        Sorted, because Pulumi sorts them, and their order is that of the page's list.
+        """
+        servers = {f"servers.{name}": server for name, server in sorted(self.servers.items())}
         return {key: server for key, server in {"ollama": self.ollama, **servers}.items() if server}
 
     @property
