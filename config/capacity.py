@@ -125,8 +125,7 @@ def requested(values: Mapping[str, Any]) -> Request:
 def plan(settings: Settings, reserved: Request) -> Plan:
     """Plan the memory of all model servers; the monitoring chart's pods request `reserved`.
 
-    All models must be known to `catalogue.find`. Of servers on one node, the earlier one has the
-    choice.
+    All models must be known to `catalogue.find`. Servers on one node get its memory in their order.
     """
     webui, servers = settings.webui, settings.model_servers
     requests = dict.fromkeys(settings.nodes, SYSTEM_RESERVE)

@@ -107,7 +107,7 @@ def validation_problems(model: type[BaseModel], error: ValidationError) -> Itera
         path, got = details["loc"], details["input"]
         if path[-1] == "[key]":
             names = get_args(_unwrap(reduce(_type_at, path[:-2], model))[0])[0]
-            yield Problem(path[:-1], got, _want(names))
+            yield Problem(path[:-1], got, wanted(names))
             continue
         parent = reduce(_type_at, path[:-1], model)
         if details["type"] in ("extra_forbidden", "invalid_key"):
@@ -121,7 +121,7 @@ def validation_problems(model: type[BaseModel], error: ValidationError) -> Itera
             yield Problem(path, got, str(details["ctx"]["error"]))
         else:
             got = NoValue.MISSING if details["type"] == "missing" else got
-            yield Problem(path, got, _want(_type_at(parent, path[-1])))
+            yield Problem(path, got, wanted(_type_at(parent, path[-1])))
 
 
 def without_invalid(type_: Any, raw: Any, invalid: Collection[KeyPath], path: KeyPath = ()) -> Any:
@@ -170,7 +170,8 @@ def _type_at(type_: Any, step: str | int) -> Any:
     return get_args(bare)[-1]
 
 
-def _want(type_: Any) -> str:
+def wanted(type_: Any) -> str:
+    """Return the text after `want` in the error of an invalid value of this type."""
     bare, want = _unwrap(type_)
     if get_origin(bare) is Literal:
         *most, last = map(str, get_args(bare))

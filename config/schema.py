@@ -79,7 +79,7 @@ def page() -> str:
     def rows(section: dict[str, Any], path: str) -> Iterator[str]:
         for name, value in section["properties"].items():
             default = json.dumps(value.get("default")).strip('"')
-            default = "none" if default == "null" else f"`{default}`"
+            default = "none" if default in ("null", "", "{}") else f"`{default}`"
             default = "required" if name in section.get("required", []) else default
             meaning = value.get("description", "")
             key = f"{path}{name}"

@@ -41,10 +41,6 @@ def _is_origin(text: str) -> bool:
     )
 
 
-def _is_zone(text: str) -> bool:
-    return text in available_timezones()
-
-
 SECRETS = {
     "ntfy": (
         "[A-Za-z0-9_-]{1,64}( [A-Za-z0-9_]+)?",
@@ -84,9 +80,14 @@ Directory = Annotated[
 ]
 IPV4 = r"^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$"
 Url = Annotated[str, Want("a URL, https://…", r"^https?://\S+$")]
+Lan = Annotated[str, Want("a network such as 192.168.1.0/24", r"^[0-9.]+/[0-9]{1,2}$", IPv4Network)]
 Address = Annotated[str, Want("an IPv4 address such as 192.168.1.100", IPV4, IPv4Address)]
 PoolAddress = Annotated[str, Want("an address in network.pool", IPV4, IPv4Address)]
 Email = Annotated[str, Want("an e-mail address, such as me@example.com", r"^[^@\s]+@[^@\s]+$")]
+TimeZone = Annotated[
+    str,
+    Want("a time zone, such as Europe/Berlin", check=lambda text: text in available_timezones()),
+]
 Image = Annotated[
     str,
     # Tags such as latest, main and 0.12 move; a full version does not.
@@ -163,9 +164,7 @@ class Section(BaseModel):
 class Network(Section):
     """The home network, and MetalLB's addresses in it."""
 
-    lan: Annotated[
-        str, Want("a network such as 192.168.1.0/24", r"^[0-9.]+/[0-9]{1,2}$", IPv4Network)
-    ]
+    lan: Lan
     """CIDR of the home network."""
     pool: Annotated[
         str, Want("a range from low to high, such as 192.168.1.101-192.168.1.102", check=_is_range)
@@ -497,7 +496,7 @@ class Notify(Section):
     """JSON key of the message (Slack: text, Discord: content); the secret is the URL."""
     heartbeat: Url | None = None
     """URL requested every 5 minutes while alerting works; its service reports a dead server."""
-    timezone: Annotated[str, Want("a time zone, such as Europe/Berlin", check=_is_zone)] = "UTC"
+    timezone: TimeZone = "UTC"
     """Time zone of the hours for warnings, 8:00 to 22:00."""
 
     @property
@@ -570,8 +569,11 @@ class Settings(Section):
 
     @property
     def model_servers(self) -> dict[str, Ollama]:
-        """All model servers by key: `ollama`, and `servers.<name>`."""
-        servers = {f"servers.{name}": server for name, server in self.servers.items()}
+        """All model servers by key: `ollama`, and `servers.<name>` by name.
+
+        Sorted, because Pulumi sorts them, and their order is that of the page's list.
+        """
+        servers = {f"servers.{name}": server for name, server in sorted(self.servers.items())}
         return {key: server for key, server in {"ollama": self.ollama, **servers}.items() if server}
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from config import Settings, SettingsError, plan
 from config.quantities import gib, size
+from config.settings import Directory, Email, Lan, TimeZone
 from ops import init_questions, machines
 from ops.init_file import RESERVED, validate
 from ops.init_questions import BANDWIDTHS, Prompt
@@ -59,7 +60,7 @@ def draft(
         "email",
         "Your e-mail address, to sign in to the chat page?",
         "admin@homelab.home.arpa",
-        init_questions.email,
+        init_questions.of(Email),
         webui.get("admin_email"),
     )
 
@@ -110,7 +111,8 @@ def _network(machine: Machine, old: dict[str, Any], prompt: Prompt) -> dict[str,
     """Return the keys of the home network; old ones without the machine's address are replaced."""
     default = str(machine.lan or f"{machine.address.rpartition('.')[0]}.0/24")
     lan = old.get("lan") if _is_within(machine.address, str(old.get("lan"))) else None
-    lan = prompt("lan", f"The home network, with {machine.address}?", default, old=lan)
+    question = f"The home network, with {machine.address}?"
+    lan = prompt("lan", question, default, init_questions.of(Lan), lan)
     pair: tuple[str, ...] | None = None
     if machine.lan and machine.taken is not None:
         pair = machines.free_pair(machine.lan, machine.address, machine.taken)
@@ -162,7 +164,7 @@ def _notify(observability: Mapping[str, Any], prompt: Prompt) -> dict[str, Any]:
         "timezone",
         question,
         init_questions.local_time_zone(),
-        init_questions.time_zone,
+        init_questions.of(TimeZone),
         old.get("timezone"),
     )
     heartbeat = {"heartbeat": old["heartbeat"]} if "heartbeat" in old else {}
@@ -174,7 +176,8 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
     name, disk = machine.name, _object(old, "disk")
     paths = [other.path for other in machine.disks if other.path != "/"]
     question = f"{name}: the data disk, by its mount point?"
-    path = prompt("disk", question, next(iter(paths), ""), old=disk.get("path"))
+    is_path = init_questions.of(Directory)
+    path = prompt("disk", question, next(iter(paths), ""), is_path, disk.get("path"))
     known = disk.get("size") if path == disk.get("path") else None
     known = next((_gi(other.size) for other in machine.disks if other.path == path), known)
     capacity = prompt("disk_size", f"{name}: the size of {path}?", "", size, known)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
+from config.errors import wanted
 from config.settings import Notify
 
 BANDWIDTHS = {
@@ -101,10 +102,16 @@ class Prompt:
         return True
 
 
-def email(text: str) -> None:
-    """Raise ValueError for anything but an e-mail address."""
-    if "@" not in text:
-        raise ValueError(f"got {text!r}, want an e-mail address, such as me@example.com")
+def of(type_: Any) -> Callable[[str], None]:
+    """Return a check that raises ValueError for anything but a value of a type of the settings."""
+
+    def check(text: str) -> None:
+        try:
+            TypeAdapter(type_).validate_python(text)
+        except ValidationError:
+            raise ValueError(f"got {text!r}, want {wanted(type_)}") from None
+
+    return check
 
 
 def choice(*choices: str) -> Callable[[str], None]:
@@ -115,12 +122,6 @@ def choice(*choices: str) -> Callable[[str], None]:
             raise ValueError(f"got {text!r}, want {', '.join(choices[:-1])} or {choices[-1]}")
 
     return check
-
-
-def time_zone(text: str) -> None:
-    """Raise ValueError for anything but the name of a time zone."""
-    if text not in available_timezones():
-        raise ValueError(f"got {text!r}, want a time zone, such as Europe/Berlin")
 
 
 def local_time_zone() -> str:

@@ -1,17 +1,20 @@
 """The stack example-two-nodes: Ollama on the large node, the rest on the small one."""
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import read, stack_config
+from harness import ROOT, read, stack_config
 from live_stack import LiveStack
 from terminal import init_at_a_terminal
 from waiting import eventually
 
 from components import PROMETHEUS_CLAIM
 from config.stack_file import project_keys, read_config
+from ops import recover
 from sandbox.build import Tools
 from sandbox.cluster import Node
 
@@ -155,6 +158,31 @@ def test_moving_the_chat_page_to_another_node_replaces_only_its_volume_claim_and
     moved = {**PLACED, "open-webui": {"large"}}
     assert eventually(lambda: placed(live_stack) == moved), placed(live_stack)
     assert bound(live_stack)["open-webui"] == ("/mnt/models/open-webui", "large")
+
+
+def test_prometheus_moves_once_its_claim_is_deleted(
+    live_stack: LiveStack, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion of its volume would wait for the claim, which is the operator's."""
+    # A server's `up` does not free the volume for the new claim.
+    monkeypatch.setattr(recover, "repair_cluster", lambda *_: None)
+    assert eventually(lambda: PROMETHEUS_CLAIM in bound(live_stack))
+    kubectl = [str(tools.program("kube")), "kubectl"]
+    kubectl.append(f"--kubeconfig={live_stack.cluster.kubeconfig}")
+    for line in re.findall(
+        r"`kubectl (-n observability .+?)`", (ROOT / "docs/disks.md").read_text()
+    ):
+        subprocess.run([*kubectl, *line.split()], check=True, capture_output=True)
+    volume = {"path": "/mnt/models/prometheus", "size": "50Gi"}
+    live_stack.edit(
+        lambda keys: keys["homelab:observability"].update({"node": "large", "volume": volume})
+    )
+
+    assert live_stack.up() == {"replace": 1, "update": 1}
+    assert eventually(lambda: placed(live_stack)["prometheus"] == {"large"}), placed(live_stack)
+    assert eventually(
+        lambda: bound(live_stack)[PROMETHEUS_CLAIM] == ("/mnt/models/prometheus", "large")
+    )
 
 
 def test_make_init_asks_for_each_of_two_machines(live_stack: LiveStack, tmp_path: Path) -> None:

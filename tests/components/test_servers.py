@@ -308,6 +308,15 @@ def test_open_webui_uses_all_servers_and_embeds_on_the_first() -> None:
     assert "OLLAMA_BASE_URLS" not in page(deployed())[0]
 
 
+def test_servers_are_in_the_order_of_their_names() -> None:
+    """Pulumi sorts them; the doctor, which reads the file, asks the page by their number."""
+    raw = two_servers()
+    volume = {"path": "/mnt/evo4t/also", "size": "50Gi"}
+    raw["servers"]["also"] = {"volume": volume, "models": ["llama3.2:1b"], "cpu": 1}
+
+    assert [*read(raw).model_servers] == ["ollama", "servers.also", "servers.big"]
+
+
 def test_the_editors_model_may_be_on_any_server() -> None:
     raw = two_servers(models=["codellama:13b"], context_length=4096)
     raw["ollama"]["models"] = ["llama3.2:3b"]

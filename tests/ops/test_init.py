@@ -415,7 +415,13 @@ def test_a_gpu_of_unknown_memory_is_not_used(
 @pytest.mark.parametrize(
     ("key", "answer", "line"),
     [
-        ("email", "me", "--email: got 'me', want an e-mail address, such as me@example.com"),
+        (
+            "disk",
+            "/mnt/x/",
+            "--disk: got '/mnt/x/', want an absolute path without ., .. or a trail",
+        ),
+        ("lan", "192.168.1.1", "--lan: got '192.168.1.1', want a network such as 192.168.1.0/24"),
+        ("email", "me@", "--email: got 'me@', want an e-mail address, such as me@example.com"),
         (
             "pool",
             "192.168.1.101",
