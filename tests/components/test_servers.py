@@ -7,7 +7,6 @@ import pytest
 from harness import (
     RESERVED,
     Deployment,
-    Registration,
     deploy,
     deploy_program,
     deployed,
@@ -220,45 +219,31 @@ def pods(deployment: Deployment) -> Iterator[tuple[str, str, dict[str, str]]]:
         yield resource.parent, resource.inputs["metadata"]["namespace"], labels
 
 
-def selectors(resource: Registration) -> Iterator[dict[str, str]]:
-    """Yield the pod selectors of an object, without the empty one of default-deny policies."""
-    spec = resource.inputs["spec"]
-    if resource.type.endswith(":Service"):
-        yield spec["selector"]
-    elif resource.type.endswith(":Deployment"):
-        yield spec["selector"]["matchLabels"]
-    elif resource.type.endswith(":NetworkPolicy"):
-        assert spec["podSelector"] or not (spec.get("ingress") or spec.get("egress"))
-        if spec["podSelector"]:
-            yield spec["podSelector"]["matchLabels"]
-        for rule in spec.get("ingress", []):
-            yield from (peer["podSelector"]["matchLabels"] for peer in rule["from"])
-        for rule in spec.get("egress", []):
-            for peer in rule["to"]:
-                if "podSelector" in peer and "namespaceSelector" not in peer:
-                    yield peer["podSelector"]["matchLabels"]
+def selectors(spec: Any) -> Iterator[dict[str, str]]:
+    """Yield the labels of each selector of pods in the same namespace."""
+    if isinstance(spec, list):
+        for item in spec:
+            yield from selectors(item)
+    elif isinstance(spec, dict) and "namespaceSelector" not in spec:
+        for key, value in spec.items():
+            if key == "matchLabels" or (key == "selector" and "matchLabels" not in value):
+                yield value
+            yield from selectors(value)
 
 
 def shared(deployment: Deployment) -> list[str]:
     """Return names that two objects have, and selectors that match pods of another server."""
-    names = [
-        (
-            resource.type,
-            resource.inputs["metadata"].get("namespace"),
-            resource.inputs["metadata"]["name"],
-        )
-        for resource in deployment.objects()
+    objects = [(resource, resource.inputs["metadata"]) for resource in deployment.objects()]
+    names = [(it.type, metadata.get("namespace"), metadata["name"]) for it, metadata in objects]
+    return [str(name) for name in names if names.count(name) > 1] + [
+        f"{resource.name}: {selector}"
+        for resource, metadata in objects
+        for selector in selectors(resource.inputs.get("spec"))
+        for server, namespace, labels in pods(deployment)
+        if server != resource.parent
+        and namespace == metadata["namespace"]
+        and selector.items() <= labels.items()
     ]
-    problems = [str(name) for name in names if names.count(name) > 1]
-    for resource in deployment.objects():
-        for selector in selectors(resource) if "spec" in resource.inputs else ():
-            for server, namespace, labels in pods(deployment):
-                is_match = selector.items() <= labels.items()
-                if namespace == resource.inputs["metadata"]["namespace"] and is_match:
-                    problems += (
-                        [f"{resource.name}: {selector}"] if server != resource.parent else []
-                    )
-    return problems
 
 
 def two() -> None:

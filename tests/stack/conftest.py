@@ -1,6 +1,5 @@
 """The stack, up on a simulated cluster, for all tests of this folder."""
 
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -15,14 +14,3 @@ def live_stack(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     live_stack = LiveStack(tmp_path_factory.mktemp("live_stack"), tools, with_backups)
     yield live_stack
     live_stack.cluster.remove()
-
-
-@pytest.fixture(scope="session")
-def own_address() -> str:
-    """The machine's address on its network; connecting a UDP socket sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(probe.getsockname()[0])

@@ -305,7 +305,6 @@ def walk(value: Any) -> Iterator[str]:
 
 
 TEXT = st.text() | st.text('a,[{"\\\n', min_size=1).map(lambda text: text * 100)
-FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = (
     st.none()
     | st.booleans()
