@@ -3,6 +3,7 @@
 https://github.com/moby/moby/blob/v28.0.0/image/spec/spec.md
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -54,10 +55,13 @@ def load(node: Node, images: Sequence[Image]) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        # A group of its own, because its end at an interrupt would hide that.
+        process_group=0,
     ) as importing:
         assert importing.stdin
         assert importing.stderr
-        with importing.stdin as archive:
+        # If it ends early, its own words say why.
+        with contextlib.suppress(BrokenPipeError), importing.stdin as archive:
             _write(new, archive)
         error = importing.stderr.read().decode()
     if importing.returncode:
