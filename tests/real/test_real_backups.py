@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from waiting import eventually
 from config.versions import OPEN_WEBUI_IMAGE
 from ops import restore
 from sandbox.build import Tools
-from sandbox.processes import SandboxError
 from sandbox.real_cluster import Cluster
 
 pytestmark = pytest.mark.faults
@@ -164,22 +162,24 @@ def test_damaged_packs_are_repaired_and_told_once(backed_up: Server, chat: str) 
     assert eventually(lambda: backed_up.title(chat)) == "kept"
 
 
+HOLD = f"""
+until ls {MOUNT}/homelab/repository/locks/* && pkill -STOP -f '[r]estic .*backup --json'; do
+  sleep 0.01
+done
+"""
+"""Stops restic while it stores; from then on it has a lock, for 0.2 seconds at least."""
+
+
 def test_a_backup_after_power_cuts_in_the_middle_of_one_is_good(
     backed_up: Server, chat: str
 ) -> None:
     kubectl = [*backed_up.cluster.kubectl, "-n", restore.NAMESPACE]
-
-    def hold() -> bool:
-        """Stop restic while it stores, which takes no more than a second here."""
-        with suppress(SandboxError):
-            backed_up.cluster.node.run("pkill", "-STOP", "-f", "restic .*backup --json")
-            return True
-        return False
-
     for number in range(2):
-        create = ["create", "job", "--from=cronjob/open-webui-backup", f"cut-{number}"]
-        subprocess.run([*kubectl, *create], check=True, capture_output=True)
-        assert eventually(hold)
+        # As docs/runbook.md names it: a lock of another pod than a backup's is not removed.
+        create = ["create", "job", "--from=cronjob/open-webui-backup"]
+        name = f"open-webui-backup-cut-{number}"
+        subprocess.run([*kubectl, *create, name], check=True, capture_output=True)
+        backed_up.cluster.node.run("timeout", "300", "sh", "-c", HOLD)
         backed_up.cut()
         backed_up.start()
 

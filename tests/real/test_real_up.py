@@ -56,7 +56,8 @@ def test_an_up_that_is_killed_is_taken_up_by_the_next(server: Server) -> None:
         lines = iter(killed.stdout)
         assert any("ollama-deployment updating" in line for line in lines)
         # The CLI and its plugins would go on.
-        for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+        engine = psutil.Process(killed.pid)
+        for process in [*engine.children(recursive=True), engine]:
             process.kill()
 
     server.up()
