@@ -81,31 +81,12 @@ def board(disks: str, backup_hours: int | None) -> Board:
             shape="stat",
         ),
         Panel(
-            "Restarts",
-            "short",
-            "Container restarts in the last hour.",
-            "RestartLoop",
-            {"": f"sum({RESTARTS})"},
-            high(1, 3),
-            shape="stat",
-        ),
-        Panel(
             "Killed for memory",
             "short",
             "Processes that the kernel killed in the last day because memory ran out.",
             "OutOfMemoryKill",
             {"": "sum(increase(node_vmstat_oom_kill[1d]))"},
             high(1, 2),
-            shape="stat",
-        ),
-        Panel(
-            "History in use",
-            "percentunit",
-            "Prometheus' data as a share of its limit. At the limit the oldest data goes; that is "
-            "normal after some months.",
-            "PrometheusNearSizeLimit",
-            {"": "prometheus:tsdb_storage:ratio"},
-            high(0.95, 1.05),
             shape="stat",
         ),
     )
