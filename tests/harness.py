@@ -4,6 +4,7 @@ The SDK's internal names that are used here are those of pulumi 3.250.0.
 """
 
 import asyncio
+import copy
 import functools
 import json
 import runpy
@@ -158,6 +159,11 @@ def stack_config(stack_name: str) -> dict[str, Any]:
 
     Raises SettingsError if there are none to read.
     """
+    return copy.deepcopy(_stack_file(stack_name))
+
+
+@functools.cache
+def _stack_file(stack_name: str) -> dict[str, Any]:
     return project_keys(read_config(ROOT / f"Pulumi.{stack_name}.yaml"))
 
 
