@@ -188,12 +188,18 @@ def read(raw: Mapping[str, Any]) -> config.Settings:
 
 @functools.cache
 def deployed(stack: str = "home") -> Deployment:
-    """Return the deployment of a stack file, or of `home` with a `gpu` or with `backups`.
+    """Return the deployment of a stack file, or of `home` with `gpu`, `backups` or `two servers`.
 
     It is shared, so do not change it.
     """
-    variant = {"gpu": gpu_config, "backups": backup_config}.get(stack)
-    return deploy_program("home", variant()) if variant else deploy_program(stack)
+    match stack:
+        case "gpu":
+            return deploy_program("home", gpu_config())
+        case "backups":
+            return deploy_program("home", backup_config())
+        case "two servers":
+            return deploy_program("home", two_servers())
+    return deploy_program(stack)
 
 
 def environment(container: Mapping[str, Any]) -> dict[str, Any]:
