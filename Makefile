@@ -100,7 +100,6 @@ test-faults: .venv/dev
 
 bench: .venv/dev
 	@PYTHONPATH=. $(RUN) tests/bench.py
-	@test "$(BENCH_KILLS)" != 1 || PYTHONPATH=. $(RUN) tests/bench_kills.py
 
 linux:
 	@test "$$(uname)" = Linux || { echo "error: the sandbox needs Linux; on other systems, for a server: make up STACK=home" >&2; exit 1; }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import reduce
+from functools import cache, reduce
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -162,11 +162,16 @@ def _unwrap(type_: Any) -> tuple[Any, str]:
     return type_, want
 
 
+@cache
+def _field_types(model: type[BaseModel]) -> dict[str, Any]:
+    return get_type_hints(model, include_extras=True)
+
+
 def _type_at(type_: Any, step: str | int) -> Any:
     """Return the type of the field, value or item at `step`."""
     bare = _unwrap(type_)[0]
     if isinstance(bare, type) and issubclass(bare, BaseModel):
-        return get_type_hints(bare, include_extras=True)[str(step)]
+        return _field_types(bare)[str(step)]
     return get_args(bare)[-1]
 
 

@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import bench_first_up
 import bench_real
 import psutil
 from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
@@ -35,8 +34,6 @@ from sandbox.engine import Engine
 
 NODE = Node(name="evo4t", cpus=24, memory="93Gi", address="192.168.1.100")
 SMALL, LARGE = 3, 30
-SERVERS = (1, 2, 4, 8)
-"""Numbers of model servers; volumes and models are as many as the last number."""
 GATEWAY = ROOT / "tests/workloads/bench_gateway.py"
 PROGRAMS = "components/ollama/programs"
 
@@ -68,8 +65,8 @@ def mocked() -> None:
     refusal = seconds(lambda: _refused(crowded)) * 1000
     row("refusal of what does not fit, all checks", f"{refusal:.1f} ms")
 
-    def scaled(count: int, servers: int = 1) -> float:
-        os.environ |= {"BENCH_COUNT": str(count), "BENCH_SERVERS": str(servers)}
+    def scaled(count: int) -> float:
+        os.environ["BENCH_COUNT"] = str(count)
 
         def program() -> None:
             runpy.run_path(str(ROOT / "tests/bench_program.py"))
@@ -82,12 +79,6 @@ def mocked() -> None:
         f"{small:.2f} s, {large:.2f} s",
         f"x{large / small:.1f} of x10",
     )
-    times = [scaled(SERVERS[-1], servers) for servers in SERVERS]
-    row(
-        f"mocks, {SERVERS} model servers",
-        ", ".join(f"{time:.2f}" for time in times) + " s",
-        f"x{times[-1] / times[0]:.1f} of x8",
-    )
 
 
 def _refused(raw: dict[str, Any]) -> None:
@@ -97,12 +88,17 @@ def _refused(raw: dict[str, Any]) -> None:
 
 
 def unit_tests() -> None:
-    """Measure the tests that need no built programs."""
-    command = [sys.executable, "-m", "pytest", "-q", "--built", "no"]
-    began = time.perf_counter()
-    passed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
-    took = time.perf_counter() - began
-    row("all unit tests", f"{took:.0f} s{'' if passed else ', but failed'}", "20 s")
+    """Measure what a developer waits for."""
+    for name, arguments, target in (
+        ("collecting all tests", ["--collect-only"], "3 s"),
+        ("tests of one component", ["tests/components/test_open_webui.py"], "2 s"),
+        ("all tests that need nothing built", ["-n", "2", "--built", "no"], "180 s"),
+    ):
+        command = [sys.executable, "-m", "pytest", "-q", *arguments]
+        began = time.perf_counter()
+        passed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+        took = time.perf_counter() - began
+        row(name, f"{took:.1f} s{'' if passed else ', but failed'}", target)
 
 
 def gateway() -> None:
@@ -150,42 +146,14 @@ def on_a_cluster(folder: Path) -> None:
         row("doctor", f"{seconds(lambda: _doctor(stack)):.1f} s", "15 s")
         row("memory of all processes", f"{_memory(cluster) / 1024**2:.0f} MiB", "1229 MiB")
         row("destroy", f"{seconds(lambda: engine.destroy(lambda _: None)):.1f} s", "30 s")
-        small, large = (_scaled(cluster, folder, count)[0] for count in (SMALL, LARGE))
+        small, large = (_scaled(cluster, folder, count) for count in (SMALL, LARGE))
         row(
             f"up, {SMALL} and {LARGE} models and volumes",
             f"{small:.1f} s, {large:.1f} s",
             f"x{large / small:.1f} of x10",
         )
-        servers(cluster, folder)
     finally:
         cluster.remove()
-
-
-def servers(cluster: Cluster, folder: Path) -> None:
-    """Measure `up` and the cluster's memory with 1 to 8 model servers."""
-    times, sizes = zip(
-        *(_scaled(cluster, folder, SERVERS[-1], count) for count in SERVERS), strict=True
-    )
-    row(
-        f"up, {SERVERS} model servers",
-        ", ".join(f"{time:.0f}" for time in times) + " s",
-        f"x{times[-1] / times[0]:.1f} of x8",
-    )
-    row(
-        f"memory of all processes, {SERVERS} servers",
-        ", ".join(f"{size / 1024**2:.0f}" for size in sizes) + " MiB",
-    )
-
-
-def first_ups(folder: Path) -> None:
-    """Count first `up`s that hang, on claims bound too early or on slow pods."""
-    tools, times = replace(build(), chart=None), bench_first_up.TIMES
-    cores = os.cpu_count() or 1
-    for programs, condition in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
-        result = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
-        row(f"{times} first ups, {condition}", result, "0 hang")
-    late = bench_first_up.slow_pods(NODE, tools, folder)
-    row(f"first up, pods ready after {bench_first_up.MINUTES} min each", late, "no error")
 
 
 def _doctor(stack: Stack) -> None:
@@ -202,19 +170,18 @@ def _memory(cluster: Cluster) -> int:
     return total
 
 
-def _scaled(cluster: Cluster, folder: Path, count: int, servers: int = 1) -> tuple[float, int]:
-    """Return the seconds of an `up` of bench_program.py, and the cluster's memory in bytes."""
-    os.environ |= {"BENCH_COUNT": str(count), "BENCH_SERVERS": str(servers)}
-    project = folder / f"project-{count}-{servers}"
+def _scaled(cluster: Cluster, folder: Path, count: int) -> float:
+    """Return the seconds of an `up` of bench_program.py."""
+    os.environ["BENCH_COUNT"] = str(count)
+    project = folder / f"project-{count}"
     project.mkdir()
     for name in ("Pulumi.yaml", "Pulumi.sandbox.yaml"):
         shutil.copyfile(ROOT / name, project / name)
     shutil.copyfile(ROOT / "tests/bench_program.py", project / "__main__.py")
     engine = Engine(cluster, replace(build(), chart=None), project)
     took = seconds(lambda: engine.up(lambda _: None))
-    memory = _memory(cluster)
     engine.destroy(lambda _: None)
-    return took, memory
+    return took
 
 
 def main() -> None:
@@ -226,7 +193,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
-        first_ups(Path(folder))
         difference(Path(folder))
         for measured in bench_real.rows(Path(folder) / "real"):
             row(*measured)

@@ -1,4 +1,4 @@
-"""A program with $BENCH_COUNT volumes and models, and $BENCH_SERVERS model servers."""
+"""A program with $BENCH_COUNT volumes and models."""
 
 import os
 
@@ -9,7 +9,6 @@ from pulumi_kubernetes import Provider
 from components import LocalStorage
 
 COUNT = int(os.environ["BENCH_COUNT"])
-SERVERS = int(os.environ["BENCH_SERVERS"])
 
 cluster = Provider("cluster", context="homelab-sandbox", kubeconfig="", cluster_identifier="bench")
 storage = LocalStorage(
@@ -29,11 +28,10 @@ storage = LocalStorage(
     },
     ResourceOptions(provider=cluster),
 )
-for number in range(SERVERS):
-    small_ollama_stack(
-        "ollama" if number == 0 else f"ollama-{number}",
-        storage.namespaces["bench"],
-        storage.claims[f"volume-{number}"],
-        [f"model-{model}:1b" for model in range(COUNT)],
-        ResourceOptions(provider=cluster),
-    )
+small_ollama_stack(
+    "ollama",
+    storage.namespaces["bench"],
+    storage.claims["volume-0"],
+    [f"model-{model}:1b" for model in range(COUNT)],
+    ResourceOptions(provider=cluster),
+)

@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 from model_name import canonical
+from scripted import Connection, ScriptedServer, chunk, head, lines, whole
 
 SIZE = 2_019_393_189
 TOKEN = "let me in"
 
 Event = dict[str, Any]
-Reply = Callable[["Handler"], None]
+Reply = Callable[["FakeOllama", Connection], object]
+"""Answers a pull."""
 
 
 def layer(completed: int, total: int = SIZE, digest: str = "dde5aa3fc5ff") -> Event:
@@ -35,78 +33,10 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers the requests of the model Job."""
-
-    protocol_version = "HTTP/1.1"
-    # Nagle's algorithm delays each small chunk by up to 40 ms.
-    disable_nagle_algorithm = True
-    server: "FakeOllama"
-
-    def log_message(self, *_args: object) -> None:
-        """Log nothing."""
-
-    def answer(self, body: object, status: int = 200) -> None:
-        """Send a JSON body; none for None."""
-        raw = b"" if body is None else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def do_GET(self) -> None:
-        """List the models."""
-        if self.server.failing_gets:
-            self.server.failing_gets -= 1
-            self.answer({"error": "busy"}, 503)
-        else:
-            models = [
-                {"name": name, "size": SIZE, "digest": digest, "modified_at": modified}
-                for name, (digest, modified) in self.server.models.items()
-            ]
-            self.answer({"models": models} if self.path == "/api/tags" else {})
-
-    def do_POST(self) -> None:
-        """Load, pull, create or delete a model; all but a load need the token."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        models, request = self.server.models, f"{self.command} {self.path}"
-        self.server.requests.append((self.path, body))
-        if refusal := self.server.refusals.get(self.path):
-            self.answer({"error": refusal}, 500)
-        elif request == "POST /api/generate" and body.keys() <= {"model", "stream", "keep_alive"}:
-            keep = body.get("keep_alive", 0)
-            is_known = body["model"] in models and (isinstance(keep, int) or keep[-1] in "smh")
-            self.answer({"done": True}, 200 if is_known and body["stream"] is False else 404)
-        elif self.headers["Authorization"] != f"Bearer {TOKEN}":
-            self.answer({"error": "managing models needs the token"}, 401)
-        elif request == "POST /api/pull" and body.keys() == {"model"}:
-            self.model = body["model"]
-            replies = self.server.replies.get(self.model, [])
-            (replies.pop(0) if replies else stream(*WHOLE))(self)
-        elif request == "POST /api/create" and body["from"] in models:
-            text = json.dumps(body, sort_keys=True) + models[body["from"]][0]
-            self.server.put(body["model"], sha(text))
-            stream({"status": "writing manifest"}, SUCCESS, listed=False)(self)
-        elif request == "DELETE /api/delete" and body["model"] in models:
-            del models[body["model"]]
-            self.answer(None)
-        else:
-            self.answer({"error": f"{request}: not found"}, 404)
-
-    do_DELETE = do_POST  # noqa: N815
-
-    def chunk(self, raw: bytes) -> None:
-        """Send one chunk of a stream."""
-        self.wfile.write(f"{len(raw):x}\r\n".encode() + raw + b"\r\n")
-
-
-class FakeOllama(ThreadingHTTPServer):
+class FakeOllama:
     """A server whose pulls are scripted, with one reply per attempt."""
 
-    daemon_threads = True
-
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.models: dict[str, tuple[str, str]] = {}
         """Digest and modification time by name."""
         self.registry: dict[str, str] = {}
@@ -116,7 +46,11 @@ class FakeOllama(ThreadingHTTPServer):
         """Errors by path."""
         self.replies: dict[str, list[Reply]] = {}
         self.failing_gets = 0
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        changes = ("/api/generate", "/api/pull", "/api/create", "/api/delete")
+        self.server = ScriptedServer(
+            {"/api/tags": self._list, **dict.fromkeys(changes, self._change)}
+        )
+        self.url = f"http://127.0.0.1:{self.server.port}"
 
     def put(self, name: str, digest: str = "") -> None:
         """Add a model, by default with the registry's digest."""
@@ -127,8 +61,44 @@ class FakeOllama(ThreadingHTTPServer):
         """Return how often a model was pulled."""
         return self.requests.count(("/api/pull", {"model": name}))
 
-    def handle_error(self, *_args: object) -> None:
-        """Ignore connections that the client closes."""
+    def _list(self, to: Connection) -> None:
+        if self.failing_gets:
+            self.failing_gets -= 1
+            whole({"error": "busy"}, "503 Busy")(to)
+            return
+        models = [
+            {"name": name, "size": SIZE, "digest": digest, "modified_at": modified}
+            for name, (digest, modified) in self.models.items()
+        ]
+        whole({"models": models})(to)
+
+    def _change(self, to: Connection) -> None:
+        """Load, pull, create or delete a model; all but a load need the token."""
+        body, path = json.loads(to.body), to.path
+        self.requests.append((path, body))
+        request = f"{to.head.split()[0].decode()} {path}"
+        is_known, may_change = body["model"] in self.models, f"Bearer {TOKEN}\r".encode() in to.head
+        reply = status(404, f"{request}: not found")
+        if refusal := self.refusals.get(path):
+            reply = status(500, refusal)
+        elif request == "POST /api/generate" and body.keys() <= {"model", "stream", "keep_alive"}:
+            keep = body.get("keep_alive", 0)
+            if is_known and not body["stream"] and (isinstance(keep, int) or keep[-1] in "smh"):
+                reply = stream({"done": True})
+        elif not may_change:
+            reply = status(401, "managing models needs the token")
+        elif request == "POST /api/pull" and body.keys() == {"model"}:
+            replies = self.replies.get(body["model"], [])
+            reply = replies.pop(0) if replies else stream(*WHOLE)
+        elif request == "POST /api/create" and body["from"] in self.models:
+            text = json.dumps(body, sort_keys=True) + self.models[body["from"]][0]
+            self.put(body["model"], sha(text))
+            reply = stream({"status": "writing manifest"}, SUCCESS, listed=False)
+        elif request == "DELETE /api/delete" and is_known:
+            del self.models[body["model"]]
+            to.send(head(length=0))
+            return
+        reply(self, to)
 
 
 def stream(
@@ -136,21 +106,16 @@ def stream(
 ) -> Reply:
     """Reply with these lines; `success` adds the model, `cut` closes the connection."""
 
-    def reply(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
+    def reply(ollama: FakeOllama, to: Connection) -> None:
         # Before `success` is sent, or the client could list the models too early.
         if listed and SUCCESS in events:
-            handler.server.put(canonical(handler.model))
+            ollama.put(canonical(json.loads(to.body)["model"]))
+        to.send(head())
         for event in events:
-            handler.chunk(event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n")
+            to.send(chunk(event if isinstance(event, bytes) else lines(event)))
             time.sleep(pause)
-        if cut:
-            handler.connection.shutdown(socket.SHUT_RDWR)
-            handler.close_connection = True
-        else:
-            handler.wfile.write(b"0\r\n\r\n")
+        if not cut:
+            to.send(b"0\r\n\r\n")
 
     return reply
 
@@ -162,17 +127,10 @@ def error(text: str) -> Reply:
 
 def status(code: int, text: str) -> Reply:
     """Reply with this status and error."""
-    return lambda handler: handler.answer({"error": text}, code)
+    return lambda _, to: whole({"error": text}, f"{code} Status")(to)
 
 
-@contextmanager
-def serving(server: FakeOllama) -> Iterator[None]:
-    """Run a server in a thread."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
+def silence(_: FakeOllama, to: Connection) -> None:
+    """Reply with the first line of a pull, and nothing more."""
+    to.send(head() + chunk(lines(MANIFEST)))
+    to.wait_closed(30)

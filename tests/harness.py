@@ -4,6 +4,7 @@ The SDK's internal names that are used here are those of pulumi 3.250.0.
 """
 
 import asyncio
+import copy
 import functools
 import json
 import runpy
@@ -158,6 +159,11 @@ def stack_config(stack_name: str) -> dict[str, Any]:
 
     Raises SettingsError if there are none to read.
     """
+    return copy.deepcopy(_stack_file(stack_name))
+
+
+@functools.cache
+def _stack_file(stack_name: str) -> dict[str, Any]:
     return project_keys(read_config(ROOT / f"Pulumi.{stack_name}.yaml"))
 
 
@@ -182,12 +188,18 @@ def read(raw: Mapping[str, Any]) -> config.Settings:
 
 @functools.cache
 def deployed(stack: str = "home") -> Deployment:
-    """Return the deployment of a stack file, or of `home` with a `gpu` or with `backups`.
+    """Return the deployment of a stack file, or of `home` with `gpu`, `backups` or `two servers`.
 
     It is shared, so do not change it.
     """
-    variant = {"gpu": gpu_config, "backups": backup_config}.get(stack)
-    return deploy_program("home", variant()) if variant else deploy_program(stack)
+    match stack:
+        case "gpu":
+            return deploy_program("home", gpu_config())
+        case "backups":
+            return deploy_program("home", backup_config())
+        case "two servers":
+            return deploy_program("home", two_servers())
+    return deploy_program(stack)
 
 
 def environment(container: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,15 @@
 from typing import Any
 
 import pytest
-from harness import Deployment, backup_config, deploy_program, stack_config, two_servers
+from harness import Deployment, deployed
 
 KIND = "kubernetes:rbac.authorization.k8s.io/v1"
-STACKS = {"home": stack_config("home"), "backups": backup_config(), "two servers": two_servers()}
 RELEASE_NAMESPACES = {"observability", "metallb-system"}
 
 
-@pytest.fixture(scope="module", params=STACKS.values(), ids=list(STACKS))
+@pytest.fixture(params=["home", "backups", "two servers"])
 def stack(request: pytest.FixtureRequest) -> Deployment:
-    return deploy_program("home", request.param)
+    return deployed(request.param)
 
 
 def cluster_rules(stack: Deployment) -> list[dict[str, Any]]:

@@ -276,7 +276,7 @@ def test_no_accepted_server_name_gives_two_objects_the_same_name() -> None:
 
 
 def test_open_webui_uses_all_servers_and_embeds_on_the_first() -> None:
-    deployment = deploy_program("home", two_servers())
+    deployment = deployed("two servers")
 
     def page(deployment: Deployment) -> tuple[dict[str, Any], dict[str, str]]:
         inputs = deployment["kubernetes:apps/v1:Deployment::open-webui-deployment"].inputs
@@ -312,8 +312,7 @@ def test_the_editors_model_may_be_on_any_server() -> None:
 
 
 def test_each_server_has_its_own_models_memory_node_and_series() -> None:
-    raw = two_servers()
-    deployment, plans = deploy_program("home", raw), config.plan(read(raw), RESERVED)
+    deployment, plans = deployed("two servers"), config.plan(read(two_servers()), RESERVED)
 
     for name, key, node in (("ollama", "ollama", "evo4t"), ("ollama-big", "servers.big", "big")):
         inputs = deployment[f"kubernetes:apps/v1:Deployment::{name}-deployment"].inputs

@@ -16,7 +16,7 @@ import fake_ollama
 import ollama_client
 import pytest
 import sync_models
-from fake_ollama import FakeOllama, error, layer, serving, sha, status, stream
+from fake_ollama import FakeOllama, error, layer, sha, silence, status, stream
 from harness import deployed
 from ollama_client import Ollama
 from sync_models import Ledger
@@ -36,7 +36,6 @@ TOO_OLD = (
 )
 
 MANIFEST, SUCCESS, SIZE = fake_ollama.MANIFEST, fake_ollama.SUCCESS, fake_ollama.SIZE
-SILENCE = stream(MANIFEST, pause=10)
 
 
 class Server(FakeOllama):
@@ -74,8 +73,8 @@ def server(
     monkeypatch.setattr(ollama_client, "PAUSES", (0.01, 0.02))
     monkeypatch.setattr(ollama_client, "STALL", 1.5)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # a handler would outlive the test
-    with serving(server):
-        yield server
+    yield server
+    server.server.close()
 
 
 def test_a_missing_model_is_pulled_and_its_digest_logged(server: Server) -> None:
@@ -315,7 +314,7 @@ TEMPORARY = {
     "403-of-a-blob": error("max retries exceeded: unexpected status code 403"),
     "offline": error('Get "https://r2.example/blob?X-Amz-Signature=5ec7e7": i/o timeout'),
     "mismatch": error("digest mismatch, file must be downloaded again"),
-    "silence": SILENCE,
+    "silence": silence,
     # Ollama repeats the line of progress every 60 ms without progress (server/download.go).
     "standstill": stream(layer(9), *[layer(7), layer(8)] * 20, SUCCESS, pause=0.1, listed=False),
     "cut": stream(MANIFEST, layer(9), cut=True),
@@ -342,6 +341,8 @@ def test_final_errors_are_reported_and_temporary_ones_retried(server: Server) ->
     assert {case: server.pulls(f"{case}:1b") for case in TEMPORARY} == dict.fromkeys(TEMPORARY, 2)
     for case in TEMPORARY:
         assert [line for line in lines if re.match(rf"{case}:1b: .*; retrying in 0.01 s", line)]
+    for case in ("silence", "standstill"):
+        assert f"{case}:1b: no progress for 1.5 s; retrying in 0.01 s" in lines
     assert set(server.models) == {f"{case}:1b" for case in (*TEMPORARY, "good")}
     assert "5ec7e7" not in "".join(lines)
 
@@ -487,7 +488,7 @@ def test_the_files_of_the_config_map_are_complete_and_sigterm_ends_the_job(serve
         (server.folder / name).write_text(program[name])
     file = server.folder / "declared.json"
     file.write_text(json.dumps({"models": [{"name": "a:1b"}], "refreshed": ""}))
-    server.replies["a:1b"] = [SILENCE]
+    server.replies["a:1b"] = [silence]
     environment = {
         "OLLAMA_URL": server.url,
         "MANAGE_TOKEN": fake_ollama.TOKEN,

@@ -15,6 +15,7 @@ from harness import (
     read,
     stack_config,
 )
+from settings_lab import changed
 
 from config import SettingsError, plan
 from config.hosts import PROFILES
@@ -50,14 +51,14 @@ def test_ollama_gets_the_gpu_by_device_plugin_and_groups_without_privileges() ->
 
 def test_a_profile_changes_only_ollamas_environment_and_adds_the_gpu_alerts() -> None:
     cpu, gpu = deployed(), deployed("gpu")
-    changed = {
+    different = {
         key
         for key in cpu.resources.keys() | gpu.resources.keys()
         if key not in cpu.resources
         or cpu[key].inputs != getattr(gpu.resources.get(key), "inputs", 0)
     }
 
-    assert changed == {DEPLOYMENT, RULE}
+    assert different == {DEPLOYMENT, RULE}
     before, after = (environment(parts(deployment)[0]) for deployment in (cpu, gpu))
     changed_names = {name for name in after if before.get(name) != after[name]}
     assert changed_names == set(PROFILES["hx370"].environment)
@@ -137,16 +138,7 @@ def test_the_profile_cpu_deploys_the_same_as_without_a_gpu() -> None:
 def test_a_missing_or_invalid_gpu_setting_is_one_line(
     path: str, value: object, message: str
 ) -> None:
-    raw = gpu_config()
-    *parents, last = path.split("/")
-    section = raw
-    for key in parents:
-        section = section[key]
-    section[last] = value
-    if value is ...:
-        del section[last]
-
     with pytest.raises(SettingsError) as caught:
-        read(raw)
+        read(changed(path, value, gpu_config()))
     (line,) = str(caught.value).splitlines()
     assert message in line

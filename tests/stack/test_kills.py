@@ -1,4 +1,4 @@
-"""`make recover` after `up` or `destroy` was killed; bench_kills.py has more moments."""
+"""`make recover` after `up` or `destroy` was killed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -172,4 +172,35 @@ def test_recover_removes_a_release_that_is_uninstalling(
     assert (code, err) == (0, "")
     assert "is uninstalling: a destroy was cut off" in out
     assert statuses(live_stack) == []
+    up_as_if_never_killed(live_stack, before, {})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("command", "verb", "resource", "when"),
+    [
+        ("up", "CREATE", "persistentvolumes", "true"),
+        ("up", "CREATE", "services", f"request.namespace == 'observability' && {IN_RELEASE}"),
+        ("up", "CREATE", "pods", "request.namespace == 'ollama-stack'"),
+        ("destroy", "DELETE", "persistentvolumes", "true"),
+    ],
+    ids=["a volume is made", "half of a release", "pods are waited for", "a volume is deleted"],
+)
+def test_after_a_kill_at_any_moment_up_ends_as_if_never_killed(
+    live_stack: LiveStack,
+    tools: Tools,
+    recover: Recover,
+    command: str,
+    verb: str,
+    resource: str,
+    when: str,
+) -> None:
+    before = objects(live_stack)
+    if command == "up":
+        live_stack.engine.destroy(quiet)
+
+    killed(live_stack, tools, command, verb, resource, when)
+
+    code, _, err = recover()
+    assert (code, err) == (0, "")
     up_as_if_never_killed(live_stack, before, {})

@@ -1,4 +1,4 @@
-"""Cost of the gateway: a scripted upstream, direct, through it, and through nginx.
+"""Cost of the gateway: a scripted upstream, direct and through it.
 
 Then what it holds at most under each attack of `bench_gateway_attacks.py`.
 """
@@ -7,11 +7,8 @@ import argparse
 import asyncio
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -122,47 +119,6 @@ def program(*command: str, **settings: str) -> Iterator[tuple[int, int]]:
             process.kill()
 
 
-@contextmanager
-def nginx(folder: Path, upstream_port: int) -> Iterator[tuple[int, int]]:
-    """Yield port and process ID of nginx as an unbuffered proxy."""
-    port = free_port()
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(f"""
-        daemon off; master_process off; pid {folder}/pid; error_log {folder}/error;
-        events {{ worker_connections 2048; }}
-        http {{
-          access_log off; {paths}
-          upstream ollama {{ server 127.0.0.1:{upstream_port}; keepalive 300; }}
-          server {{
-            listen 127.0.0.1:{port} backlog=1024;
-            location / {{
-              proxy_pass http://ollama; proxy_http_version 1.1; proxy_set_header Connection "";
-              proxy_buffering off;
-            }}
-          }}
-        }}""")
-    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    with subprocess.Popen([*command, "-e", str(folder / "error")]) as process:
-        try:
-            while process.poll() is None:
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
-            yield port, process.pid
-        finally:
-            process.kill()
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Measured(NamedTuple):
     """The cells of a column."""
 
@@ -241,10 +197,7 @@ def main() -> None:
     def measured(port: int, process: int) -> Measured:
         return asyncio.run(measure(port, process, options.streams, options.seconds))
 
-    with (
-        program(sys.executable, __file__, "--upstream") as (direct, pid),
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    with program(sys.executable, __file__, "--upstream") as (direct, pid):
         columns = {"direct": measured(direct, pid)}
         settings = {"GATEWAY_LISTEN": "127.0.0.1:0"}
         settings["GATEWAY_UPSTREAM"] = f"http://127.0.0.1:{direct}"
@@ -252,9 +205,6 @@ def main() -> None:
         script = str(Path(gateway.__file__))
         with program(sys.executable, "-u", script, **settings) as (port, process):
             columns["gateway"] = measured(port, process)
-        if shutil.which("nginx"):
-            with nginx(Path(folder), direct) as (port, process):
-                columns["nginx"] = measured(port, process)
         show(options.streams, columns)
         print(f"\n| {'attack':<50} | memory at most, MB | statuses |\n| --- | --- | --- |")
         for name, attack in ATTACKS.items():
@@ -263,8 +213,6 @@ def main() -> None:
                 peak = used(process)[2]
             counts = ", ".join(f"{status} x {count}" for status, count in statuses.items())
             print(f"| {name:<50} | {peak:>18.0f} | {counts} |", flush=True)
-    if "nginx" not in columns:
-        print("nginx is not on PATH, so its column is missing (Debian: nginx-light)")
 
 
 if __name__ == "__main__":
