@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness import ROOT, read, stack_config
-from live_stack import LiveStack
+from live_stack import LiveStack, with_backups
 from terminal import init_at_a_terminal
 from waiting import eventually
 
@@ -148,14 +148,32 @@ def test_adding_and_removing_a_second_server_replaces_nothing(live_stack: LiveSt
     assert uids(live_stack) == before
 
 
-def test_moving_the_chat_page_to_another_node_replaces_only_its_volume_claim_and_deployment(
-    live_stack: LiveStack,
+def run_as_described(live_stack: LiveStack, tools: Tools, commands: str) -> None:
+    """Run the commands of kubectl in docs/disks.md that begin so."""
+    kubectl = [str(tools.program("kube")), "kubectl"]
+    kubectl.append(f"--kubeconfig={live_stack.cluster.kubeconfig}")
+    lines = re.findall(rf"`kubectl ({commands} .+?)`", (ROOT / "docs/disks.md").read_text())
+    assert lines
+    for line in lines:
+        subprocess.run([*kubectl, *line.split()], check=True, capture_output=True)
+
+
+def test_moving_the_chat_page_to_another_node_replaces_only_its_volumes_claims_and_pods(
+    live_stack: LiveStack, tools: Tools
 ) -> None:
+    live_stack.edit(with_backups)
+    live_stack.up()
+    batch, namespace = live_stack.batch, "ollama-stack"
+    cron_job = batch.read_namespaced_cron_job("open-webui-backup", namespace)
+    template = batch.api_client.sanitize_for_serialization(cron_job)["spec"]["jobTemplate"]
+    batch.create_namespaced_job(namespace, {**template, "metadata": {"name": "by-hand"}})
+    assert eventually(lambda: batch.read_namespaced_job("by-hand", namespace).status.succeeded == 1)
+    run_as_described(live_stack, tools, "-n ollama-stack delete pods")
     volume = {"path": "/mnt/models/open-webui", "size": "100Gi"}
     live_stack.edit(lambda keys: keys["homelab:webui"].update({"node": "large", "volume": volume}))
 
-    assert live_stack.up() == {"replace": 3}
-    moved = {**PLACED, "open-webui": {"large"}}
+    assert live_stack.up() == {"replace": 6, "update": 2}
+    moved = {**PLACED, "open-webui": {"large"}, "open-webui-backup": {"large"}}
     assert eventually(lambda: placed(live_stack) == moved), placed(live_stack)
     assert bound(live_stack)["open-webui"] == ("/mnt/models/open-webui", "large")
 
@@ -167,18 +185,14 @@ def test_prometheus_moves_once_its_claim_is_deleted(
     # A server's `up` does not free the volume for the new claim.
     monkeypatch.setattr(recover, "repair_cluster", lambda *_: None)
     assert eventually(lambda: PROMETHEUS_CLAIM in bound(live_stack))
-    kubectl = [str(tools.program("kube")), "kubectl"]
-    kubectl.append(f"--kubeconfig={live_stack.cluster.kubeconfig}")
-    for line in re.findall(
-        r"`kubectl (-n observability .+?)`", (ROOT / "docs/disks.md").read_text()
-    ):
-        subprocess.run([*kubectl, *line.split()], check=True, capture_output=True)
+    run_as_described(live_stack, tools, "-n observability")
     volume = {"path": "/mnt/models/prometheus", "size": "50Gi"}
-    live_stack.edit(
-        lambda keys: keys["homelab:observability"].update({"node": "large", "volume": volume})
-    )
+    keys = live_stack.edit(dict)
+    keys["homelab:nodes"]["large"]["disk"]["size"] = "1Ti"
+    keys["homelab:observability"].update({"node": "large", "volume": volume})
+    live_stack.edit(lambda old: old.update(keys))
 
-    assert live_stack.up() == {"replace": 1, "update": 1}
+    assert live_stack.up()["replace"] == 1
     assert eventually(lambda: placed(live_stack)["prometheus"] == {"large"}), placed(live_stack)
     assert eventually(
         lambda: bound(live_stack)[PROMETHEUS_CLAIM] == ("/mnt/models/prometheus", "large")
