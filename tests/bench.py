@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_first_up
 import bench_real
 import psutil
 from harness import RESERVED, ROOT, deploy, deploy_program, read, stack_config
@@ -156,6 +157,17 @@ def on_a_cluster(folder: Path) -> None:
         cluster.remove()
 
 
+def first_ups(folder: Path) -> None:
+    """Count first `up`s that hang, on claims bound too early or on slow pods."""
+    tools, times = replace(build(), chart=None), bench_first_up.TIMES
+    cores = os.cpu_count() or 1
+    for programs, condition in ((0, "idle"), (2 * cores, f"beside {2 * cores} busy programs")):
+        result = bench_first_up.first_ups(NODE, tools, folder / f"beside-{programs}", programs)
+        row(f"{times} first ups, {condition}", result, "0 hang")
+    late = bench_first_up.slow_pods(NODE, tools, folder)
+    row(f"first up, pods ready after {bench_first_up.MINUTES} min each", late, "no error")
+
+
 def _doctor(stack: Stack) -> None:
     settings = read(stack_config(stack.name))
     server = ops_cluster.Cluster(settings.context, stack.kubeconfig)
@@ -193,6 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tools_from_nothing(Path(folder))
         on_a_cluster(Path(folder))
+        first_ups(Path(folder))
         difference(Path(folder))
         for measured in bench_real.rows(Path(folder) / "real"):
             row(*measured)
