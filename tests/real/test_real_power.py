@@ -41,9 +41,18 @@ def test_a_power_cut_takes_only_an_answer_and_opens_no_sign_up(server: Server) -
     assert ask("POST", f"{server.page}/api/v1/auths/signup", stranger)[0] == 403
 
 
+def waiting(server: Server) -> set[tuple[str, Any]]:
+    """First word of a pod's name, and time, of each event that it has no volume."""
+    return {
+        (event["involvedObject"]["name"].partition("-")[0], event["lastTimestamp"])
+        for event in server.objects("v1", "Event")
+        if event["metadata"]["namespace"] == "ollama-stack" and event["reason"] == "FailedMount"
+    }
+
+
 @pytest.mark.faults
 def test_pods_wait_for_a_data_disk_that_is_missing_and_find_their_data(server: Server) -> None:
-    chat, cluster = server.keep_chat(), server.cluster
+    chat, cluster, before = server.keep_chat(), server.cluster, waiting(server)
     server.cut()
     disks, cluster.disks = cluster.disks, {}
     try:
@@ -53,16 +62,7 @@ def test_pods_wait_for_a_data_disk_that_is_missing_and_find_their_data(server: S
     # As it is where nothing is mounted on it.
     cluster.node.run("mkdir", "/mnt/evo4t")
 
-    def waiting() -> dict[str, Any]:
-        """The reasons of the events of pods that have no volume."""
-        events = [
-            event
-            for event in server.objects("v1", "Event")
-            if event["metadata"]["namespace"] == "ollama-stack" and event["reason"] == "FailedMount"
-        ]
-        return {event["involvedObject"]["name"].partition("-")[0]: event for event in events}
-
-    assert eventually(lambda: waiting().keys() >= {"ollama", "open"})
+    assert eventually(lambda: {pod for pod, _ in waiting(server) - before} >= {"ollama", "open"})
     assert cluster.node.run("ls", "-A", "/mnt/evo4t") == ""
     mounted = [str(disks["/mnt/evo4t"]), "/mnt/evo4t"]
     cluster.node.run("mount", "--bind", *mounted)
