@@ -7,9 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from kubernetes import config
-from kubernetes.dynamic import DynamicClient
-
 from config.versions import OLLAMA_IMAGE
 from sandbox import addons, network, oci
 from sandbox.addons import MANIFESTS
@@ -120,11 +117,6 @@ class Cluster:
     def command(self, where: str, *command: str) -> list[str]:
         """Return the command line that runs `command` at a place in the network."""
         return ["nsenter", "-t", str(self.holders[where]), "-n", *command]
-
-    def client(self) -> DynamicClient:
-        """Return the official client, as the administrator."""
-        api = config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
-        return DynamicClient(api)  # type: ignore[no-untyped-call]
 
     def forward(self, name: str, where: str, target: str) -> str:
         """Forward the port `name` of 127.0.0.1 to `target` at `where`; returns its URL."""

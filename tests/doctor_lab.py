@@ -15,8 +15,7 @@ from ops import cluster as ops_cluster
 from ops import doctor
 from ops.doctor_server import Server
 from ops.stacks import Stack
-from sandbox.cluster import Cluster
-from sandbox.engine import Engine
+from sandbox.engine import Cluster, Engine
 
 STACK = "sandbox"
 

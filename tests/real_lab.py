@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from doctor_lab import connect
 from harness import read
 from page import ask, sign_in
 from waiting import eventually
@@ -102,7 +103,7 @@ class Server:
 
     def manage_token(self) -> str:
         """The token of the model Job."""
-        secrets = self.cluster.client().resources.get(api_version="v1", kind="Secret")
+        secrets = connect(self.cluster).resources.get(api_version="v1", kind="Secret")
         data = secrets.get(name="ollama-gateway", namespace="ollama-stack").data
         return base64.b64decode(data["manage-token"]).decode()
 
@@ -212,7 +213,7 @@ class Server:
 
     def hurry_alerts(self) -> None:
         """Divide every `for` of the stack's own alerts by 20, until the next `up`."""
-        rules = self.cluster.client().resources.get(
+        rules = connect(self.cluster).resources.get(
             api_version="monitoring.coreos.com/v1", kind="PrometheusRule"
         )
         for item in rules.get().to_dict()["items"]:
@@ -249,7 +250,7 @@ class Server:
 
     def objects(self, version: str, kind: str) -> list[dict[str, Any]]:
         """All objects of a kind."""
-        resource = self.cluster.client().resources.get(api_version=version, kind=kind)
+        resource = connect(self.cluster).resources.get(api_version=version, kind=kind)
         items: list[dict[str, Any]] = resource.get().to_dict()["items"]
         return items
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from doctor_lab import connect
 from real_lab import Person, Server
 from waiting import eventually
 
@@ -77,7 +78,7 @@ def server(
 
 def arrive(cluster: Cluster) -> None:
     """Import the images that are missing as soon as a pod of the stack has asked for one."""
-    pods = cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods = connect(cluster).resources.get(api_version="v1", kind="Pod")
 
     def asked() -> bool:
         items = pods.get(namespace="ollama-stack").to_dict()["items"]

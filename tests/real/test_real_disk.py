@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doctor_lab import connect
 from harness import read
 from page import ask
 from real_lab import Server
@@ -139,7 +140,7 @@ def test_a_full_data_disk_is_named_and_loses_nothing(small: Server) -> None:
     assert small.title(chat) == "kept"
     # Nothing that is measured is kept any more, so every other alert ends.
     assert eventually(lambda: small.alerts().get("NothingMeasured") == "firing", 600)
-    pods = small.cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods = connect(small.cluster).resources.get(api_version="v1", kind="Pod")
     pods.delete(namespace="ollama-stack", label_selector="app.kubernetes.io/name=open-webui")
 
     node.run("rm", FILLER)

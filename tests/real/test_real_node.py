@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doctor_lab import connect
 from kubernetes import config
 from kubernetes.client import CoreV1Api
 from kubernetes.stream import stream
@@ -50,7 +51,7 @@ def runs(cluster: Cluster, *command: str) -> bool:
 def stranger(server: Server) -> Iterator[Cluster]:
     """The cluster, with a pod that has nothing to do with the stack."""
     cluster = server.cluster
-    pods = cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods = connect(cluster).resources.get(api_version="v1", kind="Pod")
     pods.create(body=STRANGER, namespace="default")
 
     def running() -> bool:
@@ -78,7 +79,7 @@ def test_host_port_answers_on_the_tailnet_only(server: Server) -> None:
 def test_who_routes_to_the_pods_from_the_home_network_reaches_the_page_alone(
     server: Server, name: str, port: int, open_: bool
 ) -> None:
-    pods = server.cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods = connect(server.cluster).resources.get(api_version="v1", kind="Pod")
     label = f"app.kubernetes.io/name={name}"
     (pod,) = pods.get(label_selector=label, field_selector="status.phase=Running").items
     route = ["ip", "route", "replace", f"{pod.status.podIP}/32", "via", network.NODE]

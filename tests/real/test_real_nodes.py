@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from doctor_lab import connect
 from page import ask
 from real_lab import Server
 from waiting import eventually
@@ -165,7 +166,7 @@ def test_models_of_a_node_that_is_cut_off_answer_from_the_other(
 def test_an_address_moves_to_the_node_that_has_a_pod_for_it(
     two: Two, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    resources = two.cluster.client().resources
+    resources = connect(two.cluster).resources
     pods = resources.get(api_version="v1", kind="Pod")
     # The program's own pool is for its own namespaces.
     for kind, body in {"IPAddressPool": POOL, "L2Advertisement": ADVERTISEMENT}.items():

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from doctor_lab import connect
 from live_stack import encrypted
 from real_lab import Server, enter
 from waiting import eventually
@@ -68,7 +69,7 @@ def posted(metrics: Server) -> Iterator[list[tuple[str, Any]]]:
 def test_alerts_of_every_namespace_and_of_none_arrive_as_sentences(
     metrics: Server, posted: list[tuple[str, Any]]
 ) -> None:
-    rules = metrics.cluster.client().resources.get(
+    rules = connect(metrics.cluster).resources.get(
         api_version="monitoring.coreos.com/v1", kind="PrometheusRule"
     )
     sentences = {}

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from doctor_lab import connect
 from page import ask
 from real_lab import Server
 from waiting import eventually
@@ -22,7 +23,7 @@ LOADED = f'ollama_model_loaded_size_bytes{{gen_ai_request_model="{MODEL}"}}'
 
 def pods(server: Server) -> dict[str, bool]:
     """The pods of Ollama's Deployment by name, and whether each is ready after a restart."""
-    resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
+    resource = connect(server.cluster).resources.get(api_version="v1", kind="Pod")
     items = resource.get(namespace="ollama-stack").to_dict()["items"]
     recovered = {}
     for item in items:
@@ -101,7 +102,7 @@ def test_running_answers_are_finished_when_the_pod_is_deleted(server: Server) ->
         # All 60 take two seconds, and the gateway goes on for five after the deletion.
         run("pkill", "-STOP", *runner)
         try:
-            resource = server.cluster.client().resources.get(api_version="v1", kind="Pod")
+            resource = connect(server.cluster).resources.get(api_version="v1", kind="Pod")
             resource.delete(name=name, namespace="ollama-stack")
             assert eventually(stopping)
             time.sleep(5)

@@ -6,6 +6,7 @@ from http.client import HTTPException
 from threading import Event
 
 import pytest
+from doctor_lab import connect
 from page import ask
 from real_lab import Server
 from waiting import eventually
@@ -22,7 +23,7 @@ WANTED = {"model": MODEL, "prompt": "x", "options": {"num_predict": 100_000}}
 def test_a_model_whose_process_hangs_is_seen_and_another_pod_answers(metrics: Server) -> None:
     """ollama#17428: Ollama itself says that all is well."""
     metrics.chat(MODEL, "Be loaded.", metrics.token())
-    pods = metrics.cluster.client().resources.get(api_version="v1", kind="Pod")
+    pods = connect(metrics.cluster).resources.get(api_version="v1", kind="Pod")
     label = "app.kubernetes.io/name=ollama"
     (pod,) = pods.get(namespace="ollama-stack", label_selector=label).items
 
@@ -78,7 +79,7 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
         }
 
     before = held()
-    services = server.cluster.client().resources.get(api_version="v1", kind="Service")
+    services = connect(server.cluster).resources.get(api_version="v1", kind="Service")
     services.delete(name="open-webui-service-local", namespace="ollama-stack")
     assert eventually(lambda: len(held()) == len(before) - 1)
     server.engine.up(lambda _: None)
@@ -90,7 +91,7 @@ def test_a_service_that_is_made_anew_has_its_address_again(server: Server) -> No
 
 def test_a_prometheus_that_no_release_owns_goes_on_and_the_doctor_says_so(metrics: Server) -> None:
     """helm-charts#5993: what a release under another name has left."""
-    client = metrics.cluster.client()
+    client = connect(metrics.cluster)
     prometheuses = client.resources.get(api_version="monitoring.coreos.com/v1", kind="Prometheus")
     (own,) = prometheuses.get(namespace="observability").items
 

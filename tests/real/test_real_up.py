@@ -8,6 +8,7 @@ from threading import Timer
 
 import psutil
 import pytest
+from doctor_lab import connect
 from pulumi.automation import CommandError
 from real_lab import Server
 from waiting import eventually
@@ -32,7 +33,7 @@ MODEL = "gemma3:4b"
 
 def require_context(server: Server, context: int) -> None:
     """Assert that Ollama loads a model with this context, and that an `up` changes nothing."""
-    deployments = server.cluster.client().resources.get(api_version="apps/v1", kind="Deployment")
+    deployments = connect(server.cluster).resources.get(api_version="apps/v1", kind="Deployment")
 
     def ready() -> bool:
         status = deployments.get(name="ollama", namespace="ollama-stack").status
