@@ -48,10 +48,13 @@ def pods(cluster: Cluster, _: Settings) -> list[Line]:
         desired = status.get("desiredNumberScheduled", workload["spec"].get("replicas", 0))
         current = status.get("currentNumberScheduled", status.get("replicas", 0))
         if current < desired:
-            failure = _conditions(workload).get("ReplicaFailure", {}).get("message")
+            conditions = _conditions(workload)
+            failure = conditions.get("ReplicaFailure", {}).get("message")
             reason = failure or _event(cluster, workload)[0] or "no pod has been created yet"
             fact = {"pod": _name(workload), "ready": f"{current}/{desired}", "restarts": 0}
-            facts.append({**fact, "problem": reason, "since": _created(workload)})
+            # Only a Deployment says since when; it may be much older than the wait.
+            since = conditions.get("Available", {}).get("lastTransitionTime", _created(workload))
+            facts.append({**fact, "problem": reason, "since": since})
     return [
         Line(fact["pod"], f"{fact['ready']} ready, {fact['restarts']} restarts", fact)
         for fact in sorted(facts, key=lambda fact: str(fact["pod"]))

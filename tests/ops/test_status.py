@@ -451,14 +451,15 @@ def test_a_pod_that_the_kubelet_refused_says_so(show: Show, answers: Answers) ->
 
 def test_a_workload_without_its_pods_is_not_well(show: Show, answers: Answers) -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden: quota"}
-    answers.items["/apis/apps/v1/deployments"][0]["status"] = {"conditions": [failure]}
+    gone = {"type": "Available", "status": "False", "lastTransitionTime": ago(minutes=7).strip("'")}
+    answers.items["/apis/apps/v1/deployments"][0]["status"] = {"conditions": [failure, gone]}
     answers.items["/apis/apps/v1/daemonsets"][0]["status"]["currentNumberScheduled"] = 0
     answers.items["/api/v1/namespaces/observability/events"] = []
 
     code, lines = show()
     pods = section(lines, "pods")
     assert code == 1
-    assert "ollama-stack/ollama 0/1 ready, 0 restarts pods is forbidden: quota" in pods
+    assert "ollama-stack/ollama 0/1 ready, 0 restarts pods is forbidden: quota, for 7 min" in pods
     assert "node-exporter 0/1 ready, 0 restarts no pod has been created yet, for 9 days" in pods
 
 

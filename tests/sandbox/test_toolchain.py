@@ -12,9 +12,10 @@ from waiting import eventually
 
 # A shell starts what is in the background with interrupts ignored, as a compiler may do.
 BUILD = """
-import sys
+import signal, sys
 from pathlib import Path
 from sandbox.toolchain import run
+signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path(sys.argv[1])
 run("tiny", ["sh", "-c", "sleep 600 & echo $! >pid; wait"], folder / "log", folder)
 """
