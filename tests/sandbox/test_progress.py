@@ -25,6 +25,7 @@ def test_on_a_terminal_slow_pods_are_below_the_engines_lines(
     monkeypatch.setattr(progress, "Cluster", Mock())
     monkeypatch.setattr(progress, "waits", look)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm")
 
     shown = ""
 
