@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pulumi
 import pytest
+import rich
 from waiting import eventually
 
 from ops import waits
@@ -26,6 +27,8 @@ def test_on_a_terminal_slow_pods_are_below_the_engines_lines(
     monkeypatch.setattr(progress, "waits", look)
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("TERM", "xterm")
+    # It keeps what it saw of the terminal when a test used it first.
+    rich.reconfigure()
 
     shown = ""
 
@@ -51,6 +54,7 @@ def test_without_a_terminal_only_the_engines_lines_are_shown(
 ) -> None:
     monkeypatch.setattr(progress, "Cluster", Mock())
     monkeypatch.setattr(progress, "waits", lambda _: {PULL: 61.0})
+    rich.reconfigure()
 
     with progress.progress("context", Path("kubeconfig")):
         progress.say("created")
