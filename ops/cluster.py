@@ -174,8 +174,14 @@ class Cluster:
         self.api: Any = Client(configuration)
         """For the client's own classes, such as `CoreV1Api`."""
         if configuration.verify_ssl:
+            tls = trust(configuration.ssl_ca_cert)
+            if configuration.cert_file:
+                tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+            # Without these files, which urllib3 would load again for each connection: while other
+            # threads use the context, that ends Python with a segmentation fault.
+            files = dict.fromkeys(("ca_certs", "ca_cert_data", "cert_file", "key_file"))
             pool = self.api.rest_client.pool_manager.connection_pool_kw
-            pool["ssl_context"] = trust(configuration.ssl_ca_cert)
+            pool.update(files, ssl_context=tls)
 
     def ask(self, path: str, accept: str = JSON, **query: str) -> Any:
         """Return the object at `path`, or None; raises UnreadableError."""

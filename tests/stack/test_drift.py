@@ -616,7 +616,7 @@ def test_an_unreachable_cluster_is_one_line(
     live_stack: LiveStack, main: Callable[..., tuple[int, str, str]]
 ) -> None:
     content = live_stack.cluster.kubeconfig.read_text()
-    url = json.loads(content)["clusters"][0]["cluster"]["server"]
+    url = yaml.safe_load(content)["clusters"][0]["cluster"]["server"]
     live_stack.cluster.kubeconfig.write_text(content.replace(url, "https://127.0.0.1:1"))
     try:
         code, out, err = main()
