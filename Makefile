@@ -39,7 +39,7 @@ up: FLAGS = --suppress-outputs
 up: preview
 	@printf "Update $(STACK)? [y/N] "; read answer; case "$$answer" in y|yes) ;; *) exit 1;; esac
 	@pulumi up --yes --skip-preview --non-interactive --suppress-outputs --stack "$(STACK)"
-	@echo "chat page: $$(pulumi stack output open_webui_urls --stack "$(STACK)")"
+	@echo "chat page: $$(pulumi stack output open_webui_urls --stack "$(STACK)" | tr -d '[]"' | tr , ' ')"
 	@echo "password:  pulumi stack output --show-secrets open_webui_password --stack $(STACK)"
 	@echo "next:      make doctor STACK=$(STACK)"
 

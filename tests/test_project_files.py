@@ -162,7 +162,10 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
 
 def test_make_runs_or_names_the_pulumi_command_for_a_server(tmp_path: Path) -> None:
     pulumi = tmp_path / "pulumi"
-    pulumi.write_text('#!/bin/sh\necho "asked for: $*"\n')
+    urls = """'["http://a:1","http://b:1"]'"""
+    pulumi.write_text(
+        f'#!/bin/sh\ncase $1 in stack) echo {urls};; *) echo "asked for: $*";; esac\n'
+    )
     pulumi.chmod(0o755)
 
     def make(path: str, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:
@@ -186,7 +189,7 @@ def test_make_runs_or_names_the_pulumi_command_for_a_server(tmp_path: Path) -> N
         assert (refused.returncode, refused.stdout) == (2, preview)
     confirmed = make(with_pulumi, "up", "STACK=home", answer="y\n").stdout
     update = "asked for: up --yes --skip-preview --non-interactive --suppress-outputs --stack home"
-    assert confirmed.startswith(f"{preview}{update}\nchat page: asked for: stack output ")
+    assert confirmed.startswith(f"{preview}{update}\nchat page: http://a:1 http://b:1\n")
     assert confirmed.endswith("make doctor STACK=home\n")
     assert make(without, "up", "STACK=home").stderr.startswith("error: pulumi: not on PATH")
     want = "for a server: pulumi destroy --stack home\n"
