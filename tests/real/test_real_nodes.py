@@ -16,6 +16,7 @@ from page import ask
 from real_lab import Server
 from waiting import eventually
 
+from sandbox.addons import MANIFESTS
 from sandbox.build import Tools
 from sandbox.real_cluster import Cluster
 
@@ -168,6 +169,10 @@ def test_an_address_moves_to_the_node_that_has_a_pod_for_it(
 ) -> None:
     resources = connect(two.cluster).resources
     pods = resources.get(api_version="v1", kind="Pod")
+    # MetalLB's webhook may have been on the node that lost its power.
+    ask = ["create", "--dry-run=server", f"--filename={MANIFESTS / 'webhook.yaml'}"]
+    command = [*two.cluster.kubectl, *ask]
+    assert eventually(lambda: subprocess.run(command, check=False).returncode == 0)
     # The program's own pool is for its own namespaces.
     for kind, body in {"IPAddressPool": POOL, "L2Advertisement": ADVERTISEMENT}.items():
         typed = {"apiVersion": "metallb.io/v1beta1", "kind": kind}
