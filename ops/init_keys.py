@@ -176,8 +176,8 @@ def _node(machine: Machine, old: Mapping[str, Any], prompt: Prompt) -> dict[str,
     name, disk = machine.name, _object(old, "disk")
     paths = [other.path for other in machine.disks if other.path != "/"]
     question = f"{name}: the data disk, by its mount point?"
-    is_path = init_questions.of(Directory)
-    path = prompt("disk", question, next(iter(paths), ""), is_path, disk.get("path"))
+    check = init_questions.of(Directory)
+    path = prompt("disk", question, next(iter(paths), ""), check, disk.get("path"))
     known = disk.get("size") if path == disk.get("path") else None
     known = next((_gi(other.size) for other in machine.disks if other.path == path), known)
     capacity = prompt("disk_size", f"{name}: the size of {path}?", "", size, known)

@@ -42,7 +42,8 @@ def progress(context: str, kubeconfig: Path) -> Iterator[None]:
                 live.update(Text("\n".join(slow), no_wrap=True, overflow="ellipsis"))
 
     with Live(transient=True, redirect_stdout=False) as live:
-        Thread(target=watch, daemon=True).start()
+        if live.console.is_terminal:
+            Thread(target=watch, daemon=True).start()
         try:
             yield
         finally:

@@ -1,6 +1,7 @@
 """What a terminal, a log without one, or the engine shows while pods of an `up` wait."""
 
 import asyncio
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -53,13 +54,16 @@ def test_without_a_terminal_only_the_engines_lines_are_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "Cluster", Mock())
-    monkeypatch.setattr(progress, "waits", lambda _: {PULL: 61.0})
+    monkeypatch.setattr(progress, "waits", look := Mock(return_value={PULL: 61.0}))
     rich.reconfigure()
 
     with progress.progress("context", Path("kubeconfig")):
+        time.sleep(1.5)
         progress.say("created")
 
     assert capsys.readouterr().out == "  created\n"
+    # The cluster is not asked for what nobody sees.
+    assert not look.called
 
 
 def test_while_an_up_goes_on_the_engine_shows_each_reason_once(
